@@ -1,0 +1,444 @@
+package message
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// corpusDir is where real messages for tests are: below it, *.eml files.
+func corpusDir() string {
+	if dir := os.Getenv("POSTERN_CORPUS"); dir != "" {
+		return dir
+	}
+	return "../../../shared/corpus"
+}
+
+// mail is one message of the corpus, with CRLF line ends.
+type mail struct {
+	name string
+	data []byte
+}
+
+func corpus(t testing.TB) []mail {
+	t.Helper()
+	files, _ := filepath.Glob(filepath.Join(corpusDir(), "*", "*.eml"))
+	if len(files) == 0 {
+		t.Skip("SKIP: message corpus not installed")
+	}
+	sort.Strings(files)
+	list := make([]mail, 0, len(files))
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, mail{filepath.Base(filepath.Dir(f)) + "/" + filepath.Base(f), crlf(b)})
+	}
+	return list
+}
+
+// crlf ends every line with CRLF.
+func crlf(b []byte) []byte {
+	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
+	return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n"))
+}
+
+// dovecot is an IMAP session with Dovecot on a mailbox of its own, without
+// network or login.
+type dovecot struct {
+	t   testing.TB
+	in  io.WriteCloser
+	out *bufio.Reader
+	tag int
+
+	stderr *bytes.Buffer
+}
+
+const nobody = 65534 // a user without rights
+
+// giveTo makes dir and what is in it the property of a user.
+func giveTo(t testing.TB, dir string, uid, gid int) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return
+	}
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(path, uid, gid))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const dovecotIMAP = "/usr/lib/dovecot/imap"
+
+func startDovecot(t testing.TB, mails []mail) *dovecot {
+	t.Helper()
+	if _, err := os.Stat(dovecotIMAP); err != nil {
+		t.Skip("SKIP: dovecot-imapd not installed")
+	}
+	dir := t.TempDir()
+	for _, sub := range []string{"run", "mail/cur", "mail/new", "mail/tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	uid, gid := os.Getuid(), os.Getgid()
+	if uid == 0 { // Dovecot does not read mail as root
+		uid, gid = nobody, nobody
+	}
+	conf := fmt.Sprintf(`base_dir = %[1]s/run
+state_dir = %[1]s/run
+protocols = imap
+ssl = no
+mail_location = maildir:%[1]s/mail
+mail_uid = %[2]d
+mail_gid = %[3]d
+first_valid_uid = 0
+first_valid_gid = 0
+stats_writer_socket_path =
+namespace inbox {
+  inbox = yes
+}
+`, dir, uid, gid)
+	confFile := filepath.Join(dir, "dovecot.conf")
+	if err := os.WriteFile(confFile, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range mails {
+		name := filepath.Join(dir, "mail/cur", fmt.Sprintf("%d.m%d:2,S", 1000000000+i, i))
+		if err := os.WriteFile(name, m.data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	giveTo(t, dir, uid, gid)
+	cmd := exec.Command(dovecotIMAP, "-c", confFile)
+	cmd.Env = []string{"USER=test", "HOME=" + dir, "PATH=" + os.Getenv("PATH")}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Skip("SKIP: dovecot-imapd does not start: ", err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait() //nolint:errcheck // it is told to end by its input's end
+	})
+	d := &dovecot{t: t, in: in, out: bufio.NewReaderSize(out, 1<<20), stderr: &stderr}
+	if _, err := d.out.ReadString('\n'); err != nil {
+		cmd.Wait() //nolint:errcheck // its words matter
+		t.Skip("SKIP: dovecot-imapd does not serve here: ", stderr.String())
+	}
+	d.command("SELECT INBOX")
+	return d
+}
+
+// command returns the untagged responses to a command.
+func (d *dovecot) command(cmd string) [][]node {
+	d.t.Helper()
+	d.tag++
+	tag := "t" + strconv.Itoa(d.tag)
+	done := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(d.in, tag+" "+cmd+"\r\n")
+		done <- err
+	}()
+	var list [][]node
+	for {
+		line, err := readResponse(d.out)
+		if err != nil {
+			d.t.Fatalf("%s: %v", cmd, err)
+		}
+		if len(line) > 0 && line[0].text == tag {
+			if line[1].text != "OK" {
+				d.t.Fatalf("%s: %v: %s", cmd, line, d.stderr)
+			}
+			if err := <-done; err != nil {
+				d.t.Fatal(err)
+			}
+			return list
+		}
+		list = append(list, line)
+	}
+}
+
+// node is an IMAP value: NIL, text, or a list.
+type node struct {
+	null   bool
+	isList bool
+	text   string
+	list   []node
+}
+
+func (n node) String() string {
+	switch {
+	case n.null:
+		return "NIL"
+	case n.isList:
+		s := make([]string, len(n.list))
+		for i := range n.list {
+			s[i] = n.list[i].String()
+		}
+		return "(" + strings.Join(s, " ") + ")"
+	}
+	return strconv.Quote(n.text)
+}
+
+func (n node) equal(m node) bool {
+	if n.null != m.null || n.isList != m.isList || n.text != m.text || len(n.list) != len(m.list) {
+		return false
+	}
+	for i := range n.list {
+		if !n.list[i].equal(m.list[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// readResponse reads a response line with its literals. Text that is not a
+// value list, as in OK responses, comes as atoms.
+func readResponse(r *bufio.Reader) ([]node, error) {
+	n, err := readList(r, '\n')
+	return n.list, err
+}
+
+func readList(r *bufio.Reader, end byte) (node, error) {
+	n := node{isList: true}
+	for {
+		c, err := r.ReadByte()
+		if err != nil {
+			return n, err
+		}
+		var item node
+		switch c {
+		case ' ', '\r':
+			continue
+		case end:
+			return n, nil
+		case '(':
+			item, err = readList(r, ')')
+		case '"':
+			item, err = readQuoted(r)
+		case '{', '~':
+			item, err = readLiteral(r)
+		default:
+			r.UnreadByte() //nolint:errcheck // a byte was just read
+			item, err = readAtom(r, end)
+		}
+		if err != nil {
+			return n, err
+		}
+		n.list = append(n.list, item)
+	}
+}
+
+func readQuoted(r *bufio.Reader) (n node, err error) {
+	var b []byte
+	for {
+		c, err := r.ReadByte()
+		if err != nil {
+			return n, err
+		}
+		switch c {
+		case '"':
+			return node{text: string(b)}, nil
+		case '\\':
+			if c, err = r.ReadByte(); err != nil {
+				return n, err
+			}
+		case '\n':
+			return n, errors.New("line end in quoted string")
+		}
+		b = append(b, c)
+	}
+}
+
+func readLiteral(r *bufio.Reader) (n node, err error) {
+	s, err := r.ReadString('\n')
+	if err != nil {
+		return n, err
+	}
+	size, err := strconv.Atoi(strings.Trim(s, "{}+\r\n"))
+	if err != nil {
+		return n, err
+	}
+	b := make([]byte, size)
+	_, err = io.ReadFull(r, b)
+	return node{text: string(b)}, err
+}
+
+func readAtom(r *bufio.Reader, end byte) (n node, err error) {
+	var b []byte
+	brackets := 0
+	for {
+		c, err := r.ReadByte()
+		if err != nil {
+			return n, err
+		}
+		if c == '[' {
+			brackets++
+		}
+		if c == ']' {
+			brackets--
+		}
+		if brackets <= 0 && (c == ' ' || c == ')' || c == '(') || c == '\r' || c == '\n' || c == end {
+			r.UnreadByte() //nolint:errcheck // a byte was just read
+			if string(b) == "NIL" {
+				return node{null: true}, nil
+			}
+			if len(b) == 0 {
+				return n, fmt.Errorf("unexpected %q", c)
+			}
+			return node{text: string(b)}, nil
+		}
+		b = append(b, c)
+	}
+}
+
+func parseNode(t testing.TB, s []byte) node {
+	t.Helper()
+	r := bufio.NewReader(io.MultiReader(bytes.NewReader(s), strings.NewReader("\n")))
+	list, err := readResponse(r)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%q: not one value: %v", s, err)
+	}
+	return list[0]
+}
+
+// foldBody puts into upper case what compares without case in a body
+// structure (RFC 2045 5.1, 6.1).
+func foldBody(n node) {
+	if !n.isList || len(n.list) == 0 {
+		return
+	}
+	up := func(i int) {
+		if i < len(n.list) {
+			n.list[i].text = strings.ToUpper(n.list[i].text)
+		}
+	}
+	foldParams := func(i int) {
+		if i < len(n.list) {
+			for j := 0; j < len(n.list[i].list); j += 2 {
+				pair := n.list[i].list[j : j+2]
+				pair[0].text = strings.ToUpper(pair[0].text)
+				if pair[0].text == "CHARSET" { // RFC 2046 4.1.2
+					pair[1].text = strings.ToUpper(pair[1].text)
+				}
+			}
+		}
+	}
+	children := 0
+	for children < len(n.list) && n.list[children].isList {
+		foldBody(n.list[children])
+		children++
+	}
+	if children > 0 {
+		up(children)
+		foldParams(children + 1)
+		return
+	}
+	up(0)
+	up(1)
+	foldParams(2)
+	up(5)
+	if n.list[0].text == "MESSAGE" && n.list[1].text == "RFC822" && len(n.list) > 8 {
+		foldBody(n.list[8])
+	}
+}
+
+// fetch returns the items of each FETCH response by message number.
+func (d *dovecot) fetch(set, items string) map[int]map[string]node {
+	d.t.Helper()
+	out := map[int]map[string]node{}
+	for _, line := range d.command("FETCH " + set + " " + items) {
+		if len(line) < 4 || line[2].text != "FETCH" {
+			continue
+		}
+		seq, _ := strconv.Atoi(line[1].text)
+		if out[seq] == nil {
+			out[seq] = map[string]node{}
+		}
+		for i := 0; i+1 < len(line[3].list); i += 2 {
+			out[seq][line[3].list[i].text] = line[3].list[i+1]
+		}
+	}
+	return out
+}
+
+// TestDovecotStructure compares ENVELOPE, BODYSTRUCTURE and BODY with those of
+// Dovecot for the same messages. At least 98 in 100 are equal.
+func TestDovecotStructure(t *testing.T) {
+	mails := corpus(t)
+	d := startDovecot(t, mails)
+	theirs := d.fetch("1:*", "(RFC822.SIZE ENVELOPE BODYSTRUCTURE BODY)")
+	if len(theirs) != len(mails) {
+		t.Fatalf("%d messages, want %d", len(theirs), len(mails))
+	}
+	equal, kinds := 0, map[string]int{}
+	for i, m := range mails {
+		their := theirs[i+1]
+		if their["RFC822.SIZE"].text != strconv.Itoa(len(m.data)) {
+			t.Fatalf("%s: size %v, want %d", m.name, their["RFC822.SIZE"], len(m.data))
+		}
+		p := Parse(m.data)
+		ok := true
+		for item, wire := range map[string][]byte{
+			"ENVELOPE":      AppendEnvelope(nil, p.Envelope, false),
+			"BODYSTRUCTURE": AppendBodyStructure(nil, p, true, false),
+			"BODY":          AppendBodyStructure(nil, p, false, false),
+		} {
+			ours, want := parseNode(t, wire), their[item]
+			if item != "ENVELOPE" {
+				foldBody(ours)
+				foldBody(want)
+			}
+			if !ours.equal(want) {
+				ok = false
+				kind := item + ": " + difference(ours, want, "")
+				kinds[kind]++
+				t.Logf("%s: %s", m.name, kind)
+			}
+		}
+		if ok {
+			equal++
+		}
+	}
+	rate := 100 * float64(equal) / float64(len(mails))
+	t.Logf("%d of %d messages equal (%.2f %%), %d kinds of difference", equal, len(mails), rate, len(kinds))
+	if rate < 98 {
+		t.Errorf("only %.2f %% equal, want 98", rate)
+	}
+}
+
+// difference describes where two values differ first.
+func difference(ours, theirs node, path string) string {
+	if ours.isList && theirs.isList {
+		for i := range ours.list {
+			if i < len(theirs.list) && !ours.list[i].equal(theirs.list[i]) {
+				return difference(ours.list[i], theirs.list[i], path+"."+strconv.Itoa(i))
+			}
+		}
+	}
+	return fmt.Sprintf("at %s: ours %v, theirs %v", path, ours, theirs)
+}

@@ -1,0 +1,440 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// An envelope file is lines of text, each a key and its values:
+//
+//	postern-queue 1 1            version written, lowest version that may read it
+//	id "..."
+//	...
+//	rcpt "bob@example.org"       begins a recipient
+//	+channel "tcp_lmtpcs"        belongs to it
+//	...
+//	end 1a2b3c4d                 CRC-32C of everything before this line
+//
+// Text is quoted as in Go, times are Unix nanoseconds, absent lines mean zero
+// values. A reader skips keys it does not know, which is how a newer version
+// adds what an older one may ignore; what it may not ignore raises the lowest
+// version. Keys are never given another meaning.
+const (
+	formatVersion = 1
+	formatLowest  = 1
+	formatMagic   = "postern-queue"
+)
+
+// Limits of an envelope file; beyond them it counts as damaged.
+const (
+	maxEnvelope   = 128 << 20
+	maxRecipients = 500_000
+)
+
+var (
+	// ErrDamaged says that a file of the queue cannot be what was written.
+	ErrDamaged = errors.New("queue file damaged")
+	// ErrVersion says that a newer version wrote a file this one may not read.
+	ErrVersion = errors.New("queue file of a newer version")
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// encoder appends lines.
+type encoder struct{ b []byte }
+
+func (e *encoder) text(key, value string) {
+	if value != "" {
+		e.b = append(e.b, key...)
+		e.b = append(e.b, ' ')
+		e.b = strconv.AppendQuoteToASCII(e.b, value)
+		e.b = append(e.b, '\n')
+	}
+}
+
+func (e *encoder) num(key string, value int64) {
+	if value != 0 {
+		e.b = append(e.b, key...)
+		e.b = append(e.b, ' ')
+		e.b = strconv.AppendInt(e.b, value, 10)
+		e.b = append(e.b, '\n')
+	}
+}
+
+func (e *encoder) flag(key string, set bool) {
+	if set {
+		e.b = append(e.b, key...)
+		e.b = append(e.b, '\n')
+	}
+}
+
+func (e *encoder) time(key string, t time.Time) {
+	if !t.IsZero() {
+		e.num(key, t.UnixNano())
+	}
+}
+
+// appendItem appends the envelope file of it.
+func appendItem(b []byte, it *Item) []byte {
+	e := encoder{b: b}
+	start := len(b)
+	e.b = append(e.b, formatMagic...)
+	e.b = append(e.b, ' ')
+	e.b = strconv.AppendInt(e.b, formatVersion, 10)
+	e.b = append(e.b, ' ')
+	e.b = strconv.AppendInt(e.b, formatLowest, 10)
+	e.b = append(e.b, '\n')
+	env := &it.Envelope
+	e.text("id", env.QueueID)
+	e.text("root", env.RootID)
+	e.text("origin", env.Origin)
+	e.time("arrival", env.Arrival)
+	e.text("from", env.ReversePath.String())
+	e.text("envid", env.EnvelopeID)
+	e.text("ret", env.Ret)
+	e.text("body", string(env.Body))
+	e.flag("utf8", env.SMTPUTF8)
+	e.num("announced", env.Size)
+	e.num("priority", int64(env.Priority))
+	e.text("auth", env.AuthUser)
+	e.num("size", it.Size)
+	e.num("sum", int64(it.Sum))
+	e.text("client", it.Client)
+	e.flag("held", it.Held)
+	e.text("reason", it.Reason)
+	e.time("heldat", it.HeldAt)
+	e.num("notices", int64(it.Notices))
+	e.num("crashes", int64(it.Crashes))
+	e.flag("report", it.Report)
+	for i := range it.Recipients {
+		e.recipient(&it.Recipients[i])
+	}
+	sum := crc32.Checksum(e.b[start:], castagnoli)
+	e.b = append(e.b, "end "...)
+	e.b = appendHex32(e.b, sum)
+	return append(e.b, '\n')
+}
+
+func appendHex32(b []byte, n uint32) []byte {
+	const digits = "0123456789abcdef"
+	for shift := 28; shift >= 0; shift -= 4 {
+		b = append(b, digits[n>>shift&15])
+	}
+	return b
+}
+
+func (e *encoder) recipient(r *Recipient) {
+	e.b = append(e.b, "rcpt "...)
+	e.b = strconv.AppendQuoteToASCII(e.b, r.Address.String())
+	e.b = append(e.b, '\n')
+	e.text("+orcpt", r.OriginalRecipient)
+	e.num("+notify", int64(r.Notify))
+	e.text("+channel", string(r.Channel))
+	e.text("+hop", r.NextHop)
+	e.text("+mailbox", r.Mailbox)
+	e.text("+folder", r.Folder)
+	if r.Key != (mail.DeliveryKey{}) {
+		e.text("+key", r.Key.String())
+	}
+	if q := r.Quota; q != nil {
+		e.b = append(e.b, "+quota "...)
+		e.b = strconv.AppendInt(e.b, q.Bytes, 10)
+		e.b = append(e.b, ' ')
+		e.b = strconv.AppendInt(e.b, q.Messages, 10)
+		e.b = append(e.b, ' ')
+		e.b = strconv.AppendQuoteToASCII(e.b, q.Stamp)
+		e.b = append(e.b, '\n')
+	}
+	for _, v := range r.Via {
+		e.b = append(e.b, "+via "...)
+		e.b = strconv.AppendQuoteToASCII(e.b, v)
+		e.b = append(e.b, '\n')
+	}
+	e.text("+list", r.ListName)
+	if r.State != Pending {
+		e.text("+state", r.State.String())
+	}
+	e.num("+attempts", int64(r.Attempts))
+	e.time("+last", r.LastTry)
+	e.time("+next", r.Next)
+	e.time("+busy", r.Busy)
+	e.flag("+unknown", r.Unknown)
+	e.num("+code", int64(r.Answer.Code))
+	e.text("+status", r.Answer.Status.String())
+	e.text("+text", r.Answer.Text)
+	e.text("+relay", r.Answer.Relay)
+}
+
+// line is one parsed line.
+type line struct {
+	key, rest string
+	err       error
+}
+
+func (l *line) fail(what string) {
+	if l.err == nil {
+		l.err = fmt.Errorf("%w: %s %s", ErrDamaged, l.key, what)
+	}
+}
+
+func (l *line) text() string {
+	if q, err := strconv.QuotedPrefix(l.rest); err == nil && q == l.rest {
+		if s, err := strconv.Unquote(q); err == nil && q[0] == '"' {
+			return s
+		}
+	}
+	l.fail("is not quoted text")
+	return ""
+}
+
+func (l *line) num() int64 {
+	n, err := strconv.ParseInt(l.rest, 10, 64)
+	if err != nil {
+		l.fail("is not a number")
+	}
+	return n
+}
+
+func (l *line) small(limit int64) int {
+	n := l.num()
+	if n < 0 || n > limit {
+		l.fail("is out of range")
+		return 0
+	}
+	return int(n)
+}
+
+func (l *line) flag() bool {
+	if l.rest != "" {
+		l.fail("has a value")
+	}
+	return true
+}
+
+func (l *line) time() time.Time { return time.Unix(0, l.num()) }
+
+func (l *line) address() mail.Address {
+	s := l.text()
+	if s == "" {
+		return mail.Address{}
+	}
+	a, err := mail.ParseAddress(s, true)
+	if err != nil {
+		l.fail("is not an address")
+	}
+	return a
+}
+
+func (l *line) status() mail.Status {
+	s, ok := mail.ParseStatus(l.text())
+	if !ok {
+		l.fail("is not a status code")
+	}
+	return s
+}
+
+// readItem reads an envelope file. It never panics, whatever b holds, and
+// accepts nothing whose checksum is wrong.
+func readItem(b []byte) (*Item, error) {
+	if len(b) > maxEnvelope {
+		return nil, fmt.Errorf("%w: %d octets", ErrDamaged, len(b))
+	}
+	lines, err := checkEnvelope(b)
+	if err != nil {
+		return nil, err
+	}
+	it := &Item{}
+	var rcpt *Recipient
+	for raw := range strings.SplitSeq(lines, "\n") {
+		if raw == "" {
+			continue
+		}
+		l := line{}
+		l.key, l.rest, _ = strings.Cut(raw, " ")
+		switch {
+		case l.key == "rcpt":
+			if len(it.Recipients) >= maxRecipients {
+				return nil, fmt.Errorf("%w: too many recipients", ErrDamaged)
+			}
+			it.Recipients = append(it.Recipients, Recipient{Recipient: mail.Recipient{Address: l.address()}})
+			rcpt = &it.Recipients[len(it.Recipients)-1]
+		case strings.HasPrefix(l.key, "+"):
+			if rcpt == nil {
+				return nil, fmt.Errorf("%w: %s before the first recipient", ErrDamaged, l.key)
+			}
+			rcpt.read(&l)
+		default:
+			it.read(&l)
+		}
+		if l.err != nil {
+			return nil, l.err
+		}
+	}
+	if it.Envelope.QueueID == "" || it.Size < 0 {
+		return nil, fmt.Errorf("%w: no id", ErrDamaged)
+	}
+	return it, nil
+}
+
+// checkEnvelope checks the version and the checksum, and returns the lines
+// between the first and the last.
+func checkEnvelope(b []byte) (string, error) {
+	s := string(b)
+	head, rest, ok := strings.Cut(s, "\n")
+	var version, lowest int
+	if ok {
+		f := strings.Fields(head)
+		ok = len(f) == 3 && f[0] == formatMagic
+		if ok {
+			var err1, err2 error
+			version, err1 = strconv.Atoi(f[1])
+			lowest, err2 = strconv.Atoi(f[2])
+			ok = err1 == nil && err2 == nil && version >= 1 && lowest >= 1
+		}
+	}
+	if !ok {
+		return "", fmt.Errorf("%w: no %s line", ErrDamaged, formatMagic)
+	}
+	const tail = len("end 01234567\n")
+	if len(rest) < tail || !strings.HasPrefix(rest[len(rest)-tail:], "end ") || rest[len(rest)-1] != '\n' {
+		return "", fmt.Errorf("%w: no end", ErrDamaged)
+	}
+	want, err := strconv.ParseUint(rest[len(rest)-tail+4:len(rest)-1], 16, 32)
+	if err != nil || crc32.Checksum(b[:len(b)-tail], castagnoli) != uint32(want) {
+		return "", fmt.Errorf("%w: checksum", ErrDamaged)
+	}
+	if lowest > formatVersion {
+		return "", fmt.Errorf("%w: %d, to be read by %d and later", ErrVersion, version, lowest)
+	}
+	return rest[:len(rest)-tail], nil
+}
+
+func (it *Item) read(l *line) {
+	env := &it.Envelope
+	switch l.key {
+	case "id":
+		env.QueueID = l.text()
+	case "root":
+		env.RootID = l.text()
+	case "origin":
+		env.Origin = l.text()
+	case "arrival":
+		env.Arrival = l.time()
+	case "from":
+		env.ReversePath = l.address()
+	case "envid":
+		env.EnvelopeID = l.text()
+	case "ret":
+		env.Ret = l.text()
+	case "body":
+		env.Body = mail.BodyType(l.text())
+	case "utf8":
+		env.SMTPUTF8 = l.flag()
+	case "announced":
+		env.Size = l.num()
+	case "priority":
+		env.Priority = mail.Priority(max(min(l.num(), int64(mail.Urgent)), int64(mail.NonUrgent)))
+	case "auth":
+		env.AuthUser = l.text()
+	case "size":
+		it.Size = l.num()
+	case "sum":
+		it.Sum = uint32(l.num())
+	case "client":
+		it.Client = l.text()
+	case "held":
+		it.Held = l.flag()
+	case "reason":
+		it.Reason = l.text()
+	case "heldat":
+		it.HeldAt = l.time()
+	case "notices":
+		it.Notices = l.small(1000)
+	case "crashes":
+		it.Crashes = l.small(1 << 30)
+	case "report":
+		it.Report = l.flag()
+	}
+}
+
+func (r *Recipient) read(l *line) {
+	switch l.key {
+	case "+orcpt":
+		r.OriginalRecipient = l.text()
+	case "+notify":
+		r.Notify = mail.Notify(l.small(255))
+	case "+channel":
+		r.Channel = mail.Channel(l.text())
+	case "+hop":
+		r.NextHop = l.text()
+	case "+mailbox":
+		r.Mailbox = l.text()
+	case "+folder":
+		r.Folder = l.text()
+	case "+key":
+		k, err := mail.ParseDeliveryKey(l.text())
+		if err != nil {
+			l.fail("is not a key")
+		}
+		r.Key = k
+	case "+quota":
+		r.Quota = l.quota()
+	case "+via":
+		r.Via = append(r.Via, l.text())
+	case "+list":
+		r.ListName = l.text()
+	case "+state":
+		r.State = l.state()
+	case "+attempts":
+		r.Attempts = l.small(1 << 30)
+	case "+last":
+		r.LastTry = l.time()
+	case "+next":
+		r.Next = l.time()
+	case "+busy":
+		r.Busy = l.time()
+	case "+unknown":
+		r.Unknown = l.flag()
+	case "+code":
+		r.Answer.Code = l.small(999)
+	case "+status":
+		r.Answer.Status = l.status()
+	case "+text":
+		r.Answer.Text = l.text()
+	case "+relay":
+		r.Answer.Relay = l.text()
+	}
+}
+
+func (l *line) quota() *mail.Quota {
+	f := strings.SplitN(l.rest, " ", 3)
+	if len(f) != 3 {
+		l.fail("has not three values")
+		return nil
+	}
+	sub := line{key: l.key, rest: f[0]}
+	q := &mail.Quota{Bytes: sub.num()}
+	sub.rest = f[1]
+	q.Messages = sub.num()
+	sub.rest = f[2]
+	q.Stamp = sub.text()
+	l.err = sub.err
+	return q
+}
+
+func (l *line) state() State {
+	name := l.text()
+	for s, n := range stateNames {
+		if n == name {
+			return State(s)
+		}
+	}
+	l.fail("is not a state")
+	return Pending
+}

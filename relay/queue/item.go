@@ -1,0 +1,104 @@
+package queue
+
+import (
+	"time"
+
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// State is where one delivery stands. Only Pending is to be delivered; the
+// others are kept until the sender has been told, then the recipient leaves
+// the file.
+type State uint8
+
+// The states of a recipient on disk.
+const (
+	Pending   State = iota
+	Failed          // refused with 5yz: a "failed" report is due
+	TimedOut        // too old: a "failed" report is due
+	Returned        // returned by an operator: a "failed" report is due
+	Delivered       // a "delivered" report was asked for and is due
+	Relayed         // a "relayed" report was asked for and is due
+	Expanded        // an "expanded" report was asked for and is due
+	states
+)
+
+var stateNames = [states]string{"pending", "failed", "timedout", "returned", "delivered", "relayed", "expanded"}
+
+func (s State) String() string {
+	if s < states {
+		return stateNames[s]
+	}
+	return "unknown"
+}
+
+// Answer is what a peer, or we, last said about a delivery.
+type Answer struct {
+	Code   int // reply code, 0 when nothing was answered
+	Status mail.Status
+	Text   string
+	Relay  string // who said it: name, address and port; "" is this relay
+}
+
+// Recipient is one delivery of a message.
+type Recipient struct {
+	mail.Recipient
+
+	State    State
+	Attempts int       // made so far
+	LastTry  time.Time // zero before the first
+	Next     time.Time // do not try before; zero is at once
+	Busy     time.Time // since when the short retry list applies; zero if it does not
+	Unknown  bool      // an earlier attempt may have been delivered: same key only
+	Answer   Answer
+}
+
+// Item is the envelope file of one message: everything but its octets.
+type Item struct {
+	// Envelope is the message's envelope. Its Recipients are empty: see below.
+	Envelope   mail.Envelope
+	Recipients []Recipient
+
+	Size int64  // octets of ID.msg
+	Sum  uint32 // CRC-32C of ID.msg
+
+	Client  string // who gave us the message, for operators
+	Held    bool   // no attempts, no warnings, no return until released
+	Reason  string // why it is held
+	HeldAt  time.Time
+	Notices int // delay warnings sent
+	Crashes int // times the process died while this message was being worked on
+	// Report is set on delivery status notifications: they never cause another.
+	Report bool
+}
+
+// ID is the queue id.
+func (it *Item) ID() string { return it.Envelope.QueueID }
+
+// Find returns the recipient with this delivery key, or nil.
+func (it *Item) Find(key mail.DeliveryKey) *Recipient {
+	for i := range it.Recipients {
+		if it.Recipients[i].Key == key {
+			return &it.Recipients[i]
+		}
+	}
+	return nil
+}
+
+// Pending counts the deliveries that are not finished.
+func (it *Item) Pending() int {
+	n := 0
+	for i := range it.Recipients {
+		if it.Recipients[i].State == Pending {
+			n++
+		}
+	}
+	return n
+}
+
+// Clone returns a copy that shares nothing that changes.
+func (it *Item) Clone() *Item {
+	c := *it
+	c.Recipients = append([]Recipient(nil), it.Recipients...)
+	return &c
+}

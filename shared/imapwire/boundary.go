@@ -135,7 +135,7 @@ func (r *Reader) ReadResponse() (Response, error) {
 	if err != nil {
 		return resp, err
 	}
-	if !resp.split() {
+	if !resp.split(r.size/2 - headerRoom) {
 		return resp, ErrSyntax
 	}
 	if resp.IsStatus() {
@@ -178,8 +178,10 @@ func (r *Reader) piece() (Piece, error) {
 	}
 }
 
-func (r *Response) split() bool {
-	b := r.Bytes
+// split finds kind, number and name in the first limit octets: what is found
+// must not depend on how a long line arrived.
+func (r *Response) split(limit int) bool {
+	b := r.Bytes[:min(len(r.Bytes), limit)]
 	if len(b) >= 2 && b[0] == '+' {
 		r.Kind, r.Text = Continuation, 1
 		return b[1] == ' ' || b[1] == '\r'

@@ -290,13 +290,11 @@ func frame(src io.Reader, server bool) []byte {
 			c, err = r.ReadCommand()
 			p = c.Piece
 		}
+		begin := len(out)
 		out = append(out, '<')
 		for {
 			if err != nil && err != ErrSyntax {
-				if errors.Is(err, ErrLineTooLong) {
-					return append(out, "too long"...)
-				}
-				return append(out, err.Error()...)
+				return append(out[:begin], err.Error()...)
 			}
 			out = append(out, p.Bytes...)
 			if !p.HasLit && !p.More {
@@ -307,7 +305,7 @@ func frame(src io.Reader, server bool) []byte {
 				for n := p.Literal.Size; n > 0; {
 					b, err := r.Next(n)
 					if err != nil {
-						return append(out, err.Error()...)
+						return append(out[:begin], err.Error()...)
 					}
 					out = append(out, b...)
 					n -= int64(len(b))

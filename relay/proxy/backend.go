@@ -1,0 +1,201 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/ha/route"
+)
+
+// back is the backend's side of a session, logged in.
+type back struct {
+	conn net.Conn
+	r    *bufio.Reader // holds what came behind the answer to the login
+	node string
+	// text is the backend's answer to the login behind its status word: for
+	// IMAP "[CAPABILITY ...] ...".
+	text string
+}
+
+// open finds the replica that serves the user's pair and logs in there as the
+// user. It goes on trying until Config.Within is over: a failover takes less.
+func (s *Server) open(ctx context.Context, user User, c Client) (*back, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Within-s.cfg.Within/10)
+	defer cancel()
+	var last error
+	wait := 20 * time.Millisecond
+	for {
+		asked := map[string]bool{}
+		prefer := ""
+		for n := next(s.cfg.Routes.Candidates(user.Pair), asked, prefer); n != nil; n = next(s.cfg.Routes.Candidates(user.Pair), asked, prefer) {
+			asked[n.Name] = true
+			b, leader, err := s.openOn(ctx, n, user, c)
+			if err == nil {
+				return b, nil
+			}
+			last = fmt.Errorf("%s: %w", n.Name, err)
+			if prefer = leader; leader != "" {
+				s.cfg.Routes.Redirect(user.Pair, leader)
+			}
+			if ctx.Err() != nil {
+				return nil, last
+			}
+		}
+		if last == nil {
+			last = fmt.Errorf("no node known for pair %q", user.Pair)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, last
+		case <-time.After(wait):
+			wait = min(2*wait, 300*time.Millisecond)
+		}
+	}
+}
+
+// next chooses the node to ask: the preferred one, else the first not asked.
+func next(nodes []route.Node, asked map[string]bool, prefer string) *route.Node {
+	var first *route.Node
+	for i := range nodes {
+		n := &nodes[i]
+		if asked[n.Name] {
+			continue
+		}
+		if n.Name == prefer {
+			return n
+		}
+		if first == nil {
+			first = n
+		}
+	}
+	return first
+}
+
+var errNotServing = errors.New("not serving")
+
+// openOn logs in on one node. leader is the node that it says to ask instead.
+func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client) (b *back, leader string, err error) {
+	addr := n.Addr[s.cfg.Protocol.service()]
+	if addr == "" {
+		return nil, "", fmt.Errorf("no %s address known", s.cfg.Protocol)
+	}
+	dctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := s.cfg.Dial(dctx, "tcp", addr)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	if s.cfg.BackendTLS != nil {
+		tc := tls.Client(conn, s.cfg.BackendTLS)
+		if err := tc.HandshakeContext(dctx); err != nil {
+			return nil, "", err
+		}
+		conn = tc
+	}
+	if t, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(t)
+	}
+	b = &back{conn: conn, r: bufio.NewReaderSize(conn, 4<<10), node: n.Name}
+	if s.cfg.Protocol == POP3 {
+		leader, err = b.loginPOP3(user)
+	} else {
+		leader, err = b.loginIMAP(user, c)
+	}
+	if err != nil {
+		return nil, leader, err
+	}
+	conn.SetDeadline(time.Time{})
+	return b, "", nil
+}
+
+// loginIMAP reads the greeting and logs in with one write.
+func (b *back) loginIMAP(user User, c Client) (leader string, err error) {
+	secured := "no"
+	if c.TLS != nil {
+		secured = "yes"
+	}
+	_, err = fmt.Fprintf(b.conn, "P0 ID (\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%d\" \"x-tls\" \"%s\")\r\nP1 AUTHENTICATE EXTERNAL %s\r\n",
+		c.Addr.Addr(), c.Addr.Port(), secured, identity(user.Account))
+	if err != nil {
+		return "", err
+	}
+	for range 50 {
+		line, err := b.line()
+		if err != nil {
+			return "", err
+		}
+		word, rest, _ := strings.Cut(line, " ")
+		status, text, _ := strings.Cut(rest, " ")
+		switch {
+		case word == "*" && strings.EqualFold(status, "BYE"):
+			return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
+		case word == "P1" && strings.EqualFold(status, "OK"):
+			b.text = text
+			return "", nil
+		case word == "P1":
+			return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
+		}
+	}
+	return "", errors.New("backend does not answer the login")
+}
+
+func (b *back) loginPOP3(user User) (leader string, err error) {
+	if _, err := fmt.Fprintf(b.conn, "AUTH EXTERNAL %s\r\n", identity(user.Account)); err != nil {
+		return "", err
+	}
+	for range 2 { // the greeting, the answer
+		line, err := b.line()
+		if err != nil {
+			return "", err
+		}
+		status, text, _ := strings.Cut(line, " ")
+		if status != "+OK" {
+			if strings.Contains(text, "[IN-USE]") {
+				b.text = line
+				return "", nil
+			}
+			return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
+		}
+		b.text = line
+	}
+	return "", nil
+}
+
+func (b *back) line() (string, error) {
+	line, err := b.r.ReadSlice('\n')
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimRight(string(line), "\r\n"), nil
+}
+
+// identity is the authorization identity of SASL EXTERNAL as an initial
+// response.
+func identity(account string) string { return base64.StdEncoding.EncodeToString([]byte(account)) }
+
+// leaderIn finds "leader=NODE" in a backend's text.
+func leaderIn(text string) string {
+	_, after, ok := strings.Cut(text, "leader=")
+	if !ok {
+		return ""
+	}
+	end := strings.IndexFunc(after, func(r rune) bool {
+		return !(r == '-' || r == '.' || r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
+	})
+	if end >= 0 {
+		after = after[:end]
+	}
+	return strings.TrimRight(after, ".")
+}

@@ -1,0 +1,25 @@
+/*
+Package proxy is the access proxy of a relay: it reads the login of an IMAP or
+POP3 client, has the password checked, finds the user's pair, opens a session on
+the replica that serves it as that user, and from then on passes commands and
+answers through.
+
+What it keeps true:
+
+  - A password that the directory did not confirm never reaches a backend. A
+    backend never sees a password at all: the proxy logs in with its own
+    certificate and SASL EXTERNAL, the user's account as the authorization
+    identity, and an ID command that names the real client.
+  - A client whose pair has no serving replica is told so within Config.Within
+    (5 s): NO [UNAVAILABLE], or -ERR [SYS/TEMP].
+  - Bytes that arrive before a TLS handshake end the connection (STARTTLS
+    injection), and nothing a client says before its login is passed on.
+  - The proxy knows where each command begins and ends and which are
+    unanswered. It never passes half a command to a replica as a whole one, and
+    when the replica goes away it says BYE instead of leaving the client to
+    guess.
+
+A session that is idle holds no buffer. Package proxy does not check passwords
+(Config.Login does) and does not know who serves (Config.Routes does).
+*/
+package proxy

@@ -21,18 +21,31 @@ type addressReader struct {
 	invalid                      bool
 }
 
-// addresses reads a field value. The result is nil when there are none.
-func (p *parser) addresses(s string) []Address {
-	start := len(p.list)
-	r := addressReader{scanner: scanner{s: s}, p: p}
-	if r.cfws() != more {
+// addresses reads the fields of one name, whose values are in text. The result
+// is nil when there are no addresses.
+func (p *parser) addresses(v *values, text string, field int) []Address {
+	if !v[field].found {
 		return nil
 	}
-	r.readList()
+	start := len(p.list)
+	p.readAddresses(text[v[field].lo:v[field].hi])
+	for _, r := range p.repeated {
+		if r.field == field {
+			p.readAddresses(text[r.lo:r.hi])
+		}
+	}
 	if len(p.list) == start {
 		return nil
 	}
 	return p.list[start:len(p.list):len(p.list)]
+}
+
+// readAddresses adds the addresses of one field value to p.list.
+func (p *parser) readAddresses(s string) {
+	r := addressReader{scanner: scanner{s: s}, p: p}
+	if r.cfws() == more {
+		r.readList()
+	}
 }
 
 // take is the word read last, kept.
@@ -225,7 +238,7 @@ func (r *addressReader) readLocal() state {
 	if r.s[r.i] == '"' {
 		st = r.quoted(&r.word)
 	} else {
-		st = r.dotAtom(&r.word)
+		st = r.localPart(&r.word)
 	}
 	if st != broken {
 		r.mailbox = r.take()

@@ -7,7 +7,8 @@ import (
 )
 
 // readType reads a Content-Type. A type without subtype, or none, is left as
-// text/plain (RFC 2045 5.2).
+// text/plain (RFC 2045 5.2). A missing semicolon behind the subtype is
+// forgiven, or a whole multipart could not be seen.
 func (e *entity) readType(s string) {
 	sc := scanner{s: s}
 	var w piece
@@ -23,7 +24,7 @@ func (e *entity) readType(s string) {
 	st := sc.token(&w)
 	e.part.Type, e.part.Subtype = upper(mainType), upper(w.string(s))
 	if st == more {
-		e.part.Params = sc.params()
+		e.part.Params = sc.params(sc.s[sc.i] != ';')
 	}
 	if e.part.Type == "MULTIPART" {
 		for _, param := range e.part.Params {
@@ -72,7 +73,7 @@ func (part *Part) readDisposition(s string) {
 	}
 	part.Disposition = w.string(s)
 	if st == more {
-		part.DispParams = sc.params()
+		part.DispParams = sc.params(false)
 	}
 }
 
@@ -102,15 +103,17 @@ type section struct {
 	extended    bool
 }
 
-// params reads *(";" name "=" value). Pieces of one value are joined and put
-// behind the ordinary parameters.
-func (sc *scanner) params() []Param {
+// params reads *(";" name "=" value), the first semicolon being there already
+// if begun is set. Pieces of one value are joined and put behind the ordinary
+// parameters.
+func (sc *scanner) params(begun bool) []Param {
 	var (
 		list     []Param
 		sections []section
 	)
 	for sc.i < len(sc.s) && len(list)+len(sections) < MaxParams {
-		name, value, ok := sc.param()
+		name, value, ok := sc.param(begun)
+		begun = false
 		if !ok {
 			if sc.i < len(sc.s) {
 				sc.i++ // look for the next semicolon
@@ -133,12 +136,15 @@ func (sc *scanner) params() []Param {
 	return list
 }
 
-// param reads one parameter, its semicolon coming next.
-func (sc *scanner) param() (name, value string, ok bool) {
-	if sc.s[sc.i] != ';' {
-		return "", "", false
+// param reads one parameter with the semicolon before it, unless that is read
+// already.
+func (sc *scanner) param(begun bool) (name, value string, ok bool) {
+	if !begun {
+		if sc.s[sc.i] != ';' {
+			return "", "", false
+		}
+		sc.i++
 	}
-	sc.i++
 	var w piece
 	if sc.cfws() != more || sc.token(&w) != more || !sc.at('=') {
 		return "", "", false

@@ -442,3 +442,74 @@ func difference(ours, theirs node, path string) string {
 	}
 	return fmt.Sprintf("at %s: ours %v, theirs %v", path, ours, theirs)
 }
+
+// TestDovecotSections compares what Dovecot sends for each section of each
+// message, encoded and decoded, with the spans of the parts.
+func TestDovecotSections(t *testing.T) {
+	mails := corpus(t)
+	d := startDovecot(t, mails)
+	total, bad := 0, 0
+	for i, m := range mails {
+		root := Parse(m.data)
+		if root.Type != "MULTIPART" && root.Message == nil && i%4 != 0 {
+			continue
+		}
+		for _, sec := range sections(root, nil) {
+			p := root.Find(sec.path)
+			if p != sec.part {
+				t.Fatalf("%s: part %v is not found", m.name, sec.path)
+			}
+			number := strings.Trim(strings.ReplaceAll(fmt.Sprint(sec.path), " ", "."), "[]")
+			want := map[string][]byte{"BODY[" + number + "]": m.data[p.Body.Off:p.Body.End()]}
+			if len(sec.path) > 1 || root.Type == "MULTIPART" {
+				want["BODY["+number+".MIME]"] = m.data[p.Header.Off:p.Header.End()]
+			}
+			if p.Message != nil {
+				h := p.Message.Header
+				want["BODY["+number+".HEADER]"] = m.data[h.Off:h.End()]
+			}
+			items := make([]string, 0, len(want))
+			for item := range want {
+				items = append(items, strings.Replace(item, "BODY[", "BODY.PEEK[", 1))
+			}
+			got := d.fetch(strconv.Itoa(i+1), "("+strings.Join(items, " ")+")")[i+1]
+			for item, w := range want {
+				total++
+				if got[item].text != string(w) {
+					bad++
+					t.Logf("%s: %s: ours %d octets %.60q, theirs %d octets %.60q", m.name, item, len(w), w, len(got[item].text), got[item].text)
+				}
+			}
+		}
+	}
+	t.Logf("%d of %d sections equal", total-bad, total)
+	if bad*100 > total*2 {
+		t.Error("more than 2 % differ")
+	}
+}
+
+type numbered struct {
+	path []int
+	part *Part
+}
+
+// sections lists the parts of a message with their numbers.
+func sections(message *Part, prefix []int) (list []numbered) {
+	number := func(n int) []int { return append(prefix[:len(prefix):len(prefix)], n) }
+	if message.Type != "MULTIPART" {
+		list = append(list, numbered{number(1), message})
+		if message.Message != nil {
+			list = append(list, sections(message.Message, number(1))...)
+		}
+		return list
+	}
+	for i, c := range message.Children {
+		list = append(list, numbered{number(i + 1), c})
+		if c.Type == "MULTIPART" {
+			list = append(list, sections(c, number(i+1))...)
+		} else if c.Message != nil {
+			list = append(list, sections(c.Message, number(i+1))...)
+		}
+	}
+	return list
+}

@@ -43,9 +43,17 @@ var contentFields = [...]struct {
 
 // values are the fields found in a header block: where in parser.scratch they
 // are.
-type values [fieldCount]struct {
+type values [fieldCount]value
+
+type value struct {
 	lo, hi int32
 	found  bool
+}
+
+// repeated is a further field of a name.
+type repeated struct {
+	field int
+	value
 }
 
 // readHeader reads the header block at pos, that of the innermost open part,
@@ -59,15 +67,16 @@ func (p *parser) readHeader(pos int) (body int, d delimiter, found bool) {
 		limit    = min(len(p.b), pos+MaxHeader)
 		field    = fieldOther // the one being read,
 		from, at = 0, pos     // from offset from on
+		empty    bool         // an empty line ends the block
 	)
-	p.scratch = p.scratch[:0]
+	p.scratch, p.repeated = p.scratch[:0], p.repeated[:0]
 	body = limit
 lines:
 	for at < limit {
 		next, eol := lineEnd(p.b[:limit], at)
 		switch c := p.b[at]; {
 		case eol > 0 && next-at == eol:
-			body = next
+			body, empty = next, true
 			break lines
 		case eol == 0 && limit < len(p.b):
 			body = pos + headerCut(len(p.b)-pos, at-pos, limit-pos)
@@ -88,11 +97,28 @@ lines:
 		at = next
 	}
 	p.addValue(&v, field, from, min(at, body))
+	p.describe(top, &v)
+	if empty && p.waiting > 0 {
+		// A delimiter right behind the empty line has it as its line end,
+		// unless it is the first one of this part.
+		if d, found = p.delimiterBehindHeader(body); found {
+			body, d.end = at, at
+		}
+	}
 	part.Header.Len = int64(body - pos)
 	part.Body.Off = int64(body)
 	top.lines = p.linesBefore(body)
-	p.describe(top, &v)
 	return body, d, found
+}
+
+// delimiterBehindHeader looks for a delimiter of an outer part at at, where the
+// body of the innermost one begins.
+func (p *parser) delimiterBehindHeader(at int) (d delimiter, found bool) {
+	top := &p.open[len(p.open)-1]
+	top.waiting = top.hasBoundary
+	d, found = p.delimiterAt(at)
+	top.waiting = false
+	return d, found && d.level < len(p.open)-1
 }
 
 // fieldAt tells which field a line begins, and where in it the value does.
@@ -157,15 +183,20 @@ func fieldAt(line []byte, envelope bool) (field, value int) {
 }
 
 // addValue notes the value of a field, which is b[from:to], unfolded. Of
-// several fields of one name, the last counts in an envelope and the first
-// elsewhere.
+// several fields of one name, all count that list addresses, the last of
+// others in an envelope, and the first elsewhere.
 func (p *parser) addValue(v *values, field, from, to int) {
 	if field == fieldOther || field > fieldMIMEVersion && v[field].found {
 		return
 	}
 	lo := len(p.scratch)
 	p.scratch = appendValue(p.scratch, p.b[from:to])
-	v[field].lo, v[field].hi, v[field].found = int32(lo), int32(len(p.scratch)), true
+	val := value{lo: int32(lo), hi: int32(len(p.scratch)), found: true}
+	if v[field].found && fieldFrom <= field && field <= fieldBcc {
+		p.repeated = append(p.repeated, repeated{field, val})
+		return
+	}
+	v[field] = val
 }
 
 // appendValue appends body in one line, without the white space before it.
@@ -234,34 +265,20 @@ func (p *parser) parent() *Part {
 }
 
 func (p *parser) fillEnvelope(e *Envelope, v *values, text string) {
-	for field := range fieldMIMEVersion {
+	str := func(field int) *string {
 		if !v[field].found {
-			continue
+			return nil
 		}
-		s := text[v[field].lo:v[field].hi]
-		switch field {
-		case fieldDate:
-			e.Date = p.keep(s)
-		case fieldSubject:
-			e.Subject = p.keep(humanize(s))
-		case fieldFrom:
-			e.From = p.addresses(s)
-		case fieldSender:
-			e.Sender = p.addresses(s)
-		case fieldReplyTo:
-			e.ReplyTo = p.addresses(s)
-		case fieldTo:
-			e.To = p.addresses(s)
-		case fieldCc:
-			e.Cc = p.addresses(s)
-		case fieldBcc:
-			e.Bcc = p.addresses(s)
-		case fieldInReplyTo:
-			e.InReplyTo = p.keep(s)
-		case fieldMessageID:
-			e.MessageID = p.keep(s)
-		}
+		return p.keep(text[v[field].lo:v[field].hi])
 	}
+	list := func(field int) []Address { return p.addresses(v, text, field) }
+	e.Date, e.Subject = str(fieldDate), str(fieldSubject)
+	if e.Subject != nil {
+		*e.Subject = humanize(*e.Subject)
+	}
+	e.From, e.Sender, e.ReplyTo = list(fieldFrom), list(fieldSender), list(fieldReplyTo)
+	e.To, e.Cc, e.Bcc = list(fieldTo), list(fieldCc), list(fieldBcc)
+	e.InReplyTo, e.MessageID = str(fieldInReplyTo), str(fieldMessageID)
 }
 
 // humanize makes each run of white space one space and removes it at both

@@ -42,9 +42,10 @@ type parser struct {
 	counted int   // offset up to which line ends are counted
 	lines   int64 // line ends before counted
 
-	scratch []byte    // values of the header being read, unfolded
-	strings []string  // storage behind the pointers of an envelope
-	list    []Address // storage behind its lists
+	scratch  []byte     // values of the header being read, unfolded
+	repeated []repeated // further ones of the same names
+	strings  []string   // storage behind the pointers of an envelope
+	list     []Address  // storage behind its lists
 }
 
 // entity is a part whose end has not been seen.
@@ -238,7 +239,7 @@ func (p *parser) beforeEOL(start, off int) int {
 // the line begins with counts, the innermost of equal ones.
 func (p *parser) delimiterAt(at int) (d delimiter, found bool) {
 	line := p.b[at:]
-	if len(line) < 2 || line[0] != '-' || line[1] != '-' {
+	if p.waiting == 0 || len(line) < 2 || line[0] != '-' || line[1] != '-' {
 		return d, false
 	}
 	line = line[2:]

@@ -194,11 +194,29 @@ func (sc *scanner) dotAtom(p *piece) state {
 		}
 		sc.i++
 		p.addByte(sc.s, '.')
-		if st := sc.cfws(); st != more {
-			return st
+		if sc.cfws() != more || !sc.is(classAtext) {
+			return broken
 		}
-		if !sc.is(classAtext) && !sc.at('.') {
+	}
+}
+
+// localPart reads atoms and dots in any order: ".a..b." is in use. Space is
+// allowed before dots only.
+func (sc *scanner) localPart(p *piece) state {
+	for {
+		dot := sc.i
+		for sc.at('.') {
+			sc.i++
+		}
+		p.add(sc.s, dot, sc.i)
+		switch {
+		case dot < sc.i && sc.i == len(sc.s):
+			return atEnd
+		case dot < sc.i && sc.s[sc.i] == '@':
 			return more
+		}
+		if st := sc.atom(p); st != more || sc.s[sc.i] != '.' {
+			return st
 		}
 	}
 }
@@ -262,7 +280,7 @@ func (sc *scanner) domain(p *piece) state {
 		return sc.dotAtom(p)
 	}
 	start := sc.i
-	for ; sc.i < len(sc.s); sc.i++ {
+	for sc.i++; sc.i < len(sc.s) && sc.s[sc.i] != '['; sc.i++ {
 		switch sc.s[sc.i] {
 		case '\\':
 			sc.i++
@@ -272,6 +290,6 @@ func (sc *scanner) domain(p *piece) state {
 			return sc.cfws()
 		}
 	}
-	sc.i = len(sc.s)
+	sc.i = min(sc.i, len(sc.s))
 	return broken
 }

@@ -258,6 +258,9 @@ func (w *wire) params(list []Param, isText bool) {
 		if i > 0 {
 			w.space()
 		}
+		if isText && equalFold(param.Name, "charset") {
+			isText = false
+		}
 		if param.Extended != "" {
 			w.string(param.Name + "*")
 			w.space()
@@ -267,9 +270,6 @@ func (w *wire) params(list []Param, isText bool) {
 		w.string(param.Name)
 		w.space()
 		w.string(param.Value)
-		if isText && equalFold(param.Name, "charset") {
-			isText = false
-		}
 	}
 	if isText {
 		if len(list) > 0 {

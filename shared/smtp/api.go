@@ -3,6 +3,7 @@ package smtp
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -44,10 +45,11 @@ func (r *Reply) Temporary() bool { return r.Code >= 400 && r.Code < 500 }
 // OK reports a reply of class 2.
 func (r *Reply) OK() bool { return r.Code >= 200 && r.Code < 300 }
 
-// ReplyFor turns any error into a reply: a *Reply as it is, a *mail.Error by
+// ReplyFor turns any error into a reply: a *Reply in its chain as it is, a *mail.Error by
 // its code and status, anything else 451 4.3.0 without its text.
 func ReplyFor(err error) *Reply {
-	if r, ok := err.(*Reply); ok {
+	var r *Reply
+	if errors.As(err, &r) {
 		return r
 	}
 	e := mail.AsError("smtp", err)
@@ -198,7 +200,8 @@ type RcptArgs struct {
 type Message struct {
 	Bytes    []byte
 	EightBit bool // holds an octet above 127
-	retain   func()
+	buf      *bodyBuffer
+	retained bool
 }
 
 // ClientConfig describes how a client talks to its peers.
@@ -223,14 +226,16 @@ type Transaction struct {
 	UseBDAT bool
 }
 
-// Result holds the peer's answers. Data has one reply for SMTP, and one for
-// each recipient accepted at RCPT for LMTP, nil where none arrived: the outcome
-// is then unknown.
+// Result holds the peer's answers; see Final for what they mean together.
 type Result struct {
-	Mail  *Reply
-	Rcpts []*Reply // in the order of Transaction.Rcpts
-	Data  []*Reply // in the order of Transaction.Rcpts; nil for refused ones and for missing answers
+	Mail  *Reply   // nil when none arrived or nothing was sent
+	Rcpts []*Reply // in the order of Transaction.Rcpts; nil where none arrived
+	// Data is empty when no message was asked for. In SMTP it has one reply. In
+	// LMTP it is in the order of Transaction.Rcpts, nil for those refused at RCPT
+	// and where no answer arrived: the outcome is then unknown.
+	Data []*Reply
 	// Sent reports that the final dot may have reached the peer, so that
 	// missing answers are unknown outcomes and not failures.
 	Sent bool
+	lmtp bool
 }

@@ -2,36 +2,261 @@ package smtp
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base32"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
 )
 
-// Server answers connections as one service describes.
+// Server answers connections as one service describes. All its methods may be
+// called at once.
 type Server struct {
-	cfg ServerConfig
+	cfg    ServerConfig
+	name   string // begins the id of each connection
+	serial atomic.Uint64
+
+	draining atomic.Bool
+
+	mu        sync.Mutex // guards what follows
+	conns     map[*conn]struct{}
+	listeners map[net.Listener]struct{}
+	idle      chan struct{} // closed when draining and the last connection is gone
 }
 
-// NewServer checks cfg and returns a server for it.
+// NewServer checks cfg, fills in the limits that are zero and returns a server.
 func NewServer(cfg ServerConfig) (*Server, error) {
-	if cfg.NewSession == nil {
+	switch {
+	case cfg.NewSession == nil:
 		return nil, errors.New("smtp: server without NewSession")
+	case !plain(cfg.Hostname) || cfg.Hostname == "" || strings.Contains(cfg.Hostname, " "):
+		return nil, fmt.Errorf("smtp: bad host name %q", cfg.Hostname)
+	case cfg.Protocol != SMTP && cfg.Protocol != LMTP:
+		return nil, fmt.Errorf("smtp: unknown protocol %d", cfg.Protocol)
+	case cfg.TLS == nil && (cfg.ImplicitTLS || cfg.RequireTLS):
+		return nil, errors.New("smtp: TLS wanted without a TLS configuration")
+	case !plain(cfg.Private):
+		return nil, fmt.Errorf("smtp: bad private capability %q", cfg.Private)
 	}
-	return &Server{cfg: cfg}, nil
+	for _, m := range cfg.Mechanisms {
+		if m != "PLAIN" && m != "LOGIN" && m != "EXTERNAL" {
+			return nil, fmt.Errorf("smtp: unknown mechanism %q", m)
+		}
+	}
+	for _, list := range [][]string{cfg.PrivateMail, cfg.PrivateRcpt} {
+		for _, k := range list {
+			if !isKeyword(k) || k != strings.ToUpper(k) {
+				return nil, fmt.Errorf("smtp: bad private parameter %q", k)
+			}
+		}
+	}
+	cfg.Limits.fill()
+	if cfg.Limits.Line < 512 { // RFC 5321 4.5.3.1.4
+		return nil, fmt.Errorf("smtp: line limit %d is under 512", cfg.Limits.Line)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	var b [5]byte
+	rand.Read(b[:])
+	return &Server{
+		cfg:       cfg,
+		name:      strings.ToLower(base32.HexEncoding.EncodeToString(b[:])) + "-",
+		conns:     map[*conn]struct{}{},
+		listeners: map[net.Listener]struct{}{},
+		idle:      make(chan struct{}),
+	}, nil
 }
 
-// Serve accepts connections from l until ctx ends or Shutdown is called.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error { return nil }
+// fill replaces zero fields by their defaults.
+func (l *Limits) fill() {
+	d := DefaultLimits()
+	for _, f := range []struct{ v, def *int }{
+		{&l.Line, &d.Line},
+		{&l.Header, &d.Header},
+		{&l.Recipients, &d.Recipients},
+		{&l.Errors, &d.Errors},
+		{&l.Transactions, &d.Transactions},
+	} {
+		if *f.v == 0 {
+			*f.v = *f.def
+		}
+	}
+	for _, f := range []struct{ v, def *time.Duration }{
+		{&l.CommandTimeout, &d.CommandTimeout},
+		{&l.DataTimeout, &d.DataTimeout},
+		{&l.DataTotal, &d.DataTotal},
+		{&l.HandshakeTimout, &d.HandshakeTimout},
+		{&l.SessionTotal, &d.SessionTotal},
+	} {
+		if *f.v == 0 {
+			*f.v = *f.def
+		}
+	}
+	if l.Size == 0 {
+		l.Size = d.Size
+	}
+}
 
-// ServeConn serves one connection and returns when it is closed.
-func (s *Server) ServeConn(ctx context.Context, c net.Conn) {}
+// Serve accepts connections from l and serves each in a goroutine, until ctx
+// ends or Shutdown is called; it then returns nil when its connections are
+// gone. When ctx ends they are stopped at once. Serve closes l. It waits and
+// tries again when descriptors or memory run out.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	s.mu.Lock()
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	var wg sync.WaitGroup
+	defer func() {
+		stop()
+		l.Close()
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
+		wg.Wait()
+	}()
+	var pause time.Duration
+	for {
+		if s.draining.Load() {
+			return nil
+		}
+		nc, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil || s.draining.Load() {
+				return nil
+			}
+			if !shortage(err) {
+				return fmt.Errorf("smtp: accept: %w", err)
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.cfg.Log.Warn("accept pauses", "err", err, "pause", pause)
+			if !sleep(ctx, pause) {
+				return nil
+			}
+			continue
+		}
+		pause = 0
+		wg.Go(func() { s.ServeConn(ctx, nc) })
+	}
+}
 
-// Shutdown drains the server: idle sessions get 421 4.3.2, running
-// transactions finish.
-func (s *Server) Shutdown(ctx context.Context) error { return nil }
+// shortage reports errors of accept that pass: those of one connection, and
+// descriptors, buffers or memory that others will give back.
+func shortage(err error) bool {
+	for _, e := range []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EINTR, syscall.EPROTO,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return isTimeout(err)
+}
 
-// Retain keeps m.Bytes for the caller past the return of Data. The returned
-// function gives the buffer back to the engine; without it the buffer is
-// ordinary garbage.
-func (m *Message) Retain() (release func()) {
-	return func() {}
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// ServeConn serves one connection and closes it; it returns when all is over.
+// When ctx ends the session gets 421 4.3.2 and is cut, in whatever phase it is.
+func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &conn{srv: s, cfg: &s.cfg, limits: &s.cfg.Limits, ctx: ctx, cancel: cancel, nc: nc, raw: nc}
+	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(past) })
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		stop()
+		cancel()
+		s.mu.Lock()
+		delete(s.conns, c)
+		if s.draining.Load() && len(s.conns) == 0 {
+			s.closeIdle()
+		}
+		s.mu.Unlock()
+	}()
+	now := time.Now()
+	c.sessionEnd = now.Add(c.limits.SessionTotal)
+	c.info = ConnInfo{
+		ID:       s.name + strconv.FormatUint(s.serial.Add(1), 10),
+		Protocol: s.cfg.Protocol,
+		Local:    addrPort(nc.LocalAddr()),
+		Peer:     addrPort(nc.RemoteAddr()),
+	}
+	c.info.Remote = c.info.Peer
+	c.in.open(c.limits.Line)
+	c.serve()
+	c.end()
+}
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// closeIdle tells Shutdown that nothing is left. The caller holds mu.
+func (s *Server) closeIdle() {
+	select {
+	case <-s.idle:
+	default:
+		close(s.idle)
+	}
+}
+
+// Shutdown stops accepting and drains: sessions between transactions get 421
+// 4.3.2, open transactions go on to their reply. It returns nil when every
+// connection is gone. When ctx ends first, the rest is cut and Shutdown returns
+// ctx's error without waiting for hooks that still run.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	s.mu.Lock()
+	for l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.conns {
+		if c.idle.Load() {
+			c.raw.SetReadDeadline(past)
+		}
+	}
+	if len(s.conns) == 0 {
+		s.closeIdle()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.idle:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.cancel()
+	}
+	return fmt.Errorf("smtp: %d sessions cut: %w", len(s.conns), ctx.Err())
+}
+
+// addrPort is the address of a connection; the zero AddrPort for what has none,
+// such as a unix socket or a pipe.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
 }

@@ -1,0 +1,248 @@
+package config
+
+import "time"
+
+// Common is what every node is told.
+type Common struct {
+	Node    string
+	Cluster string
+	Dir     string
+	TLS     NodeTLS
+	Gossip  Gossip
+	Admin   AdminAPI
+	Metrics struct{ Listen string }
+	Log     struct{ Level, Format string }
+	Runtime Runtime
+}
+
+// NodeTLS are the files of the certificate shown to other nodes.
+type NodeTLS struct {
+	CA, Cert, Key string
+}
+
+// Gossip is how a node takes part in the membership.
+type Gossip struct {
+	Listen    string
+	Advertise string
+	Join      []string
+	KeyFile   string `mapstructure:"key_file"`
+	Interval  time.Duration
+}
+
+// AdminAPI is where the admin API listens.
+type AdminAPI struct {
+	Socket string
+	Listen string
+}
+
+// Runtime sets the collector of the Go runtime.
+type Runtime struct {
+	GCPercent   int  `mapstructure:"gc_percent"`
+	MemoryLimit Size `mapstructure:"memory_limit"`
+}
+
+// Relay is the configuration of a tier-1 node.
+type Relay struct {
+	Common     `mapstructure:",squash"`
+	Hostname   string
+	Roles      []string
+	Public     PublicTLS
+	SMTP       SMTP
+	Submission Submission
+	IMAP       Access
+	POP3       Access
+	Proxy      Proxy
+	Trust      Trust
+	Directory  Directory
+	DNS        struct{ Servers []string }
+	Pairs      []StaticNode
+	Accept     Accept
+	LMTP       LMTPClient
+	Queue      Queue
+	Retry      Retry
+	Outbound   Outbound
+	Journal    Journal
+}
+
+// PublicTLS are the files of the certificate shown to the Internet.
+type PublicTLS struct {
+	Cert, Key string
+	ClientCA  string `mapstructure:"client_ca"`
+}
+
+// SMTP is the service on port 25, and the limits of every SMTP listener.
+type SMTP struct {
+	Listen         []string
+	MaxSize        Size          `mapstructure:"max_size"`
+	MaxRecipients  int           `mapstructure:"max_recipients"`
+	MaxErrors      int           `mapstructure:"max_errors"`
+	MaxSessions    int           `mapstructure:"max_sessions"`
+	MaxPerAddress  int           `mapstructure:"max_per_address"`
+	MaxReceived    int           `mapstructure:"max_received"`
+	CommandTimeout time.Duration `mapstructure:"command_timeout"`
+	DataTimeout    time.Duration `mapstructure:"data_timeout"`
+	InFlight       Size          `mapstructure:"in_flight"`
+}
+
+// Submission is mail from our own users.
+type Submission struct {
+	Listen    []string
+	TLSListen []string `mapstructure:"tls_listen"`
+}
+
+// Access is one protocol of the access proxy.
+type Access struct {
+	Listen    []string
+	TLSListen []string `mapstructure:"tls_listen"`
+}
+
+// Proxy bounds the access proxy.
+type Proxy struct {
+	MaxSessions      int           `mapstructure:"max_sessions"`
+	MaxPerAddress    int           `mapstructure:"max_per_address"`
+	PlainLoopback    bool          `mapstructure:"plain_loopback"`
+	LoginTimeout     time.Duration `mapstructure:"login_timeout"`
+	IdleTimeout      time.Duration `mapstructure:"idle_timeout"`
+	BackendTimeout   time.Duration `mapstructure:"backend_timeout"`
+	PasswordCacheTTL time.Duration `mapstructure:"password_cache_ttl"`
+}
+
+// Trust lists the peers that may do more than strangers.
+type Trust struct {
+	Proxy         Networks
+	XCLIENT       Networks `mapstructure:"xclient"`
+	Relay         Networks
+	NormalizeBare Networks `mapstructure:"normalize_bare"`
+}
+
+// Directory is how LDAP is reached.
+type Directory struct {
+	URLs          []string `mapstructure:"urls"`
+	Base          string
+	BindDN        string `mapstructure:"bind_dn"`
+	Password      Secret
+	PasswordFile  string `mapstructure:"password_file"`
+	StartTLS      bool   `mapstructure:"start_tls"`
+	CA            string
+	DefaultDomain string `mapstructure:"default_domain"`
+	Timeout       time.Duration
+	Connections   int
+	CacheEntries  int           `mapstructure:"cache_entries"`
+	CacheTTL      time.Duration `mapstructure:"cache_ttl"`
+	NegativeTTL   time.Duration `mapstructure:"negative_ttl"`
+	StaleTTL      time.Duration `mapstructure:"stale_ttl"`
+}
+
+// StaticNode tells a relay where a node is, for when gossip says nothing.
+type StaticNode struct {
+	Pair, Node       string
+	LMTP, IMAP, POP3 string
+}
+
+// Accept is what stands behind a 250.
+type Accept struct {
+	Mode         string
+	PairDeadline time.Duration `mapstructure:"pair_deadline"`
+}
+
+// LMTPClient is the pool of connections to the pairs.
+type LMTPClient struct {
+	Connections int
+	IdleTimeout time.Duration `mapstructure:"idle_timeout"`
+	Recipients  int
+}
+
+// Queue is the relay's queue on disk.
+type Queue struct {
+	Dir         string
+	MaxBytes    Size `mapstructure:"max_bytes"`
+	MaxMessages int  `mapstructure:"max_messages"`
+	Reserve     Size
+}
+
+// Retry is the schedule of deferred mail.
+type Retry struct {
+	Schedule []time.Duration
+	Lifetime time.Duration
+	Warn     []time.Duration
+}
+
+// Outbound is delivery to the Internet.
+type Outbound struct {
+	Concurrency    int
+	PerDestination int `mapstructure:"per_destination"`
+	Port           int
+	RequireTLS     bool   `mapstructure:"require_tls"`
+	Source         string // address to connect from
+}
+
+// Journal is the record of mail events that postern trace reads.
+type Journal struct {
+	Dir      string
+	FileSize Size `mapstructure:"file_size"`
+	Files    int
+}
+
+// Backend is the configuration of a tier-2 node.
+type Backend struct {
+	Common  `mapstructure:",squash"`
+	Raft    Raft
+	Groups  []Group
+	Serve   struct{ LMTP, IMAP, POP3 string }
+	Bench   Bench
+	Mail    MailLimits
+	Store   Store
+	Journal Journal
+}
+
+// Raft is the transport of the groups and their common limits.
+type Raft struct {
+	Listen           string
+	HeartbeatTimeout time.Duration `mapstructure:"heartbeat_timeout"`
+	EntryCache       Size          `mapstructure:"entry_cache"`
+	SegmentSize      Size          `mapstructure:"segment_size"`
+}
+
+// Group is a replica that this node holds.
+type Group struct {
+	Pair    string
+	Dir     string
+	Members []GroupMember
+}
+
+// GroupMember is one voter of a group.
+type GroupMember struct {
+	Node    string
+	Addr    string
+	Witness bool
+}
+
+// Bench are plain listeners for measuring, on loopback only.
+type Bench struct {
+	LMTP, IMAP string
+	Password   Secret
+}
+
+// MailLimits bound what a mailbox takes.
+type MailLimits struct {
+	MaxSize      Size `mapstructure:"max_size"`
+	MaxSessions  int  `mapstructure:"max_sessions"`
+	MaxMailboxes int  `mapstructure:"max_mailboxes"`
+}
+
+// Store is the metadata store.
+type Store struct {
+	Cache    Size
+	Memtable Size
+	InFlight Size `mapstructure:"in_flight"`
+}
+
+// Witness is the configuration of a log-only node.
+type Witness struct {
+	Common `mapstructure:",squash"`
+	Raft   Raft
+	Groups []Group
+	Retain struct {
+		MaxLog Size `mapstructure:"max_log"`
+	}
+}

@@ -1,0 +1,214 @@
+package config
+
+// Tier is a set of daemons.
+type Tier uint8
+
+// The tiers an option can belong to.
+const (
+	TierRelay Tier = 1 << iota
+	TierBackend
+	TierWitness
+
+	every = TierRelay | TierBackend | TierWitness
+	store = TierBackend | TierWitness
+	mail  = TierRelay | TierBackend
+)
+
+// String names the tiers as in the reference.
+func (t Tier) String() string {
+	switch t {
+	case every:
+		return "all"
+	case TierRelay:
+		return "relay"
+	case TierBackend:
+		return "backend"
+	case TierWitness:
+		return "witness"
+	case store:
+		return "backend, witness"
+	case mail:
+		return "relay, backend"
+	}
+	return "?"
+}
+
+// Type says what values an option takes.
+type Type string
+
+// The types of options.
+const (
+	String    Type = "string"
+	File      Type = "file"
+	HostPort  Type = "host:port"
+	HostPorts Type = "list of host:port"
+	Int       Type = "integer"
+	Bool      Type = "yes or no"
+	Duration  Type = "duration"
+	Durations Type = "list of durations"
+	Octets    Type = "size"
+	Words     Type = "list of words"
+	Blocks    Type = "list of address blocks"
+	Hidden    Type = "secret"
+	Objects   Type = "list of objects"
+)
+
+// Option is one row of the table.
+type Option struct {
+	Name    string // with dots between the levels; "[]" after a list of objects
+	Type    Type
+	Unit    string // "" where the type says it
+	Default string
+	Tier    Tier
+	Reload  bool     // takes effect at a reload; the others need a restart
+	Need    bool     // must be given
+	Values  []string // the only values allowed
+	Min     int64    // for integers and sizes, and seconds of durations
+	Max     int64    // 0: no upper bound
+	Help    string
+}
+
+// Table holds every option there is, in the order of the reference.
+var Table = []Option{
+	{Name: "node", Type: String, Tier: every, Need: true, Help: "Name of this node, the one in its certificate. Unique in the cluster."},
+	{Name: "cluster", Type: String, Tier: every, Need: true, Help: "Name of the cluster, the one in its certificates."},
+	{Name: "dir", Type: File, Tier: every, Need: true, Help: "Directory of this node's state. Relative names of other files begin here."},
+
+	{Name: "tls.ca", Type: File, Default: "tls/ca.pem", Tier: every, Help: "Certificates of the cluster's CA, PEM. Read again when it changes."},
+	{Name: "tls.cert", Type: File, Default: "tls/node.pem", Tier: every, Help: "This node's certificate for the other nodes, PEM. Read again when it changes."},
+	{Name: "tls.key", Type: File, Default: "tls/node-key.pem", Tier: every, Help: "Key of tls.cert, PEM."},
+
+	{Name: "gossip.listen", Type: HostPort, Tier: every, Help: "Address of the membership protocol, TCP and UDP. Empty: no gossip; a relay then needs pairs."},
+	{Name: "gossip.advertise", Type: HostPort, Tier: every, Help: "Address that the others use, if it is not gossip.listen."},
+	{Name: "gossip.join", Type: HostPorts, Tier: every, Help: "Members to join at start, and again while none of them is seen."},
+	{Name: "gossip.key_file", Type: File, Default: "tls/gossip.key", Tier: every, Help: "Keys of the membership protocol, one in base64 on each line, 32 octets each. The first one encrypts, all of them decrypt. Read again at a reload."},
+	{Name: "gossip.interval", Type: Duration, Default: "200ms", Tier: every, Min: 0, Help: "Time between two rounds of gossip."},
+
+	{Name: "admin.socket", Type: File, Default: "admin.sock", Tier: every, Help: "Unix socket of the admin API."},
+	{Name: "admin.listen", Type: HostPort, Tier: every, Help: "Address of the admin API for callers with a certificate of role admin. Empty: socket only."},
+	{Name: "metrics.listen", Type: HostPort, Tier: every, Help: "Plain HTTP address of /metrics, /healthz and /readyz, for the management network. Empty: on the admin API only."},
+	{Name: "log.level", Type: String, Default: "info", Tier: every, Reload: true, Values: []string{"debug", "info", "warn", "error"}, Help: "Least severe message that is logged."},
+	{Name: "log.format", Type: String, Default: "json", Tier: every, Values: []string{"json", "text"}, Help: "Form of the log, on standard error."},
+	{Name: "runtime.gc_percent", Type: Int, Unit: "percent", Default: "400", Tier: every, Reload: true, Min: 10, Max: 10000, Help: "Growth of the heap between two collections. More uses more memory and less CPU."},
+	{Name: "runtime.memory_limit", Type: Octets, Default: "1GB", Tier: every, Reload: true, Help: "Memory from which on the collector works harder, whatever gc_percent says. 0: none."},
+
+	{Name: "hostname", Type: String, Tier: TierRelay, Need: true, Help: "Host name in banners, EHLO and trace fields."},
+	{Name: "roles", Type: Words, Default: "mx,submit,proxy,outbound", Tier: TierRelay, Values: []string{"mx", "submit", "proxy", "outbound"}, Help: "What this relay does: take mail from the Internet, take mail from users, let clients reach their mail, send to the Internet."},
+	{Name: "public.cert", Type: File, Default: "tls/public.pem", Tier: TierRelay, Help: "Certificate for clients and the Internet, PEM. Read again when it changes."},
+	{Name: "public.key", Type: File, Default: "tls/public-key.pem", Tier: TierRelay, Help: "Key of public.cert, PEM."},
+	{Name: "public.client_ca", Type: File, Tier: TierRelay, Help: "CAs of client certificates, for SASL EXTERNAL. Empty: not offered."},
+
+	{Name: "smtp.listen", Type: HostPorts, Default: ":25", Tier: TierRelay, Help: "Addresses for mail from the Internet."},
+	{Name: "smtp.max_size", Type: Octets, Default: "50MB", Tier: TierRelay, Min: 64 << 10, Help: "Largest message accepted (552 5.3.4)."},
+	{Name: "smtp.max_recipients", Type: Int, Default: "1000", Tier: TierRelay, Min: 100, Max: 100000, Help: "Recipients of one message (452 4.5.3 past it; RFC 5321 wants at least 100)."},
+	{Name: "smtp.max_errors", Type: Int, Default: "20", Tier: TierRelay, Min: 1, Help: "Refused commands after which a session ends (421)."},
+	{Name: "smtp.max_sessions", Type: Int, Default: "2000", Tier: TierRelay, Min: 1, Help: "Sessions open at once, of each listener."},
+	{Name: "smtp.max_per_address", Type: Int, Default: "100", Tier: TierRelay, Min: 1, Help: "Sessions open at once from one address."},
+	{Name: "smtp.max_received", Type: Int, Default: "100", Tier: TierRelay, Min: 10, Help: "Received fields beyond which a message is in a loop (554 5.4.6)."},
+	{Name: "smtp.command_timeout", Type: Duration, Default: "5m", Tier: TierRelay, Min: 1, Help: "Time from one command to the next."},
+	{Name: "smtp.data_timeout", Type: Duration, Default: "3m", Tier: TierRelay, Min: 1, Help: "Time between two pieces of a message."},
+	{Name: "smtp.in_flight", Type: Octets, Default: "256MB", Tier: TierRelay, Min: 1 << 20, Help: "Memory for messages being received or delivered; beyond it 452 4.3.1."},
+
+	{Name: "submission.listen", Type: HostPorts, Default: ":587", Tier: TierRelay, Help: "Addresses for users' mail, with STARTTLS."},
+	{Name: "submission.tls_listen", Type: HostPorts, Default: ":465", Tier: TierRelay, Help: "Addresses for users' mail, TLS from the start."},
+	{Name: "imap.listen", Type: HostPorts, Default: ":143", Tier: TierRelay, Help: "Addresses for IMAP, with STARTTLS."},
+	{Name: "imap.tls_listen", Type: HostPorts, Default: ":993", Tier: TierRelay, Help: "Addresses for IMAP, TLS from the start."},
+	{Name: "pop3.listen", Type: HostPorts, Default: ":110", Tier: TierRelay, Help: "Addresses for POP3, with STLS."},
+	{Name: "pop3.tls_listen", Type: HostPorts, Default: ":995", Tier: TierRelay, Help: "Addresses for POP3, TLS from the start."},
+
+	{Name: "proxy.max_sessions", Type: Int, Default: "20000", Tier: TierRelay, Min: 1, Help: "IMAP and POP3 sessions open at once."},
+	{Name: "proxy.max_per_address", Type: Int, Default: "500", Tier: TierRelay, Min: 1, Help: "IMAP and POP3 sessions open at once from one address."},
+	{Name: "proxy.plain_loopback", Type: Bool, Default: "no", Tier: TierRelay, Help: "Take passwords without TLS from loopback addresses. For development only."},
+	{Name: "proxy.login_timeout", Type: Duration, Default: "1m", Tier: TierRelay, Min: 1, Help: "Time until a client has logged in."},
+	{Name: "proxy.idle_timeout", Type: Duration, Default: "31m", Tier: TierRelay, Min: 60, Help: "Silence after which a session ends; RFC 9051 wants at least 30 minutes."},
+	{Name: "proxy.backend_timeout", Type: Duration, Default: "5s", Tier: TierRelay, Min: 1, Help: "Time to find the serving replica at login; then NO [UNAVAILABLE]."},
+	{Name: "proxy.password_cache_ttl", Type: Duration, Default: "5m", Tier: TierRelay, Help: "How long a password that the directory has accepted is taken without asking again. 0: always ask."},
+
+	{Name: "trust.proxy", Type: Blocks, Tier: TierRelay, Help: "Peers that begin with a PROXY header, version 1 or 2."},
+	{Name: "trust.xclient", Type: Blocks, Tier: TierRelay, Help: "Peers that may use XCLIENT."},
+	{Name: "trust.relay", Type: Blocks, Tier: TierRelay, Help: "Peers that may send to anywhere without authentication."},
+	{Name: "trust.normalize_bare", Type: Blocks, Tier: TierRelay, Help: "Peers whose bare CR or LF is turned into CRLF, not refused."},
+
+	{Name: "directory.urls", Type: Words, Tier: TierRelay, Need: true, Help: "LDAP servers in the order of preference: ldap://host:port or ldaps://host:port."},
+	{Name: "directory.base", Type: String, Tier: TierRelay, Need: true, Help: "Distinguished name below which everything is searched."},
+	{Name: "directory.bind_dn", Type: String, Tier: TierRelay, Help: "Name to bind as for searches. Empty: anonymous."},
+	{Name: "directory.password", Type: Hidden, Tier: TierRelay, Help: "Password of bind_dn. Better: password_file."},
+	{Name: "directory.password_file", Type: File, Tier: TierRelay, Help: "File that holds the password of bind_dn."},
+	{Name: "directory.start_tls", Type: Bool, Default: "no", Tier: TierRelay, Help: "Use StartTLS on ldap:// URLs."},
+	{Name: "directory.ca", Type: File, Tier: TierRelay, Help: "CAs of the servers' certificates, PEM. Empty: those of the system."},
+	{Name: "directory.default_domain", Type: String, Tier: TierRelay, Help: "Domain of a login name without one."},
+	{Name: "directory.timeout", Type: Duration, Default: "5s", Tier: TierRelay, Min: 1, Help: "Time for one question."},
+	{Name: "directory.connections", Type: Int, Default: "4", Tier: TierRelay, Min: 1, Max: 64, Help: "Connections to each server."},
+	{Name: "directory.cache_entries", Type: Int, Default: "100000", Tier: TierRelay, Min: 100, Help: "Answers kept."},
+	{Name: "directory.cache_ttl", Type: Duration, Default: "10m", Tier: TierRelay, Help: "How long a found entry is used without asking again."},
+	{Name: "directory.negative_ttl", Type: Duration, Default: "1m", Tier: TierRelay, Help: "How long a clean answer of no such entry is used."},
+	{Name: "directory.stale_ttl", Type: Duration, Default: "4h", Tier: TierRelay, Help: "How long an old answer is used while no server answers."},
+
+	{Name: "dns.servers", Type: HostPorts, Tier: TierRelay, Help: "Resolvers. Empty: those of /etc/resolv.conf."},
+
+	{Name: "pairs", Type: Objects, Tier: TierRelay, Help: "Nodes of the pairs, used until gossip tells more."},
+	{Name: "pairs[].pair", Type: String, Tier: TierRelay, Need: true, Help: "Name of the pair."},
+	{Name: "pairs[].node", Type: String, Tier: TierRelay, Need: true, Help: "Name of the node."},
+	{Name: "pairs[].lmtp", Type: HostPort, Tier: TierRelay, Help: "Its LMTP address."},
+	{Name: "pairs[].imap", Type: HostPort, Tier: TierRelay, Help: "Its IMAP address."},
+	{Name: "pairs[].pop3", Type: HostPort, Tier: TierRelay, Help: "Its POP3 address."},
+
+	{Name: "accept.mode", Type: String, Default: "through", Tier: TierRelay, Values: []string{"through", "local"}, Help: "What stands behind a 250 for our own users: through, every pair has committed; local, this relay's disk."},
+	{Name: "accept.pair_deadline", Type: Duration, Default: "5s", Tier: TierRelay, Min: 1, Help: "Time that a pair has to commit before its recipients are queued."},
+	{Name: "lmtp.connections", Type: Int, Default: "32", Tier: TierRelay, Min: 1, Max: 1024, Help: "Connections to each pair."},
+	{Name: "lmtp.idle_timeout", Type: Duration, Default: "1m", Tier: TierRelay, Min: 1, Help: "Silence after which a connection to a pair is closed."},
+	{Name: "lmtp.recipients", Type: Int, Default: "500", Tier: TierRelay, Min: 1, Max: 10000, Help: "Recipients of one transaction with a pair."},
+
+	{Name: "queue.dir", Type: File, Default: "queue", Tier: TierRelay, Help: "Directory of the queue."},
+	{Name: "queue.max_bytes", Type: Octets, Default: "10GB", Tier: TierRelay, Min: 1 << 20, Help: "Octets in the queue beyond which mail is refused with 452 4.3.1."},
+	{Name: "queue.max_messages", Type: Int, Default: "1000000", Tier: TierRelay, Min: 100, Help: "Messages in the queue beyond which mail is refused with 452 4.3.1."},
+	{Name: "queue.reserve", Type: Octets, Default: "256MB", Tier: TierRelay, Help: "Free space of the file system below which mail is refused with 452 4.3.1."},
+	{Name: "retry.schedule", Type: Durations, Default: "5m,15m,30m,1h,2h,4h", Tier: TierRelay, Help: "Time from one attempt to the next; the last one repeats."},
+	{Name: "retry.lifetime", Type: Duration, Default: "5d", Tier: TierRelay, Min: 60, Help: "Age at which mail that cannot be delivered is returned."},
+	{Name: "retry.warn", Type: Durations, Default: "4h", Tier: TierRelay, Help: "Ages at which the sender is told of a delay."},
+	{Name: "outbound.concurrency", Type: Int, Default: "100", Tier: TierRelay, Min: 1, Help: "Deliveries to the Internet at once."},
+	{Name: "outbound.per_destination", Type: Int, Default: "20", Tier: TierRelay, Min: 1, Help: "Deliveries to one domain at once."},
+	{Name: "outbound.port", Type: Int, Default: "25", Tier: TierRelay, Min: 1, Max: 65535, Help: "Port of the servers that MX records name. For tests."},
+	{Name: "outbound.require_tls", Type: Bool, Default: "no", Tier: TierRelay, Help: "Never send in the clear."},
+	{Name: "outbound.source", Type: String, Tier: TierRelay, Help: "Address to connect from. Empty: the system chooses."},
+
+	{Name: "raft.listen", Type: HostPort, Tier: store, Need: true, Help: "Address of raft and re-seeding, for the nodes of the groups."},
+	{Name: "raft.heartbeat_timeout", Type: Duration, Default: "500ms", Tier: store, Help: "Silence of the leader after which a voter stands; the same on every node of a group."},
+	{Name: "raft.entry_cache", Type: Octets, Default: "32MB", Tier: store, Min: 1 << 20, Help: "Entries kept in memory for followers, of each group."},
+	{Name: "raft.segment_size", Type: Octets, Default: "64MB", Tier: store, Min: 1 << 20, Max: 1 << 30, Help: "Size of a segment of the log."},
+	{Name: "groups", Type: Objects, Tier: store, Need: true, Help: "Replicas that this node holds."},
+	{Name: "groups[].pair", Type: String, Tier: store, Need: true, Help: "Name of the pair, as in mailHost."},
+	{Name: "groups[].dir", Type: File, Tier: store, Help: "Directory of the replica. Empty: the name of the pair below dir."},
+	{Name: "groups[].members", Type: Objects, Tier: store, Need: true, Help: "The voters of the pair when it is first made: two with data and a witness."},
+	{Name: "groups[].members[].node", Type: String, Tier: store, Need: true, Help: "Name of the node."},
+	{Name: "groups[].members[].addr", Type: HostPort, Tier: store, Need: true, Help: "Its raft address."},
+	{Name: "groups[].members[].witness", Type: Bool, Default: "no", Tier: store, Help: "It holds the log only."},
+
+	{Name: "serve.lmtp", Type: HostPort, Tier: TierBackend, Need: true, Help: "Address for deliveries from relays."},
+	{Name: "serve.imap", Type: HostPort, Tier: TierBackend, Need: true, Help: "Address for IMAP sessions from relays."},
+	{Name: "serve.pop3", Type: HostPort, Tier: TierBackend, Need: true, Help: "Address for POP3 sessions from relays."},
+	{Name: "bench.lmtp", Type: HostPort, Tier: TierBackend, Help: "Plain LMTP for measuring, on a loopback address only."},
+	{Name: "bench.imap", Type: HostPort, Tier: TierBackend, Help: "Plain IMAP for measuring, on a loopback address only; every account has the password bench.password."},
+	{Name: "bench.password", Type: Hidden, Tier: TierBackend, Help: "Password of every account on bench.imap."},
+	{Name: "mail.max_size", Type: Octets, Default: "50MB", Tier: TierBackend, Min: 64 << 10, Max: 1 << 30, Help: "Largest message stored."},
+	{Name: "mail.max_sessions", Type: Int, Default: "20000", Tier: TierBackend, Min: 1, Help: "IMAP and POP3 sessions open at once."},
+	{Name: "mail.max_mailboxes", Type: Int, Default: "10000", Tier: TierBackend, Min: 10, Help: "Mailboxes of one account."},
+	{Name: "store.cache", Type: Octets, Default: "64MB", Tier: TierBackend, Min: 1 << 20, Help: "Cache of metadata, of each group."},
+	{Name: "store.memtable", Type: Octets, Default: "32MB", Tier: TierBackend, Min: 1 << 20, Max: 1 << 30, Help: "Metadata in memory before it is written, of each group."},
+	{Name: "store.in_flight", Type: Octets, Default: "64MB", Tier: TierBackend, Min: 1 << 20, Help: "Entries proposed and not yet applied, of each group; beyond it 451."},
+	{Name: "retain.max_log", Type: Octets, Default: "0", Tier: TierWitness, Help: "Log of a group at which writes are held back; an alarm comes at half of it. 0: 90 percent of the file system."},
+
+	{Name: "journal.dir", Type: File, Default: "journal", Tier: mail, Help: "Directory of the record of mail events, which postern trace reads. Empty: none is kept."},
+	{Name: "journal.file_size", Type: Octets, Default: "16MB", Tier: mail, Min: 64 << 10, Help: "Size at which a file of the record is closed."},
+	{Name: "journal.files", Type: Int, Unit: "files", Default: "8", Tier: mail, Min: 1, Max: 10000, Help: "Files of the record that are kept."},
+}
+
+// find returns the row of name in tier; indexes of lists are written "[]".
+func find(name string, tier Tier) *Option {
+	for i := range Table {
+		if Table[i].Name == name && Table[i].Tier&tier != 0 {
+			return &Table[i]
+		}
+	}
+	return nil
+}

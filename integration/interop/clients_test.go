@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/integration/cluster"
+	"github.com/postern-mail/postern/shared/directory/fixture"
 )
 
 // run starts a client with a limit of one minute and fails the test when it
@@ -49,19 +50,34 @@ func write(t testing.TB, path string, mode os.FileMode, text string) string {
 }
 
 // TestClients runs everyday programs against one cluster, each as a subtest
-// with a user of its own. POSTERN_TEST_DIRECTORY=openldap is the same suite
-// with OpenLDAP behind it, see TestClientsOpenLDAP.
+// with a user of its own.
 func TestClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: needs a running cluster")
 	}
-	clients(t, cluster.Start(t, "--users", "12"))
+	c := cluster.Start(t, "--users", "12")
+	clients(t, c, c.Info().Users)
 }
 
-func clients(t *testing.T, c *cluster.Cluster) {
-	info := c.Info()
+// TestClientsOpenLDAP is the same with OpenLDAP instead of the embedded
+// directory.
+func TestClientsOpenLDAP(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: needs a running cluster")
+	}
+	url, base := cluster.Slapd(t, "example.test", 12, 1)
+	c := cluster.Start(t, "--directory", url, "--base", base, "--domain", "example.test", "--users", "0")
+	var users []cluster.User
+	for i := range 12 {
+		uid := fixture.UID(i + 1)
+		users = append(users, cluster.User{Login: uid, Password: fixture.Password, Address: uid + "@example.test", Pair: "pair1"})
+	}
+	clients(t, c, users)
+}
+
+func clients(t *testing.T, c *cluster.Cluster, users []cluster.User) {
 	next := 0
-	user := func() cluster.User { next++; return info.Users[next-1] }
+	user := func() cluster.User { next++; return users[next-1] }
 	type client struct {
 		name  string
 		needs []string

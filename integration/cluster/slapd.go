@@ -1,0 +1,91 @@
+package cluster
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/shared/directory/fixture"
+)
+
+// Slapd runs a private OpenLDAP on loopback with the fixture tree of domain and
+// returns its URL and base. It ends with the test.
+func Slapd(t testing.TB, domain string, users, pairs int) (url, base string) {
+	t.Helper()
+	Need(t, "slapd", "slapadd")
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	os.MkdirAll(filepath.Join(dir, "db"), 0o700)
+	conf := filepath.Join(dir, "slapd.conf")
+	var b bytes.Buffer
+	for _, s := range []string{"core", "cosine", "inetorgperson", "misc", "dyngroup"} {
+		fmt.Fprintf(&b, "include /etc/ldap/schema/%s.schema\n", s)
+	}
+	fmt.Fprintf(&b, `include %s
+modulepath /usr/lib/ldap
+moduleload back_mdb
+sizelimit unlimited
+database mdb
+maxsize 268435456
+suffix "%s"
+rootdn "cn=admin,%s"
+rootpw secret
+directory %s/db
+index objectClass,uid,mail,mailAlternateAddress,mailEquivalentAddress eq
+access to * by * read
+`, filepath.Join(root, "shared/directory/schema/postern.schema"), fixture.Root, fixture.Root, dir)
+	ldif := filepath.Join(dir, "tree.ldif")
+	if err := os.WriteFile(conf, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(ldif, fixture.Tree(domain, users, pairs), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("/usr/sbin/slapadd", "-q", "-f", conf, "-l", ldif).CombinedOutput(); err != nil {
+		t.Fatalf("slapadd: %v\n%s", err, out)
+	}
+	addr := FreeAddr(t)
+	cmd := exec.Command("/usr/sbin/slapd", "-h", "ldap://"+addr, "-f", conf, "-d", "0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	})
+	AwaitPort(t, addr)
+	return "ldap://" + addr, fixture.Root
+}
+
+// FreeAddr is a loopback address that nothing listens on now.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// AwaitPort waits until something listens on addr.
+func AwaitPort(t testing.TB, addr string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			c.Close()
+			return
+		}
+	}
+	t.Fatalf("nothing listens on %s after 20 s", addr)
+}

@@ -102,3 +102,19 @@ func (it *Item) Clone() *Item {
 	c.Recipients = append([]Recipient(nil), it.Recipients...)
 	return &c
 }
+
+// Owed reports whether the sender is to be told that recipient r has come to
+// state s (RFC 3461 4.1 and 6). Nobody is told about mail with a null
+// reverse-path or about a report.
+func Owed(env *mail.Envelope, report bool, r *mail.Recipient, s State) bool {
+	if env.ReversePath.IsNull() || report {
+		return false
+	}
+	switch s {
+	case Failed, TimedOut, Returned:
+		return r.Notify.Wants(mail.NotifyFailure)
+	case Delivered, Relayed, Expanded:
+		return r.Notify.Wants(mail.NotifySuccess)
+	}
+	return false
+}

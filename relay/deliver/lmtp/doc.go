@@ -1,0 +1,27 @@
+/*
+Package lmtp delivers to backend pairs, and to foreign LMTP servers, by LMTP
+(RFC 2033).
+
+	Deliver -> candidates of the pair -> idle or new connection -> one transaction
+	        <- one result per recipient; "leader=NODE" or silence: the next one
+
+Connections are kept and used again, by one transaction at a time. All commands
+and, where the peer offers CHUNKING, the message travel in one write.
+
+To a pair that offers X-TT, each recipient carries its delivery key. That is
+what makes it safe to send again, at once and to another replica, a message
+whose answer did not come: a pair that has the key answers as before and stores
+nothing. An answer that does not come, or that leaves the question open, is an
+unknown outcome and stays one until a later answer under the same key settles
+it. A peer without X-TT is never asked twice in one attempt once the message
+may have reached it.
+
+Private parameters (values are xtext on the wire): on MAIL, XTRACE, the root
+queue id, and XTIME, the arrival at the first relay in Unix nanoseconds; on
+RCPT, XKEY, the delivery key in hexadecimal, XFOLDER, the folder in UTF-8, and
+XQUOTA, "octets,messages,stamp" with -1 for no limit.
+
+Package lmtp does not choose the pair and does not decide about retries beyond
+the context it is given.
+*/
+package lmtp

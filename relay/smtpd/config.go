@@ -1,0 +1,122 @@
+package smtpd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/postern-mail/postern/relay/transaction"
+	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/maillog"
+	"github.com/postern-mail/postern/shared/smtp"
+)
+
+// Role is what a service is for.
+type Role uint8
+
+const (
+	// MX takes mail for our domains, from anybody.
+	MX Role = iota
+	// Submission takes mail from our users, who log in.
+	Submission
+)
+
+// Authenticator checks who logs in.
+type Authenticator interface {
+	// Password checks user and password, and that user may act as authz where
+	// that is not empty, and returns the canonical login name. A wrong
+	// password or an unknown user is a *mail.Error of class 5; anything else
+	// is temporary. Any number of calls may run at once.
+	Password(ctx context.Context, user, password, authz string) (login string, err error)
+	// Certificate does the same for the verified client certificate of a
+	// connection (SASL EXTERNAL).
+	Certificate(ctx context.Context, cs *tls.ConnectionState, authz string) (login string, err error)
+}
+
+// Policy is one check of a session. A hook returns nil to go on, or the reply.
+// Its calls for different sessions may run at once.
+type Policy interface {
+	// Connect is asked before the banner. A *smtp.Reply is sent in its place.
+	Connect(ctx context.Context, c *smtp.ConnInfo) error
+	// Mail is asked at MAIL.
+	Mail(ctx context.Context, c *smtp.ConnInfo, m *smtp.MailArgs) error
+	// Rcpt is asked at each RCPT, before the recipient is expanded.
+	Rcpt(ctx context.Context, c *smtp.ConnInfo, from mail.Address, r *smtp.RcptArgs) error
+}
+
+// Limits bound what one client address may do. Zero is no limit.
+type Limits struct {
+	Sessions  int // at the same time, of one address (IPv6: of one /64)
+	PerMinute int // new sessions of one address
+	Unlimited func(addr netip.Addr) bool
+}
+
+// Config describes one service.
+type Config struct {
+	Name     string // in logs: "mx", "submission"
+	Role     Role
+	Acceptor *transaction.Acceptor
+
+	Auth Authenticator // Submission needs one
+	// MayRelay lists client networks that may relay without logging in.
+	MayRelay []netip.Prefix
+	Policy   []Policy
+	Limits   Limits
+
+	// MaySend says whether login may use from as reverse-path. Nil: yes. The
+	// error is the reply.
+	MaySend func(ctx context.Context, login string, from mail.Address) error
+
+	Hostname string // in Message-ID fields
+	Log      *slog.Logger
+	Mail     *maillog.Log
+	Now      func() time.Time
+}
+
+// Service makes the sessions of one service. It fits smtp.ServerConfig's
+// NewSession.
+type Service struct {
+	cfg    Config
+	counts counts
+}
+
+// New checks cfg and returns a Service.
+func New(cfg Config) (*Service, error) {
+	switch {
+	case cfg.Acceptor == nil:
+		return nil, errors.New("smtpd: no acceptor")
+	case cfg.Role == Submission && cfg.Auth == nil:
+		return nil, errors.New("smtpd: submission without authentication")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Service{cfg: cfg}
+	s.counts.init()
+	return s, nil
+}
+
+// NewSession is asked by the engine before the banner.
+func (s *Service) NewSession(ctx context.Context, c *smtp.ConnInfo) (smtp.Session, error) {
+	release, r := s.admit(c)
+	if r == nil {
+		for _, p := range s.cfg.Policy {
+			if err := p.Connect(ctx, c); err != nil {
+				r = smtp.ReplyFor(err)
+				break
+			}
+		}
+	}
+	if r != nil {
+		release()
+		s.cfg.Mail.Connection(maillog.Event{Client: c.Remote.Addr().String(), Code: r.Code, Status: r.Status, Reply: r.Text})
+		return nil, r
+	}
+	return &session{s: s, c: c, release: release}, nil
+}

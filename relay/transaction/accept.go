@@ -1,0 +1,327 @@
+package transaction
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/postern-mail/postern/relay/deliver"
+	"github.com/postern-mail/postern/relay/queue"
+	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/maillog"
+	"github.com/postern-mail/postern/shared/smtp"
+)
+
+// Content is the message of a transaction.
+type Content struct {
+	Bytes    []byte // strict CRLF, as the engine delivers it
+	EightBit bool
+	Prepend  []byte // fields to add at submission, each with its CRLF
+}
+
+// pair is the recipients of one transaction with one pair.
+type pair struct {
+	name    string
+	index   []int // of t.rcpts
+	results []deliver.Result
+	missed  bool
+}
+
+// Data ends the transaction with the message and returns the reply: 250 only
+// when every recipient is committed by its pair, on this relay's disk, or (a
+// 5yz among others) about to be reported on from this relay's disk. c.Bytes is
+// not used after Data has returned.
+func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
+	h := inspect(c.Bytes)
+	if h.received > t.a.cfg.MaxReceived {
+		return t.rejected(&smtp.Reply{Code: 554, Status: mail.StatusLoop, Text: "Too many hops, this looks like a mail loop"})
+	}
+	if h.priority != mail.Normal {
+		t.env.Priority = h.priority
+	}
+	if c.EightBit && t.env.Body == "" {
+		t.env.Body = mail.Body8BitMIME
+	}
+	if len(t.rcpts) == 0 {
+		return t.accepted(h, int64(len(c.Bytes)), "nothing to deliver")
+	}
+	trace := traces.Get().(*[]byte)
+	defer func() { traces.Put(trace) }()
+	*trace = (*trace)[:0]
+	if !t.src.Internal {
+		*trace = t.appendReceived(*trace)
+	}
+	body := [3][]byte{*trace, c.Prepend, c.Bytes}
+	return t.settle(ctx, h, c.EightBit, segments(body[:]))
+}
+
+// segments drops the empty ones.
+func segments(body [][]byte) [][]byte {
+	out := body[:0]
+	for _, b := range body {
+		if len(b) > 0 {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// settle finds the outcome of every recipient and answers.
+func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, body [][]byte) *smtp.Reply {
+	var size int64
+	for _, b := range body {
+		size += int64(len(b))
+	}
+	room, err := t.a.cfg.Queue.Reserve(size, len(t.rcpts))
+	if err != nil {
+		return t.rejected(noRoom(err))
+	}
+	defer room.Release()
+	pairs := t.split()
+	t.through(ctx, pairs, eightBit, body)
+	o := t.count(pairs)
+	if o.allFailed != nil {
+		return t.rejected(o.allFailed)
+	}
+	t.logResults(pairs)
+	if o.rest > 0 {
+		it := t.item(pairs)
+		if len(it.Recipients) > 0 {
+			if err := t.a.cfg.Queue.Submit(ctx, &room, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
+				return t.unqueued(err, &o)
+			}
+			t.logQueued(it)
+		}
+	}
+	return t.accepted(h, size, "")
+}
+
+// noRoom is the reply when the queue cannot promise room.
+func noRoom(err error) *smtp.Reply {
+	if errors.Is(err, queue.ErrFull) {
+		return &smtp.Reply{Code: 452, Status: mail.StatusSystemFull, Text: "Insufficient system storage"}
+	}
+	return &smtp.Reply{Code: 451, Status: mail.StatusNotServing, Text: "Temporary failure, try again later"}
+}
+
+// unqueued is the reply when what remains could not be queued although room was
+// promised. The client must try again: that repeats what is committed, where
+// 250 would lose the rest.
+func (t *Transaction) unqueued(err error, o *outcome) *smtp.Reply {
+	t.a.cfg.Log.Error("message not queued", "queue_id", t.env.QueueID, "committed", o.committed, "unknown", o.unknown,
+		"rest", o.rest, "error", err)
+	r := noRoom(err)
+	r.Code = 451
+	return t.rejected(r)
+}
+
+// split groups the recipients that may go through now by pair.
+func (t *Transaction) split() []pair {
+	if t.src.Internal {
+		return nil
+	}
+	var pairs []pair
+next:
+	for i := range t.rcpts {
+		r := &t.rcpts[i]
+		if t.a.mode(r) != Through {
+			continue
+		}
+		for p := range pairs {
+			if pairs[p].name == r.NextHop {
+				pairs[p].index = append(pairs[p].index, i)
+				continue next
+			}
+		}
+		pairs = append(pairs, pair{name: r.NextHop, index: []int{i}})
+	}
+	admitted := pairs[:0]
+	for _, p := range pairs {
+		if t.a.pairs.admit(p.name) {
+			admitted = append(admitted, p)
+		}
+	}
+	return admitted
+}
+
+// through asks all pairs at once and returns when each has answered or missed
+// its deadline.
+func (t *Transaction) through(ctx context.Context, pairs []pair, eightBit bool, body [][]byte) {
+	if len(pairs) == 0 {
+		return
+	}
+	var wg sync.WaitGroup
+	for i := range pairs[1:] {
+		wg.Go(func() { t.ask(ctx, &pairs[i+1], eightBit, body) })
+	}
+	t.ask(ctx, &pairs[0], eightBit, body)
+	wg.Wait()
+}
+
+// ask gives the message to one pair.
+func (t *Transaction) ask(ctx context.Context, p *pair, eightBit bool, body [][]byte) {
+	ctx, cancel := context.WithTimeout(ctx, t.a.cfg.PairDeadline)
+	defer cancel()
+	d := deliver.Delivery{Envelope: &t.env, Recipients: t.rcpts, Body: body, EightBit: eightBit}
+	if len(p.index) != len(t.rcpts) {
+		d.Recipients = make([]mail.Recipient, len(p.index))
+		for n, i := range p.index {
+			d.Recipients[n] = t.rcpts[i]
+		}
+	}
+	p.results = t.a.cfg.Pairs.Deliver(ctx, &d)
+	for i := range p.results {
+		r := &p.results[i]
+		if r.Outcome == deliver.Unknown || r.Outcome == deliver.Deferred && r.Busy {
+			p.missed = p.missed || ctx.Err() != nil
+		}
+	}
+	if p.missed {
+		t.a.pairs.missed(p.name)
+	} else {
+		t.a.pairs.answered(p.name)
+	}
+}
+
+// outcome counts what became of the recipients.
+type outcome struct {
+	committed, unknown int
+	rest               int         // to be written to the queue, reports included
+	allFailed          *smtp.Reply // set when every recipient has a known 5yz
+}
+
+func (t *Transaction) count(pairs []pair) outcome {
+	var o outcome
+	asked, failed := 0, 0
+	var first *smtp.Reply
+	for p := range pairs {
+		for n, i := range pairs[p].index {
+			asked++
+			r := &pairs[p].results[n]
+			switch {
+			case r.Outcome.Done():
+				o.committed++
+				if t.owed(i, queue.Delivered) {
+					o.rest++
+				}
+			case r.Outcome == deliver.Unknown:
+				o.unknown++
+				o.rest++
+			case r.Outcome == deliver.Failed:
+				failed++
+				o.rest++
+				if first == nil {
+					first = r.Reply()
+				}
+			default:
+				o.rest++
+			}
+		}
+	}
+	o.rest += len(t.rcpts) - asked
+	if failed == len(t.rcpts) {
+		o.allFailed = first
+	}
+	return o
+}
+
+// owed reports whether the sender is to be told about state s of recipient i.
+func (t *Transaction) owed(i int, s queue.State) bool {
+	return queue.Owed(&t.env, t.src.Report, &t.rcpts[i], s)
+}
+
+// item is what the queue is to keep: what is not delivered yet, and what the
+// sender is to be told.
+func (t *Transaction) item(pairs []pair) *queue.Item {
+	it := &queue.Item{Envelope: t.env, Client: t.src.name(), Report: t.src.Report}
+	it.Recipients = make([]queue.Recipient, 0, len(t.rcpts))
+	now := t.a.cfg.Now()
+	results := make([]*deliver.Result, len(t.rcpts))
+	for p := range pairs {
+		for n, i := range pairs[p].index {
+			results[i] = &pairs[p].results[n]
+		}
+	}
+	for i, res := range results {
+		r := queue.Recipient{Recipient: t.rcpts[i]}
+		if res != nil {
+			r.Attempts, r.LastTry = 1, now
+			r.Answer = queue.Answer{Code: res.Code, Status: res.Status, Text: res.Text, Relay: res.Relay}
+			switch {
+			case res.Outcome.Done():
+				r.State = queue.Delivered
+			case res.Outcome == deliver.Failed:
+				r.State = queue.Failed
+			}
+			if r.State != queue.Pending && !t.owed(i, r.State) {
+				continue
+			}
+			r.Unknown = res.Outcome == deliver.Unknown
+			if res.Busy && r.State == queue.Pending {
+				r.Busy = now
+			}
+		}
+		it.Recipients = append(it.Recipients, r)
+	}
+	return it
+}
+
+// accepted is the reply after which the message is ours, or delivered.
+func (t *Transaction) accepted(h header, size int64, note string) *smtp.Reply {
+	if !t.src.Internal {
+		t.a.cfg.Mail.Accepted(maillog.Event{
+			QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
+			Client: t.src.name(), User: t.env.AuthUser, Size: size, Recipients: len(t.rcpts), MessageID: h.messageID,
+			Delay: t.delay(), Status: mail.StatusOK, Reply: note,
+		})
+	}
+	return &smtp.Reply{Code: 250, Status: mail.StatusOK, Text: "OK " + t.env.QueueID}
+}
+
+// rejected logs and returns a refusal of the whole message.
+func (t *Transaction) rejected(r *smtp.Reply) *smtp.Reply {
+	e := maillog.Event{
+		QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
+		Client: t.src.name(), User: t.env.AuthUser, Status: r.Status, Code: r.Code, Reply: r.Text, Recipients: len(t.rcpts),
+	}
+	if len(t.rcpts) == 1 {
+		e.Recipient = t.rcpts[0].Address
+	}
+	t.a.cfg.Mail.Rejected(e)
+	return r
+}
+
+// logResults notes what the pairs said about each recipient.
+func (t *Transaction) logResults(pairs []pair) {
+	if t.a.cfg.Mail == nil {
+		return
+	}
+	for p := range pairs {
+		for n, i := range pairs[p].index {
+			t.logResult(&t.rcpts[i], &pairs[p].results[n])
+		}
+	}
+}
+
+func (t *Transaction) logResult(r *mail.Recipient, res *deliver.Result) {
+	e := maillog.Event{
+		QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
+		Recipient: r.Address, Channel: r.Channel, Relay: res.Relay, Delay: t.delay(),
+		Status: res.Status, Code: res.Code, Reply: res.Text,
+	}
+	switch {
+	case res.Outcome.Done():
+		t.a.cfg.Mail.Delivered(e)
+	case res.Outcome == deliver.Failed:
+		t.a.cfg.Mail.Bounced(e)
+	default:
+		t.a.cfg.Mail.Deferred(e)
+	}
+}
+
+func (t *Transaction) logQueued(it *queue.Item) {
+	t.a.cfg.Mail.Queued(maillog.Event{
+		QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
+		Size: it.Size, Recipients: len(it.Recipients),
+	})
+}

@@ -1,0 +1,38 @@
+/*
+Package transaction is one mail transaction, from MAIL to the final reply: the
+one door by which mail enters the relay. SMTP and submission sessions, bounces
+and reprocessed lists all begin one here, and nobody else calls queue.Submit.
+
+	Begin -> Rcpt ... -> Data -> through the pairs -> 250 | 4yz | 5yz
+	                          `-> queue.Submit for what remains
+
+What 250 promises: every recipient is committed by its pair's majority, or is
+on this relay's disk with the same delivery key, or was refused for good and
+the notice about it is on this relay's disk. The whole rule, for recipients
+that go through:
+
+	room for the message cannot be reserved   452, nobody has been asked
+	every recipient known 5yz                 that 5yz
+	some committed or unknown                 250, the rest is queued first
+	none committed or unknown, some 4yz       queued and 250, or 451 if that fails
+
+A pair that misses its deadline is bypassed to the queue, until a probe and
+then one trial transaction succeed, or the queue gets a message through.
+Recipients outside, lists to reprocess, held recipients and everything that the
+relay itself makes are always queued.
+
+Every message gets one Received field here, as a segment of its own before the
+client's octets, which are never copied. It names no recipient. Delivery keys
+are made here, from the origin relay, the root queue id and the final mailbox
+and folder, and recipients that come to the same key are one.
+
+Wiring, in this order: maillog.Open, queue.Open, dns, expand, lmtp.New,
+transaction.New, smtp (outbound) and reprocess agents, bounce.New, jobctl.New,
+then q.OnSubmit(jobctl.Submitted), acceptor.OnReady(jobctl.Wake for
+tcp_lmtpcs), smtpd.New for each service, dispatcher.New. Shut down in reverse:
+dispatcher, jobctl, acceptor, agents, queue, maillog.
+
+Package transaction does not look up addresses (package expand), does not
+retry (package jobctl) and speaks no protocol.
+*/
+package transaction

@@ -1,0 +1,198 @@
+package transaction
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/maillog"
+)
+
+// Source is who gives us a message.
+type Source struct {
+	Client    netip.AddrPort // zero for mail that this relay makes
+	Helo      string
+	Protocol  string               // the with clause of Received: ESMTPS, ...
+	TLS       *tls.ConnectionState // nil in the clear
+	AuthUser  string
+	MayRelay  bool // may send to other domains
+	Submitted bool // by submission: first hop of this message
+
+	// Internal marks mail made by this relay: bounces and reprocessing. It is
+	// always queued and gets no Received field, so that making it again after
+	// a crash gives the same octets under the same keys.
+	Internal bool
+	// Report marks a delivery status notification.
+	Report bool
+}
+
+// name is the source for logs.
+func (s *Source) name() string {
+	if !s.Client.IsValid() {
+		return ""
+	}
+	if s.Helo == "" {
+		return "[" + s.Client.Addr().String() + "]"
+	}
+	return s.Helo + "[" + s.Client.Addr().String() + "]"
+}
+
+// Transaction is one mail transaction, from MAIL to the final reply. It is used
+// by one goroutine.
+type Transaction struct {
+	a     *Acceptor
+	src   Source
+	env   mail.Envelope
+	rcpts []mail.Recipient
+	seen  map[mail.DeliveryKey]bool // nil while rcpts are few
+	drops int                       // recipients that were discarded
+}
+
+// Begin begins a transaction. The queue id, root id, origin and arrival of env
+// are set here where they are not given; only Internal sources give them.
+func (a *Acceptor) Begin(ctx context.Context, env mail.Envelope, src Source) (*Transaction, error) {
+	t := &Transaction{a: a, src: src, env: env}
+	if !src.Internal || t.env.QueueID == "" {
+		t.env.QueueID = mail.NewQueueID()
+	}
+	if !src.Internal || t.env.RootID == "" {
+		t.env.RootID, t.env.Origin = t.env.QueueID, a.cfg.Origin
+	}
+	if !src.Internal || t.env.Arrival.IsZero() {
+		t.env.Arrival = a.cfg.Now()
+	}
+	t.env.AuthUser = src.AuthUser
+	t.env.Recipients = nil
+	return t, nil
+}
+
+// QueueID is the id of the message that this transaction makes.
+func (t *Transaction) QueueID() string { return t.env.QueueID }
+
+// Recipients counts the final recipients so far, each once.
+func (t *Transaction) Recipients() int { return len(t.rcpts) }
+
+// relayDenied is the answer to strangers who name a domain that is not ours.
+func relayDenied(to mail.Address) error {
+	return &mail.Error{Op: "transaction.Rcpt", Rcpt: to, Code: 554, Status: mail.StatusRefused, Reply: "Relay access denied"}
+}
+
+// Rcpt adds a recipient as the client gave it: it is expanded, and final
+// recipients that the transaction has already are left out. The error is the
+// reply; it concerns this recipient only.
+func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
+	if r.Address.Domain == "" { // RFC 5321 4.5.1: <postmaster>
+		r.Address.Domain = t.a.cfg.Domain
+	}
+	final, err := t.a.cfg.Expander.Rcpt(ctx, &t.env, r)
+	if err != nil {
+		if final, err = t.postmaster(ctx, r, err); err != nil {
+			return fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
+		}
+	}
+	if !t.src.MayRelay && !t.src.Internal {
+		for i := range final {
+			// A forward of one of our users may lead outside, a stranger may not.
+			if final[i].Channel == mail.ChannelSMTP && len(final[i].Via) == 0 {
+				return relayDenied(r.Address)
+			}
+		}
+	}
+	if len(t.rcpts)+len(final) > t.a.cfg.MaxRecipients {
+		return &mail.Error{Op: "transaction.Rcpt", Rcpt: r.Address, Code: 452, Status: mail.StatusTooManyRcpt, Reply: "Too many recipients"}
+	}
+	for i := range final {
+		t.add(&final[i], &r)
+	}
+	return nil
+}
+
+// postmaster answers for a postmaster address of ours that the directory does
+// not know: RFC 5321 4.5.1 wants it accepted.
+func (t *Transaction) postmaster(ctx context.Context, r mail.Recipient, why error) ([]mail.Recipient, error) {
+	if !r.Address.IsPostmaster() || !mail.Permanent(why) || t.src.Report {
+		return nil, why
+	}
+	var e *mail.Error
+	if errors.As(why, &e) && e.Status == mail.StatusRefused {
+		return nil, why // not ours to answer for
+	}
+	via := []string{r.Address.String()}
+	if p := t.a.cfg.Postmaster; !p.IsNull() && p.Key() != r.Address.Key() {
+		given := r
+		given.Address = p
+		final, err := t.a.cfg.Expander.Rcpt(ctx, &t.env, given)
+		if err == nil {
+			for i := range final {
+				final[i].Via = append(via[:1:1], final[i].Via...)
+			}
+			return final, nil
+		}
+		if !mail.Permanent(err) {
+			return nil, err
+		}
+	}
+	r.Channel, r.Via = mail.ChannelHold, via
+	return []mail.Recipient{r}, nil
+}
+
+// add takes one final recipient unless the transaction has it.
+func (t *Transaction) add(r, given *mail.Recipient) {
+	if r.Channel == mail.ChannelDiscard {
+		t.drops++
+		t.a.cfg.Mail.Discarded(maillog.Event{QueueID: t.env.QueueID, TraceID: t.env.RootID, Recipient: given.Address,
+			ReversePath: t.env.ReversePath, NullSender: true, Channel: r.Channel})
+		return
+	}
+	if r.Key == (mail.DeliveryKey{}) {
+		r.Key = mail.NewDeliveryKey(t.env.Origin, t.env.RootID, finalName(r))
+	}
+	if t.has(r.Key) {
+		return
+	}
+	t.rcpts = append(t.rcpts, *r)
+	if t.seen != nil {
+		t.seen[r.Key] = true
+	}
+}
+
+// few is how many recipients are compared one by one.
+const few = 16
+
+func (t *Transaction) has(key mail.DeliveryKey) bool {
+	if t.seen == nil && len(t.rcpts) >= few {
+		t.seen = make(map[mail.DeliveryKey]bool, 4*few)
+		for i := range t.rcpts {
+			t.seen[t.rcpts[i].Key] = true
+		}
+	}
+	if t.seen != nil {
+		return t.seen[key]
+	}
+	for i := range t.rcpts {
+		if t.rcpts[i].Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// finalName is the name of one final delivery: mailbox and folder, or the
+// address on a way out.
+func finalName(r *mail.Recipient) string {
+	if r.Channel == mail.ChannelLMTP && r.Mailbox != "" {
+		if r.Folder == "" || strings.EqualFold(r.Folder, "INBOX") {
+			return strings.ToLower(r.Mailbox)
+		}
+		return strings.ToLower(r.Mailbox) + "\x00" + r.Folder
+	}
+	return string(r.Channel) + "\x00" + r.Address.Key()
+}
+
+// delay is the time since arrival.
+func (t *Transaction) delay() time.Duration { return t.a.cfg.Now().Sub(t.env.Arrival) }

@@ -1,0 +1,137 @@
+package dirtest
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/directory/schema"
+)
+
+// Server is a directory server that the suite may ask and kill.
+type Server struct {
+	URL              string
+	BindDN, Password string
+	Stop             func() // the server is gone when it returns; may be called twice
+}
+
+// RootDN and RootPassword are those of the servers that this package starts.
+const (
+	RootDN       = "cn=root," + fixture.Root
+	RootPassword = "root-secret"
+)
+
+// OpenLDAP starts a private slapd on a socket in a directory of its own, with
+// the tree of ldif, and stops it when the test ends. It skips the test when
+// slapd is not installed. extra are lines of slapd.conf for the database.
+func OpenLDAP(t testing.TB, ldif []byte, extra ...string) Server {
+	t.Helper()
+	slapd := find(t, "slapd")
+	slapadd := find(t, "slapadd")
+	const schemas = "/etc/ldap/schema"
+	if _, err := os.Stat(schemas + "/core.schema"); err != nil {
+		t.Skip("SKIP: OpenLDAP's schema files not installed")
+	}
+	// The path of a socket is limited to 107 octets, which t.TempDir may exceed.
+	dir, err := os.MkdirTemp("", "sl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	var conf strings.Builder
+	for _, name := range []string{"core", "cosine", "inetorgperson", "misc", "dyngroup"} {
+		fmt.Fprintf(&conf, "include %s/%s.schema\n", schemas, name)
+	}
+	fmt.Fprintf(&conf, "include %s\n", write("postern.schema", schema.OpenLDAP))
+	modules := "/usr/lib/ldap"
+	if _, err := os.Stat(modules + "/back_mdb.so"); err == nil {
+		fmt.Fprintf(&conf, "modulepath %s\nmoduleload back_mdb.so\n", modules)
+	}
+	fmt.Fprintf(&conf, `pidfile %s/pid
+threads 4
+database mdb
+suffix "%s"
+directory %s
+rootdn "%s"
+rootpw %s
+maxsize 268435456
+envflags nosync
+dbnosync
+index objectClass,uid,mail,mailAlternateAddress,mailEquivalentAddress,sunPreferredDomain,associatedDomain eq
+access to attrs=userPassword by anonymous auth by * none
+access to * by * read
+`, dir, fixture.Root, dir, RootDN, RootPassword)
+	for _, line := range extra {
+		fmt.Fprintln(&conf, line)
+	}
+	confPath := write("slapd.conf", conf.String())
+	if out, err := exec.Command(slapadd, "-q", "-f", confPath, "-l", write("tree.ldif", string(ldif))).CombinedOutput(); err != nil {
+		t.Fatalf("slapadd: %v\n%s", err, out)
+	}
+	socket := filepath.Join(dir, "s")
+	listen := "ldapi://" + url.QueryEscape(socket)
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(slapd, "-d", "0", "-f", confPath, "-h", listen)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = cmd.Wait() // killed below, so its status says nothing
+	}()
+	s := Server{URL: listen, BindDN: RootDN, Password: RootPassword, Stop: func() {
+		_ = cmd.Process.Kill()
+		<-done
+	}}
+	t.Cleanup(s.Stop)
+	for deadline := time.Now().Add(15 * time.Second); ; {
+		if _, err := os.Stat(socket); err == nil {
+			return s
+		}
+		select {
+		case <-done:
+			out, _ := os.ReadFile(log.Name())
+			t.Fatalf("slapd ended: %s", out)
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("slapd does not listen")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// find returns the path of a program that may be outside of PATH.
+func find(t testing.TB, name string) string {
+	t.Helper()
+	candidates := []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name, "/usr/libexec/" + name, "/usr/lib/openldap/" + name}
+	i := slices.IndexFunc(candidates, func(c string) bool {
+		_, err := exec.LookPath(c)
+		return err == nil
+	})
+	if i < 0 {
+		t.Skip("SKIP: " + name + " not installed")
+	}
+	return candidates[i]
+}

@@ -1,0 +1,229 @@
+package ldap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-ldap/ldap/v3"
+
+	"github.com/postern-mail/postern/shared/directory"
+)
+
+// maxTimeouts is how many queries in a row may stay unanswered before a server
+// counts as down. One slow search must not take a server from everybody.
+const maxTimeouts = 3
+
+// pool asks the servers in order. Each query goes to the first that is
+// healthy, and to the next one when that fails.
+type pool struct {
+	cfg     *Config
+	servers []*server
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // probes
+
+	mu     sync.Mutex // guards closed against a probe that starts
+	closed bool
+}
+
+func newPool(cfg *Config) (*pool, error) {
+	if len(cfg.Servers) == 0 {
+		return nil, errors.New("no servers")
+	}
+	p := &pool{cfg: cfg}
+	for n, s := range cfg.Servers {
+		e, err := parseEndpoint(s)
+		if err != nil {
+			return nil, err
+		}
+		p.servers = append(p.servers, newServer(cfg, n, e))
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p, nil
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel()
+	p.wg.Wait()
+	for _, s := range p.servers {
+		s.down.Store(true)
+		s.drop()
+	}
+}
+
+// query is one exchange on a connection.
+type query struct {
+	op        string // "search", "page" or "bind"
+	stock     func(*server) *stock
+	run       func(*ldap.Conn) error
+	slowIsBad bool // count time-outs against the server
+}
+
+// do runs q on the first server that can answer it. The error is the server's
+// last word, or ErrUnavailable.
+func (p *pool) do(ctx context.Context, q *query) error {
+	var last error
+	for _, s := range p.servers {
+		if s.down.Load() {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := p.try(ctx, s, q)
+		if !elsewhere(err) {
+			return err
+		}
+		last = err
+	}
+	if last == nil {
+		return directory.ErrUnavailable
+	}
+	return fmt.Errorf("%w: %w", directory.ErrUnavailable, last)
+}
+
+// try runs q on s, again when a connection turns out to have been closed while
+// it was idle.
+func (p *pool) try(ctx context.Context, s *server, q *query) error {
+	for attempt := 0; ; attempt++ {
+		start := time.Now()
+		sent, used, err := p.once(ctx, s, q)
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		took := time.Since(start)
+		if p.cfg.Observe != nil {
+			p.cfg.Observe(q.op, s.n, took, err)
+		}
+		switch {
+		case !fatal(err):
+			s.timeouts.Store(0)
+			return err
+		case used && took < p.cfg.Timeout/2 && attempt <= len(s.active):
+			continue // the next connection is new, or fails as a new one
+		case sent && took >= p.cfg.Timeout && (!q.slowIsBad || s.timeouts.Add(1) < maxTimeouts):
+			return err
+		}
+		p.fail(s, err)
+		return err
+	}
+}
+
+// once runs q on one connection: sent says that there was one, used that it
+// had existed before.
+func (p *pool) once(ctx context.Context, s *server, q *query) (sent, used bool, err error) {
+	var (
+		st *stock
+		c  *ldap.Conn
+	)
+	if q.stock == nil {
+		c, used, err = s.conn(ctx)
+	} else {
+		st = q.stock(s)
+		c, used, err = s.take(ctx, st)
+	}
+	if err != nil {
+		return false, false, err
+	}
+	start := time.Now()
+	err = q.run(c)
+	broken := fatal(err) && time.Since(start) < p.cfg.Timeout
+	switch {
+	case st != nil:
+		s.give(st, c, !fatal(err) && !errors.Is(err, errUnfinished))
+	case broken:
+		c.Close() // others on it fail too, and find a new one
+	}
+	return true, used, err
+}
+
+// fatal reports whether err is a failure of the connection or the server and
+// not an answer.
+func fatal(err error) bool {
+	if err == nil || errors.Is(err, errUnfinished) {
+		return false
+	}
+	var le *ldap.Error
+	if !errors.As(err, &le) {
+		return true // dial, TLS, or an answer that cannot be decoded
+	}
+	switch le.ResultCode {
+	case ldap.LDAPResultBusy, ldap.LDAPResultUnavailable,
+		ldap.ErrorNetwork, ldap.ErrorUnexpectedMessage, ldap.ErrorUnexpectedResponse: // the library's own
+		return true
+	}
+	return false
+}
+
+// elsewhere reports whether another server may do better.
+func elsewhere(err error) bool {
+	return fatal(err) || ldap.IsErrorAnyOf(err, ldap.LDAPResultOperationsError, ldap.LDAPResultTimeLimitExceeded,
+		ldap.LDAPResultUnwillingToPerform, ldap.LDAPResultOther)
+}
+
+// fail takes s out of use and starts the probe that brings it back.
+func (p *pool) fail(s *server, cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || !s.down.CompareAndSwap(false, true) {
+		return
+	}
+	p.cfg.Log.Warn("directory server failed", "server", s.url, "error", cause)
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		s.drop()
+		p.probe(s)
+	}()
+}
+
+func (p *pool) probe(s *server) {
+	pause := p.cfg.RetryMin
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, p.cfg.RetryMax)
+		c, err := s.dial(p.ctx, true)
+		if err == nil {
+			// Binding anonymously sends nothing: ask for the root DSE.
+			_, err = c.Search(ldap.NewSearchRequest("", ldap.ScopeBaseObject, ldap.NeverDerefAliases, 1, 0, false,
+				"(objectClass=*)", []string{"1.1"}, nil))
+			if !fatal(err) {
+				err = nil
+			}
+			if err != nil {
+				c.Close()
+			}
+		}
+		if err != nil {
+			p.cfg.Log.Debug("directory server still away", "server", s.url, "error", err)
+			continue
+		}
+		s.timeouts.Store(0)
+		if old := s.active[0].conn.Swap(c); old != nil {
+			old.Close()
+		}
+		s.down.Store(false)
+		p.cfg.Log.Info("directory server is back", "server", s.url)
+		return
+	}
+}
+
+// available reports whether any server is in use.
+func (p *pool) available() bool {
+	for _, s := range p.servers {
+		if !s.down.Load() {
+			return true
+		}
+	}
+	return false
+}

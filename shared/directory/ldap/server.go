@@ -1,0 +1,202 @@
+package ldap
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-ldap/ldap/v3"
+)
+
+// server is one LDAP server and the connections to it.
+type server struct {
+	cfg *Config
+	n   int // number in Config.Servers
+	endpoint
+
+	down     atomic.Bool
+	timeouts atomic.Int32 // queries in a row without an answer
+
+	active []slot // multiplexed, bound as the service
+	turn   atomic.Uint32
+	binds  stock // for binds as other people: not bound as anybody in particular
+	pages  stock // for paged searches, bound as the service: slapd has one paged search per connection
+}
+
+// slot holds one multiplexed connection. mu is held while dialling, so that
+// others wait for the result instead of dialling too.
+type slot struct {
+	mu   sync.Mutex
+	conn atomic.Pointer[ldap.Conn]
+}
+
+// stock holds connections that one question uses at a time.
+type stock struct {
+	service bool
+	inUse   chan struct{} // a token for each
+	mu      sync.Mutex    // guards idle
+	idle    []*ldap.Conn
+}
+
+func newServer(cfg *Config, n int, e endpoint) *server {
+	return &server{
+		cfg: cfg, n: n, endpoint: e,
+		active: make([]slot, cfg.SearchConns),
+		binds:  stock{inUse: make(chan struct{}, cfg.BindConns)},
+		pages:  stock{inUse: make(chan struct{}, cfg.BindConns), service: true},
+	}
+}
+
+// guarded is a connection whose writes cannot block for ever: the library
+// writes from the one goroutine that also handles time-outs. After a failed
+// write the stream may be cut anywhere, so the connection ends.
+type guarded struct {
+	net.Conn
+	timeout time.Duration
+}
+
+func (g *guarded) Write(b []byte) (int, error) {
+	g.Conn.SetWriteDeadline(time.Now().Add(g.timeout))
+	n, err := g.Conn.Write(b)
+	if err != nil {
+		g.Conn.Close()
+	}
+	return n, err
+}
+
+// dial connects and, when service is set, binds as the service.
+func (s *server) dial(ctx context.Context, service bool) (*ldap.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnectTimeout)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	nc, err := s.cfg.Dial(ctx, s.network, s.addr)
+	if err != nil {
+		return nil, err
+	}
+	nc.SetReadDeadline(deadline)
+	nc = &guarded{nc, s.cfg.Timeout}
+	raw := nc
+	if s.tls {
+		tc := tls.Client(nc, s.tlsConfig())
+		if err := tc.HandshakeContext(ctx); err != nil {
+			nc.Close()
+			return nil, err
+		}
+		nc = tc
+	}
+	c := ldap.NewConn(nc, s.tls)
+	c.SetTimeout(s.cfg.Timeout)
+	c.Start()
+	if s.cfg.StartTLS && !s.tls && s.network != "unix" {
+		if err := c.StartTLS(s.tlsConfig()); err != nil {
+			c.Close()
+			return nil, fmt.Errorf("StartTLS: %w", err)
+		}
+	}
+	if service && s.cfg.BindDN != "" {
+		if err := c.Bind(s.cfg.BindDN, s.cfg.Password); err != nil {
+			c.Close()
+			return nil, fmt.Errorf("bind as %s: %w", s.cfg.BindDN, err)
+		}
+	}
+	raw.SetReadDeadline(time.Time{})
+	return c, nil
+}
+
+func (s *server) tlsConfig() *tls.Config {
+	var c *tls.Config
+	if s.cfg.TLS == nil {
+		c = &tls.Config{MinVersion: tls.VersionTLS12}
+	} else {
+		c = s.cfg.TLS.Clone()
+	}
+	if c.ServerName == "" {
+		c.ServerName = s.host
+	}
+	return c
+}
+
+// conn returns a multiplexed connection and whether it existed before.
+func (s *server) conn(ctx context.Context) (c *ldap.Conn, used bool, err error) {
+	sl := &s.active[s.turn.Add(1)%uint32(len(s.active))]
+	if c := sl.conn.Load(); c != nil && !c.IsClosing() {
+		return c, true, nil
+	}
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if c := sl.conn.Load(); c != nil && !c.IsClosing() {
+		return c, true, nil
+	}
+	if s.down.Load() { // found out while we waited for the lock
+		return nil, false, errors.New("server is down")
+	}
+	c, err = s.dial(ctx, true)
+	if err != nil {
+		return nil, false, err
+	}
+	sl.conn.Store(c)
+	return c, false, nil
+}
+
+// take returns a connection for exclusive use, and whether it existed before.
+// Every take that succeeds is followed by one give.
+func (s *server) take(ctx context.Context, st *stock) (c *ldap.Conn, used bool, err error) {
+	select {
+	case st.inUse <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+	st.mu.Lock()
+	for len(st.idle) > 0 && c == nil {
+		last := len(st.idle) - 1
+		c, st.idle = st.idle[last], st.idle[:last]
+		if c.IsClosing() {
+			c = nil
+		}
+	}
+	st.mu.Unlock()
+	if c != nil {
+		return c, true, nil
+	}
+	if c, err = s.dial(ctx, st.service); err != nil {
+		<-st.inUse
+		return nil, false, err
+	}
+	return c, false, nil
+}
+
+// give ends the exclusive use of a connection; keep says that it is as good as
+// before.
+func (s *server) give(st *stock, c *ldap.Conn, keep bool) {
+	if keep && !c.IsClosing() && !s.down.Load() {
+		st.mu.Lock()
+		st.idle = append(st.idle, c)
+		st.mu.Unlock()
+	} else {
+		c.Close()
+	}
+	<-st.inUse
+}
+
+// drop closes all connections that are not in exclusive use.
+func (s *server) drop() {
+	for i := range s.active {
+		if c := s.active[i].conn.Swap(nil); c != nil {
+			c.Close()
+		}
+	}
+	for _, st := range [...]*stock{&s.binds, &s.pages} {
+		st.mu.Lock()
+		idle := st.idle
+		st.idle = nil
+		st.mu.Unlock()
+		for _, c := range idle {
+			c.Close()
+		}
+	}
+}

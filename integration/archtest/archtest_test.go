@@ -188,8 +188,18 @@ func TestWitnessLinksNoMail(t *testing.T) {
 			walk(next, via+" > "+dir)
 		}
 	}
-	if len(imports["cmd/postern-witness"]) == 0 {
-		t.Fatal("cmd/postern-witness imports nothing of ours: was it moved?")
+	root := "cmd/postern-witness"
+	if _, err := os.Stat("../../" + root); err != nil {
+		// The program is not written yet: look at all that it may be made of.
+		for dir := range imports {
+			if strings.HasPrefix(dir, "ha/") {
+				walk(dir, "")
+			}
+		}
+		return
 	}
-	walk("cmd/postern-witness", "")
+	if len(imports[root]) == 0 {
+		t.Fatalf("%s imports nothing of ours: was it moved?", root)
+	}
+	walk(root, "")
 }

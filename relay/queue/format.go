@@ -161,6 +161,7 @@ func (e *encoder) recipient(r *Recipient) {
 		e.text("+state", r.State.String())
 	}
 	e.num("+attempts", int64(r.Attempts))
+	e.num("+step", int64(r.Step))
 	e.time("+last", r.LastTry)
 	e.time("+next", r.Next)
 	e.time("+busy", r.Busy)
@@ -393,6 +394,8 @@ func (r *Recipient) read(l *line) {
 		r.State = l.state()
 	case "+attempts":
 		r.Attempts = l.small(1 << 30)
+	case "+step":
+		r.Step = l.small(1 << 30)
 	case "+last":
 		r.LastTry = l.time()
 	case "+next":

@@ -46,6 +46,7 @@ type Recipient struct {
 
 	State    State
 	Attempts int       // made so far
+	Step     int       // of them, those that advanced the retry schedule
 	LastTry  time.Time // zero before the first
 	Next     time.Time // do not try before; zero is at once
 	Busy     time.Time // since when the short retry list applies; zero if it does not
@@ -117,4 +118,15 @@ func Owed(env *mail.Envelope, report bool, r *mail.Recipient, s State) bool {
 		return r.Notify.Wants(mail.NotifySuccess)
 	}
 	return false
+}
+
+// Leave takes r, one of it.Recipients, out of it: nothing is left to do for it.
+// Pointers to other recipients are no longer good.
+func (it *Item) Leave(r *Recipient) {
+	for i := range it.Recipients {
+		if &it.Recipients[i] == r {
+			it.Recipients = append(it.Recipients[:i], it.Recipients[i+1:]...)
+			return
+		}
+	}
 }

@@ -60,6 +60,9 @@ type Queue struct {
 	failed  atomic.Pointer[error]
 	reaper  *reaper
 
+	active   activeFile
+	suspects []string // of the process before; set by Open
+
 	mu       sync.Mutex // guards the fields below
 	onSubmit func(*Item)
 	early    map[string]bool // submitted before the first whole Scan; nil after it
@@ -92,7 +95,11 @@ func Open(cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	q.lock = lock
-	if err := q.openDirs(); err != nil {
+	err = q.openDirs()
+	if err == nil {
+		err = q.openActive()
+	}
+	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("queue: %w", err)
 	}
@@ -157,7 +164,7 @@ func splitName(name string) (id, ext string) {
 // Close waits for removals that are under way and closes the queue.
 func (q *Queue) Close() error {
 	q.reaper.stop()
-	return q.lock.Close()
+	return errors.Join(q.active.f.Close(), q.lock.Close())
 }
 
 // OnSubmit sets the function that is told of every message that became ours.

@@ -23,26 +23,26 @@ func corpusDir() string {
 	return "../../../shared/corpus"
 }
 
-// mail is one message of the corpus, with CRLF line ends.
-type mail struct {
+// sample is one message of the corpus, with CRLF line ends.
+type sample struct {
 	name string
 	data []byte
 }
 
-func corpus(t testing.TB) []mail {
+func corpus(t testing.TB) []sample {
 	t.Helper()
 	files, _ := filepath.Glob(filepath.Join(corpusDir(), "*", "*.eml"))
 	if len(files) == 0 {
 		t.Skip("SKIP: message corpus not installed")
 	}
 	sort.Strings(files)
-	list := make([]mail, 0, len(files))
+	list := make([]sample, 0, len(files))
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, mail{filepath.Base(filepath.Dir(f)) + "/" + filepath.Base(f), crlf(b)})
+		list = append(list, sample{filepath.Base(filepath.Dir(f)) + "/" + filepath.Base(f), crlf(b)})
 	}
 	return list
 }
@@ -85,7 +85,7 @@ func giveTo(t testing.TB, dir string, uid, gid int) {
 
 const dovecotIMAP = "/usr/lib/dovecot/imap"
 
-func startDovecot(t testing.TB, mails []mail) *dovecot {
+func startDovecot(t testing.TB, mails []sample) *dovecot {
 	t.Helper()
 	if _, err := os.Stat(dovecotIMAP); err != nil {
 		t.Skip("SKIP: dovecot-imapd not installed")

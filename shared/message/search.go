@@ -1,0 +1,115 @@
+package message
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// Fold returns the form of s under which texts are compared: in UTF-8,
+// decomposed for compatibility, in lower case. It is close to the collation
+// i;unicode-casemap (RFC 5051), which IMAP SEARCH wants. What is not UTF-8
+// stays as it is.
+func Fold(s []byte) []byte { return appendFolded(make([]byte, 0, len(s)), s) }
+
+// Chunks of a text that are folded and searched at a time: small enough to
+// stay in the processor's cache.
+const foldChunk = 16 << 10
+
+// Contains reports whether hay contains, when folded, needleFolded, which is
+// the result of Fold. An empty needle is contained in everything. Its time is
+// linear in the length of hay.
+func Contains(hay, needleFolded []byte) bool {
+	if len(needleFolded) == 0 {
+		return true
+	}
+	buf := make([]byte, 0, foldChunk*5/4+len(needleFolded))
+	for len(hay) > 0 {
+		n := chunkLen(hay)
+		buf = appendFolded(buf, hay[:n])
+		if bytes.Contains(buf, needleFolded) {
+			return true
+		}
+		hay = hay[n:]
+		keep := min(len(buf), len(needleFolded)-1)
+		buf = buf[:copy(buf, buf[len(buf)-keep:])]
+	}
+	return false
+}
+
+// chunkLen is the length of the first chunk of b, which cuts no character
+// apart.
+func chunkLen(b []byte) int {
+	if len(b) <= foldChunk {
+		return len(b)
+	}
+	n := foldChunk
+	for i := 0; i < utf8.UTFMax && !utf8.RuneStart(b[n]); i++ {
+		n--
+	}
+	return n
+}
+
+// appendFolded appends the folded form of s.
+func appendFolded(dst, s []byte) []byte {
+	for len(s) > 0 {
+		var n int
+		dst, n = appendLowerASCII(dst, s)
+		s = s[n:]
+		end := 0 // of the run of characters beyond ASCII
+		for end < len(s) && s[end] >= utf8.RuneSelf {
+			end++
+		}
+		dst = appendFoldedRunes(dst, s[:end])
+		s = s[end:]
+	}
+	return dst
+}
+
+// appendLowerASCII appends the ASCII octets that s begins with, in lower case,
+// and returns how many they are.
+func appendLowerASCII(dst, s []byte) ([]byte, int) {
+	const (
+		high = 0x8080808080808080
+		ones = 0x0101010101010101
+	)
+	start := len(dst)
+	dst = slices.Grow(dst, len(s))[:start+len(s)]
+	out := dst[start:]
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		w := binary.LittleEndian.Uint64(s[i:])
+		if w&high != 0 {
+			break
+		}
+		// The high bit of each octet that is at least 'A', less those above 'Z'.
+		upper := (w + (0x80-'A')*ones) &^ (w + (0x80-'Z'-1)*ones) & high
+		binary.LittleEndian.PutUint64(out[i:], w|upper>>2)
+	}
+	for ; i < len(s) && s[i] < utf8.RuneSelf; i++ {
+		out[i] = lowerASCII(s[i])
+	}
+	return dst[:start+i], i
+}
+
+// appendFoldedRunes folds characters beyond ASCII.
+func appendFoldedRunes(dst, s []byte) []byte {
+	var room [64]byte
+	for len(s) > 0 {
+		r, n := utf8.DecodeRune(s)
+		if r == utf8.RuneError && n <= 1 {
+			dst = append(dst, s[0])
+			s = s[1:]
+			continue
+		}
+		for _, d := range string(norm.NFKD.Append(room[:0], s[:n]...)) {
+			dst = utf8.AppendRune(dst, unicode.ToLower(unicode.ToUpper(d)))
+		}
+		s = s[n:]
+	}
+	return dst
+}

@@ -2,6 +2,7 @@ package dirtest
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -106,7 +107,9 @@ access to * by * read
 	}}
 	t.Cleanup(s.Stop)
 	for deadline := time.Now().Add(15 * time.Second); ; {
-		if _, err := os.Stat(socket); err == nil {
+		// The socket's name appears before slapd listens on it.
+		if c, err := net.Dial("unix", socket); err == nil {
+			c.Close()
 			return s
 		}
 		select {

@@ -72,7 +72,7 @@ func (c *conn) admit(m *incoming, n int64) error {
 func (c *conn) openBody(m *incoming) error {
 	size := c.tx.size
 	if size <= 0 {
-		size = minBody
+		size = minBody - bodySlack
 	}
 	if err := c.admit(m, size); err != nil {
 		return err

@@ -3,126 +3,170 @@ package mailbox
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
 
-	"github.com/postern-mail/postern/shared/mail"
-	"github.com/postern-mail/postern/shared/message"
+	"github.com/postern-mail/postern/backend/command"
+	"github.com/postern-mail/postern/backend/notify"
+	"github.com/postern-mail/postern/backend/store"
 )
 
-var errUnfinished = errors.New("not available")
-
-// Config is what New needs.
+// Config is what New needs. Zero numbers take the defaults named.
 type Config struct {
-	Log Log
+	Log   Log
+	Store *store.Store
+	Hub   *notify.Hub // woken by the state machine
+
+	MaxMessage int64            // octets of one message, 50 MB
+	InFlight   int64            // octets being written over all sessions, 64 MB
+	KeyLife    time.Duration    // how long a delivery key is remembered, 8 days
+	Now        func() time.Time // time.Now
 }
 
-// Service is the one door to the mail of a pair.
-type Service struct{ cfg Config }
+// Service is the one door to the mail of a pair. Any number of goroutines may
+// use it.
+type Service struct {
+	cfg      Config
+	inFlight atomic.Int64
+}
 
-// New returns a Service.
-func New(cfg Config) (*Service, error) { return &Service{cfg: cfg}, nil }
+// New checks cfg.
+func New(cfg Config) (*Service, error) {
+	if cfg.Log == nil || cfg.Store == nil || cfg.Hub == nil {
+		return nil, errors.New("mailbox: Log, Store and Hub are required")
+	}
+	if cfg.MaxMessage == 0 {
+		cfg.MaxMessage = 50 << 20
+	}
+	if cfg.InFlight == 0 {
+		cfg.InFlight = 64 << 20
+	}
+	if cfg.KeyLife == 0 {
+		cfg.KeyLife = 8 * 24 * time.Hour
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Service{cfg: cfg}, nil
+}
 
 // Ready returns nil when this replica serves, or *ErrNotServing.
 func (s *Service) Ready(ctx context.Context) error { return s.cfg.Log.Confirm(ctx) }
 
-// Deliver stores one message for its recipients.
-func (s *Service) Deliver(ctx context.Context, d *Delivery) ([]DeliveryResult, error) {
-	return nil, errUnfinished
-}
+// MaxMessage is the size of the largest message taken, in octets.
+func (s *Service) MaxMessage() int64 { return s.cfg.MaxMessage }
 
-// Account opens an account.
+// Account opens the account called name, making it on first use with INBOX and
+// the usual special-use mailboxes. ErrBadName when it cannot be a name.
 func (s *Service) Account(ctx context.Context, name string) (*Account, error) {
-	return nil, errUnfinished
+	if !validAccount(name) {
+		return nil, ErrBadName
+	}
+	if err := s.cfg.Log.Confirm(ctx); err != nil {
+		return nil, err
+	}
+	id, err := s.accountID(name)
+	if errors.Is(err, store.ErrNotFound) {
+		var done *command.Done
+		done, err = propose[*command.Done](ctx, s, &command.Account{Head: s.head(), Name: name, Seed: s.seed()})
+		if err == nil {
+			id, err = done.Account, codeError(done.Code)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Account{s: s, id: id, name: name}, nil
 }
 
-// Accounts lists account names in order.
+func (s *Service) accountID(name string) (uint64, error) {
+	n, err := s.cfg.Store.Snapshot()
+	if err != nil {
+		return 0, err
+	}
+	defer n.Close()
+	return n.AccountID(name)
+}
+
+// Accounts lists account names in order, at most limit, after the given one.
 func (s *Service) Accounts(ctx context.Context, after string, limit int) ([]string, error) {
-	return nil, errUnfinished
+	if err := s.cfg.Log.Confirm(ctx); err != nil {
+		return nil, err
+	}
+	n, err := s.cfg.Store.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	defer n.Close()
+	var names []string
+	err = n.Accounts(after, func(name string) bool {
+		if len(names) < limit {
+			names = append(names, name)
+		}
+		return len(names) < limit
+	})
+	return names, err
 }
 
-// Account is one user's mailboxes.
-type Account struct{}
+// head is the head of a command made now.
+func (s *Service) head() command.Head { return command.Head{Time: s.cfg.Now().UnixNano()} }
 
-func (a *Account) Name() string                               { return "" }
-func (a *Account) ID() uint64                                 { return 0 }
-func (a *Account) List(ctx context.Context) ([]Info, error)   { return nil, errUnfinished }
-func (a *Account) Delete(ctx context.Context, n string) error { return errUnfinished }
-func (a *Account) Status(ctx context.Context, name string) (Info, error) {
-	return Info{}, errUnfinished
+// seed is a UIDVALIDITY to begin with: seconds, as is the custom, so that an
+// account that is made again later has a larger one.
+func (s *Service) seed() uint32 { return uint32(s.cfg.Now().Unix()) }
+
+// take reserves n octets of what may be in flight.
+func (s *Service) take(n int64) (release func(), err error) {
+	if s.inFlight.Add(n) > s.cfg.InFlight {
+		s.inFlight.Add(-n)
+		return nil, ErrBusy
+	}
+	return func() { s.inFlight.Add(-n) }, nil
 }
 
-func (a *Account) Create(ctx context.Context, name string, specialUse []string) (Info, error) {
-	return Info{}, errUnfinished
-}
-func (a *Account) Rename(ctx context.Context, from, to string) error { return errUnfinished }
-func (a *Account) Subscribe(ctx context.Context, name string, on bool) error {
-	return errUnfinished
-}
-
-func (a *Account) Append(ctx context.Context, name string, msgs []AppendMessage) (uint32, []uint32, error) {
-	return 0, nil, errUnfinished
+// propose writes one command and returns its answer, of the type T that the
+// state machine gives to such a command.
+func propose[T any](ctx context.Context, s *Service, c command.Command) (T, error) {
+	answer, _, err := proposeEntry[T](ctx, s, command.Append(nil, c))
+	return answer, err
 }
 
-func (a *Account) Quota(ctx context.Context) (bytes, messages int64, limit mail.Quota, err error) {
-	return 0, 0, mail.Quota{}, errUnfinished
+func proposeEntry[T any](ctx context.Context, s *Service, entry []byte) (answer T, index uint64, err error) {
+	result, index, err := s.cfg.Log.Propose(ctx, entry)
+	if err != nil {
+		return answer, index, err
+	}
+	switch r := result.(type) {
+	case T:
+		return r, index, nil
+	case error:
+		return answer, index, r
+	}
+	return answer, index, fmt.Errorf("mailbox: answer of type %T: %w", result, ErrUnknownState)
 }
 
-func (a *Account) Open(ctx context.Context, name string, readOnly bool) (*View, error) {
-	return nil, errUnfinished
+// codeError is the error that a code of the state machine stands for.
+func codeError(c command.Code) error {
+	switch c {
+	case command.OK:
+		return nil
+	case command.NoAccount:
+		return ErrNoAccount
+	case command.NoMailbox:
+		return ErrNoMailbox
+	case command.Exists:
+		return ErrExists
+	case command.HasChildren:
+		return ErrHasChildren
+	case command.NotAllowed:
+		return ErrBadName
+	case command.OverQuota, command.QuotaZero:
+		return ErrOverQuota
+	case command.AtLimit:
+		return ErrLimit
+	case command.KeyMismatch:
+		return ErrKeyMismatch
+	}
+	return fmt.Errorf("mailbox: code %d: %w", c, ErrUnknownState)
 }
-
-// View is one session's picture of a mailbox.
-type View struct{}
-
-func (v *View) Info() Info                        { return Info{} }
-func (v *View) ReadOnly() bool                    { return false }
-func (v *View) Keywords() []string                { return nil }
-func (v *View) Len() int                          { return 0 }
-func (v *View) UID(seq int) uint32                { return 0 }
-func (v *View) Seq(uid uint32) (seq int, ok bool) { return 0, false }
-func (v *View) Changed() <-chan struct{}          { return nil }
-func (v *View) Close()                            {}
-func (v *View) Rows(ctx context.Context, seqs []int, f func(seq int, row *Row) error) error {
-	return errUnfinished
-}
-
-func (v *View) Sync(ctx context.Context, expunge bool) (Changes, error) {
-	return Changes{}, errUnfinished
-}
-
-func (v *View) ChangedSince(ctx context.Context, since uint64) (changed, vanished []uint32, complete bool, err error) {
-	return nil, nil, false, errUnfinished
-}
-
-func (v *View) Store(ctx context.Context, uids []uint32, op StoreOp, flags Flags, keywords []string, unchangedSince *uint64) (StoreResult, error) {
-	return StoreResult{}, errUnfinished
-}
-
-func (v *View) Expunge(ctx context.Context, uids []uint32, force bool) ([]uint32, error) {
-	return nil, errUnfinished
-}
-
-func (v *View) Copy(ctx context.Context, uids []uint32, to string) (CopyResult, error) {
-	return CopyResult{}, errUnfinished
-}
-
-func (v *View) Move(ctx context.Context, uids []uint32, to string) (CopyResult, error) {
-	return CopyResult{}, errUnfinished
-}
-
-func (v *View) Message(ctx context.Context, row *Row) (*Content, error) {
-	return nil, errUnfinished
-}
-
-// Content is one message's content.
-type Content struct{}
-
-func (c *Content) Part() *message.Part { return nil }
-func (c *Content) Size() int64         { return 0 }
-func (c *Content) Bytes(ctx context.Context, off, n int64) ([]byte, error) {
-	return nil, errUnfinished
-}
-
-func (c *Content) Stream(ctx context.Context, off, n int64, f func(piece []byte) error) error {
-	return errUnfinished
-}
-func (c *Content) Close() {}

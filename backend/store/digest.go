@@ -1,0 +1,67 @@
+package store
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"math/bits"
+)
+
+// Sum is a digest of a set of rows: the sum of their hashes, so that it does
+// not depend on order and a row can be taken out again. It finds differences
+// between replicas; it is no defence against somebody who makes them.
+type Sum [2]uint64
+
+// Add puts in what other holds.
+func (s *Sum) Add(other Sum) { s[0] += other[0]; s[1] += other[1] }
+
+// Sub takes out what other holds.
+func (s *Sum) Sub(other Sum) { s[0] -= other[0]; s[1] -= other[1] }
+
+// String prints s in hexadecimal, 32 characters.
+func (s Sum) String() string {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], s[0])
+	binary.BigEndian.PutUint64(b[8:], s[1])
+	return hex.EncodeToString(b[:])
+}
+
+func (s Sum) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, s[0])
+	return binary.LittleEndian.AppendUint64(b, s[1])
+}
+
+// Odd constants with as many ones as zeros, from the digits of pi and e.
+const (
+	mix0 = 0x243f6a8885a308d3
+	mix1 = 0x9e3779b97f4a7c15
+	mix2 = 0xb7e151628aed2a6b
+	mix3 = 0xc2b2ae3d27d4eb4f
+)
+
+// rowSum is the hash of one row. It is part of the format on disk.
+func rowSum(key, value []byte) Sum {
+	h := Sum{mix0 ^ uint64(len(key)), mix2 ^ uint64(len(value))}
+	h.mix(key)
+	h.mix(value)
+	h.mul(h[0]^mix1, h[1]^mix3)
+	return h
+}
+
+func (s *Sum) mul(a, b uint64) {
+	hi, lo := bits.Mul64(a|1, b)
+	s[0] = bits.RotateLeft64(s[0], 23) ^ hi + lo
+	hi, lo = bits.Mul64(s[1]^a, mix3^b)
+	s[1] = bits.RotateLeft64(s[1], 41) + hi ^ lo
+}
+
+func (s *Sum) mix(b []byte) {
+	for len(b) >= 16 {
+		s.mul(binary.LittleEndian.Uint64(b)^mix1^s[1], binary.LittleEndian.Uint64(b[8:])^s[0])
+		b = b[16:]
+	}
+	if len(b) > 0 {
+		var last [16]byte
+		copy(last[:], b)
+		s.mul(binary.LittleEndian.Uint64(last[:])^mix1^s[1], binary.LittleEndian.Uint64(last[8:])^s[0])
+	}
+}

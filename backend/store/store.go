@@ -1,0 +1,174 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Bodies reads entries of the log. Any number of calls may run at once.
+type Bodies interface {
+	// ReadEntry returns the data of the entry at index after checking its
+	// checksum, in buf when it is large enough.
+	ReadEntry(index uint64, buf []byte) ([]byte, error)
+}
+
+// FS is the file system under the rows.
+type FS = vfs.FS
+
+// ErrNotFound says that there is no such row.
+var ErrNotFound = errors.New("store: not found")
+
+// Options of Open. Zero fields take the defaults named.
+type Options struct {
+	FS            FS           // the operating system's
+	CacheSize     int64        // octets of blocks kept in memory, 64 MB
+	MemTableSize  int          // octets gathered before they are written, 32 MB; four of them at most
+	MaxOpenFiles  int          // 1000
+	Log           *slog.Logger // none
+	OnDiskFailure func(error)  // told of writes that failed in the background; nil panics
+}
+
+// Store is the rows of one replica. Its methods may be called at any time
+// from any goroutine until Close.
+type Store struct {
+	db     *pebble.DB
+	bodies Bodies
+}
+
+// Open opens the store in dir, or makes it. Bodies may be nil for a store
+// whose messages are not read.
+func Open(dir string, bodies Bodies, o Options) (*Store, error) {
+	if o.CacheSize == 0 {
+		o.CacheSize = 64 << 20
+	}
+	if o.MemTableSize == 0 {
+		o.MemTableSize = 32 << 20
+	}
+	if o.MaxOpenFiles == 0 {
+		o.MaxOpenFiles = 1000
+	}
+	if o.OnDiskFailure == nil {
+		o.OnDiskFailure = func(err error) { panic(fmt.Sprintf("store: write in the background: %v", err)) }
+	}
+	po := &pebble.Options{
+		FS:                          o.FS,
+		CacheSize:                   o.CacheSize,
+		MemTableSize:                uint64(o.MemTableSize),
+		MemTableStopWritesThreshold: 4,
+		MaxOpenFiles:                o.MaxOpenFiles,
+		DisableWAL:                  true,
+		FormatMajorVersion:          formatMajorVersion,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       32,
+		LBaseMaxBytes:               128 << 20,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		Logger:                      logger{o.Log, o.OnDiskFailure},
+		EventListener:               &pebble.EventListener{BackgroundError: o.OnDiskFailure},
+	}
+	for i := range po.Levels {
+		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		po.Levels[i].BlockSize = 16 << 10
+		po.Levels[i].IndexBlockSize = 64 << 10
+	}
+	db, err := pebble.Open(dir, po)
+	if err != nil {
+		return nil, fmt.Errorf("store: open: %w", err)
+	}
+	return &Store{db: db, bodies: bodies}, nil
+}
+
+// formatMajorVersion is the version of pebble's files. It is raised by a
+// release only after the one before it reads the new version.
+const formatMajorVersion = pebble.FormatValueSeparation
+
+// Close writes what is in memory and closes the store. Readers must be closed.
+func (s *Store) Close() error {
+	ferr := s.db.Flush()
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("store: close: %w", err)
+	}
+	if ferr != nil {
+		return fmt.Errorf("store: flush at close: %w", ferr)
+	}
+	return nil
+}
+
+// Flush returns once everything committed before the call is on disk.
+func (s *Store) Flush() error {
+	if err := s.db.Flush(); err != nil {
+		return fmt.Errorf("store: flush: %w", err)
+	}
+	return nil
+}
+
+// Checkpoint makes a consistent copy of the store in dir, which must not
+// exist, by hard links where the file system allows it.
+func (s *Store) Checkpoint(dir string) error {
+	if err := s.db.Flush(); err != nil { // there is no other log of what is in memory
+		return fmt.Errorf("store: checkpoint: %w", err)
+	}
+	if err := s.db.Checkpoint(dir); err != nil {
+		return fmt.Errorf("store: checkpoint: %w", err)
+	}
+	return nil
+}
+
+// DiskUsage is how many octets the rows take on disk.
+func (s *Store) DiskUsage() uint64 { return s.db.Metrics().DiskSpaceUsage() }
+
+// logger sends pebble's words to slog. Pebble calls Fatalf when it cannot go
+// on, and expects that it does not return.
+type logger struct {
+	log  *slog.Logger
+	fail func(error)
+}
+
+func (l logger) Infof(format string, args ...any) {
+	if l.log != nil {
+		l.log.Debug("store", "event", fmt.Sprintf(format, args...))
+	}
+}
+
+func (l logger) Errorf(format string, args ...any) {
+	if l.log != nil {
+		l.log.Error("store", "event", fmt.Sprintf(format, args...))
+	}
+}
+
+func (l logger) Fatalf(format string, args ...any) {
+	err := fmt.Errorf("store: "+format, args...)
+	l.fail(err)
+	panic(err)
+}
+
+// get copies the value of key into buf.
+func (s *Store) get(key, buf []byte) ([]byte, error) {
+	v, closer, err := s.db.Get(key)
+	if err != nil {
+		if errors.Is(err, pebble.ErrNotFound) {
+			return nil, ErrNotFound
+		}
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	buf = append(buf[:0], v...)
+	closer.Close()
+	return buf, nil
+}
+
+// State returns what the store has of itself; the zero State when it is new.
+func (s *Store) State() (State, error) {
+	var st State
+	v, err := s.get([]byte{kindState}, nil)
+	if errors.Is(err, ErrNotFound) {
+		return st, nil
+	}
+	if err != nil {
+		return st, err
+	}
+	return st, st.decode(v)
+}

@@ -276,6 +276,12 @@ func (q *Queue) write(d *dirSync, id string, env []byte, body [][]byte) error {
 		err = q.diskError("close", cerr)
 	}
 	if err == nil {
+		// The name ID.msg is made durable before ID.env can be: an envelope
+		// without its message is then damage and nothing else. On journalling
+		// file systems the sync of the file has done it already.
+		err = d.sync()
+	}
+	if err == nil {
 		err = q.replace(d, id, env, true)
 	}
 	if err != nil {

@@ -50,12 +50,12 @@ func toUTF8(b []byte, charset string) ([]byte, bool) {
 	}
 	stateful := charset == "hz-gb-2312" || strings.HasPrefix(charset, "iso-2022-") ||
 		strings.HasPrefix(charset, "utf-16") || strings.HasPrefix(charset, "utf-32")
-	if !stateful && isASCII(b) {
-		return b, true
-	}
 	enc := lookupCharset(charset)
 	if enc == nil {
 		return b, false
+	}
+	if !stateful && isASCII(b) {
+		return b, true
 	}
 	out, err := enc.NewDecoder().Bytes(b)
 	if err != nil {
@@ -109,7 +109,7 @@ func decodeUTF7(b []byte) []byte {
 			continue
 		}
 		end := i + 1
-		for end < len(b) && base64Values[b[end]] != notBase64 {
+		for end < len(b) && base64Value(b[end]) != badDigit {
 			end++
 		}
 		if end == i+1 {

@@ -115,8 +115,8 @@ func (sc *scanner) params(begun bool) []Param {
 		name, value, ok := sc.param(begun)
 		begun = false
 		if !ok {
-			if sc.i < len(sc.s) {
-				sc.i++ // look for the next semicolon
+			for sc.i < len(sc.s) && sc.s[sc.i] != ';' {
+				sc.i++
 			}
 			continue
 		}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // corpusDir is where real messages for tests are: below it, *.eml files.
@@ -57,6 +58,7 @@ func crlf(b []byte) []byte {
 // network or login.
 type dovecot struct {
 	t   testing.TB
+	dir string
 	in  io.WriteCloser
 	out *bufio.Reader
 	tag int
@@ -125,10 +127,19 @@ namespace inbox {
 		}
 	}
 	giveTo(t, dir, uid, gid)
-	cmd := exec.Command(dovecotIMAP, "-c", confFile)
-	cmd.Env = []string{"USER=test", "HOME=" + dir, "PATH=" + os.Getenv("PATH")}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	d := &dovecot{t: t, dir: dir}
+	d.connect()
+	return d
+}
+
+// connect begins a session. Dovecot ends one when it meets broken content.
+func (d *dovecot) connect() {
+	t := d.t
+	t.Helper()
+	cmd := exec.Command(dovecotIMAP, "-c", filepath.Join(d.dir, "dovecot.conf"))
+	cmd.Env = []string{"USER=test", "HOME=" + d.dir, "PATH=" + os.Getenv("PATH")}
+	d.stderr = new(bytes.Buffer)
+	cmd.Stderr = d.stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -144,13 +155,12 @@ namespace inbox {
 		in.Close()
 		cmd.Wait() //nolint:errcheck // it is told to end by its input's end
 	})
-	d := &dovecot{t: t, in: in, out: bufio.NewReaderSize(out, 1<<20), stderr: &stderr}
+	d.in, d.out = in, bufio.NewReaderSize(out, 1<<20)
 	if _, err := d.out.ReadString('\n'); err != nil {
 		cmd.Wait() //nolint:errcheck // its words matter
-		t.Skip("SKIP: dovecot-imapd does not serve here: ", stderr.String())
+		t.Skip("SKIP: dovecot-imapd does not serve here: ", d.stderr.String())
 	}
 	d.command("SELECT INBOX")
-	return d
 }
 
 // command returns the untagged responses to a command.
@@ -179,6 +189,38 @@ func (d *dovecot) command(cmd string) [][]node {
 			return list
 		}
 		list = append(list, line)
+	}
+}
+
+// try fetches an item of one message that may be refused.
+func (d *dovecot) try(seq int, item string) (items map[string]node, ok bool) {
+	d.t.Helper()
+	d.tag++
+	tag := "t" + strconv.Itoa(d.tag)
+	if _, err := fmt.Fprintf(d.in, "%s FETCH %d (%s)\r\n", tag, seq, item); err != nil {
+		d.t.Fatal(err)
+	}
+	items = map[string]node{}
+	for {
+		line, err := readResponse(d.out)
+		if err != nil {
+			d.connect()
+			return nil, false
+		}
+		if line[0].text == tag {
+			return items, line[1].text == "OK"
+		}
+		addItems(items, line)
+	}
+}
+
+// addItems adds the items of a FETCH response.
+func addItems(items map[string]node, line []node) {
+	if len(line) < 4 || line[2].text != "FETCH" {
+		return
+	}
+	for i := 0; i+1 < len(line[3].list); i += 2 {
+		items[line[3].list[i].text] = line[3].list[i+1]
 	}
 }
 
@@ -379,9 +421,7 @@ func (d *dovecot) fetch(set, items string) map[int]map[string]node {
 		if out[seq] == nil {
 			out[seq] = map[string]node{}
 		}
-		for i := 0; i+1 < len(line[3].list); i += 2 {
-			out[seq][line[3].list[i].text] = line[3].list[i+1]
-		}
+		addItems(out[seq], line)
 	}
 	return out
 }
@@ -512,4 +552,108 @@ func sections(message *Part, prefix []int) (list []numbered) {
 		}
 	}
 	return list
+}
+
+// TestDovecotDecoding compares the decoded octets of encoded parts with what
+// Dovecot sends for BINARY.
+func TestDovecotDecoding(t *testing.T) {
+	mails := corpus(t)
+	d := startDovecot(t, mails)
+	total, bad := 0, 0
+	for i, m := range mails {
+		for _, sec := range sections(Parse(m.data), nil) {
+			if e := sec.part.Encoding; e != "BASE64" && e != "QUOTED-PRINTABLE" || sec.part.Message != nil {
+				continue
+			}
+			number := strings.Trim(strings.ReplaceAll(fmt.Sprint(sec.path), " ", "."), "[]")
+			item := "BINARY[" + number + "]"
+			got, ok := d.try(i+1, "BINARY.PEEK["+number+"]")
+			if !ok {
+				continue // refused as broken
+			}
+			total++
+			want, _ := sec.part.Decoded(m.data, 0)
+			if got[item].text != string(want) {
+				bad++
+				t.Logf("%s: %s: ours %d octets, theirs %d", m.name, item, len(want), len(got[item].text))
+			}
+		}
+	}
+	t.Logf("%d of %d parts equal", total-bad, total)
+	if bad*50 > total {
+		t.Error("more than 2 % differ")
+	}
+}
+
+// TestDovecotSearch compares the messages that contain a text, or were sent on
+// a day, with those that Dovecot finds.
+func TestDovecotSearch(t *testing.T) {
+	mails := corpus(t)
+	d := startDovecot(t, mails)
+	roots := make([]*Part, len(mails))
+	for i, m := range mails {
+		roots[i] = Parse(m.data)
+	}
+	total, bad := 0, 0
+	none := func(int) bool { return false }
+	compare := func(criteria string, skip, ours func(i int) bool) {
+		t.Helper()
+		theirs := map[int]bool{}
+		for _, line := range d.command("SEARCH CHARSET UTF-8 " + criteria) {
+			for _, n := range line[min(2, len(line)):] {
+				seq, _ := strconv.Atoi(n.text)
+				theirs[seq] = line[1].text == "SEARCH"
+			}
+		}
+		for i := range mails {
+			if skip(i) {
+				continue
+			}
+			total++
+			if o := ours(i); o != theirs[i+1] {
+				bad++
+				t.Logf("%s: %s: ours %v", mails[i].name, criteria, o)
+			}
+		}
+	}
+	for _, word := range []string{"the", "Linux", "http://www.", "viagra", "für", "größe", "ЗДРАВ", "日本", "=20"} {
+		needle := Fold([]byte(word))
+		compare("BODY \""+word+"\"", none, func(i int) bool { return bodyContains(mails[i].data, roots[i], needle) })
+		compare("SUBJECT \""+word+"\"", none, func(i int) bool {
+			value, _ := Get(mails[i].data[:roots[i].Header.Len], "Subject")
+			return Contains([]byte(DecodeWords(string(value))), needle)
+		})
+	}
+	for _, day := range []string{"23-Aug-2002", "9-Sep-2002", "1-Oct-2002", "6-Jul-2002"} {
+		on, _ := time.Parse("2-Jan-2006", day)
+		// Dovecot takes a message without a date as sent long ago.
+		noDate := func(i int) bool { return roots[i].Envelope.Date == nil }
+		compare("SENTBEFORE "+day, noDate, func(i int) bool {
+			sent, err := ParseDate(*roots[i].Envelope.Date)
+			y, m, d := sent.Date()
+			return err == nil && time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Before(on)
+		})
+	}
+	t.Logf("%d of %d answers equal", total-bad, total)
+	if bad*50 > total {
+		t.Error("more than 2 % differ")
+	}
+}
+
+// bodyContains looks for needle in the texts of a message and in the headers
+// of messages in it.
+func bodyContains(msg []byte, p *Part, needle []byte) bool {
+	if text, ok := p.Text(msg, 0); ok && Contains(text, needle) {
+		return true
+	}
+	if m := p.Message; m != nil {
+		header := DecodeWords(string(msg[m.Header.Off:m.Header.End()]))
+		return Contains([]byte(header), needle) || bodyContains(msg, m, needle)
+	}
+	for _, c := range p.Children {
+		if bodyContains(msg, c, needle) {
+			return true
+		}
+	}
+	return false
 }

@@ -207,10 +207,10 @@ func appendValue(dst, body []byte) []byte {
 		next, eol := lineEnd(body, 0)
 		line := body[:next-eol]
 		body = body[next:]
-		if first {
-			line = bytes.TrimLeft(line, " \t")
-			first = false
+		for first && len(line) > 0 && isWSP(line[0]) {
+			line = line[1:]
 		}
+		first = false
 		dst = append(dst, line...)
 	}
 	if bytes.IndexByte(dst[lo:], 0) >= 0 {

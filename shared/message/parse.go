@@ -1,26 +1,39 @@
 package message
 
-import "bytes"
+import (
+	"bytes"
+	"sync"
+)
 
 // maxBoundary is how many octets of a boundary are compared. RFC 2046 5.1.1
 // allows 70.
 const maxBoundary = 80
 
+// maxKept bounds what a pooled parser keeps of its buffers.
+const maxKept = 64 << 10
+
+var parsers = sync.Pool{New: func() any {
+	return &parser{open: make([]entity, 0, 8), scratch: make([]byte, 0, 2048)}
+}}
+
 // Parse describes the message b. It never fails, and keeps no reference to b.
 func Parse(b []byte) *Part {
-	var (
-		open    [8]entity
-		scratch [2048]byte
-		block   = new(rootBlock)
-		p       = parser{
-			b: b, open: open[:0], scratch: scratch[:0],
-			strings: block.strings[:0], list: block.list[:0],
-			addressesLeft: MaxAddresses,
-		}
-	)
+	block := new(rootBlock)
 	block.part.Envelope = &block.envelope
+	p := parsers.Get().(*parser)
+	p.b, p.strings, p.list = b, block.strings[:0], block.list[:0]
 	p.parse(&block.part)
+	p.release()
 	return &block.part
+}
+
+// release gives p back to the pool, without what belongs to the message.
+func (p *parser) release() {
+	clear(p.open[:cap(p.open)])
+	*p = parser{open: p.open[:0], scratch: p.scratch[:0], repeated: p.repeated[:0]}
+	if cap(p.scratch) <= maxKept && cap(p.repeated) <= maxKept/16 {
+		parsers.Put(p)
+	}
 }
 
 // rootBlock holds in one allocation what most messages need.
@@ -77,7 +90,7 @@ func (p *parser) keep(s string) *string {
 }
 
 func (p *parser) parse(root *Part) {
-	p.parts = 1
+	p.parts, p.addressesLeft = 1, MaxAddresses
 	p.push(root, 0)
 	pos := 0
 	for {

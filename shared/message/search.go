@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -60,6 +61,9 @@ func appendFolded(dst, s []byte) []byte {
 		var n int
 		dst, n = appendLowerASCII(dst, s)
 		s = s[n:]
+		if len(s) == 0 {
+			break
+		}
 		end := 0 // of the run of characters beyond ASCII
 		for end < len(s) && s[end] >= utf8.RuneSelf {
 			end++
@@ -96,18 +100,40 @@ func appendLowerASCII(dst, s []byte) ([]byte, int) {
 	return dst[:start+i], i
 }
 
+// foldedRunes holds the folded forms of the characters that have two octets in
+// UTF-8: those of the alphabets of Europe and the Near East.
+var foldedRunes = sync.OnceValue(func() *[0x800][]byte {
+	var t [0x800][]byte
+	for r := rune(utf8.RuneSelf); r < 0x800; r++ {
+		t[r] = foldRune(nil, utf8.AppendRune(nil, r))
+	}
+	return &t
+})
+
+// foldRune appends the folded form of the character s.
+func foldRune(dst, s []byte) []byte {
+	var room [64]byte
+	for _, d := range string(norm.NFKD.Append(room[:0], s...)) {
+		dst = utf8.AppendRune(dst, unicode.ToLower(unicode.ToUpper(d)))
+	}
+	return dst
+}
+
 // appendFoldedRunes folds characters beyond ASCII.
 func appendFoldedRunes(dst, s []byte) []byte {
-	var room [64]byte
+	table := foldedRunes()
 	for len(s) > 0 {
 		r, n := utf8.DecodeRune(s)
-		if r == utf8.RuneError && n <= 1 {
+		switch {
+		case r == utf8.RuneError && n <= 1:
+			n = 1
 			dst = append(dst, s[0])
-			s = s[1:]
-			continue
-		}
-		for _, d := range string(norm.NFKD.Append(room[:0], s[:n]...)) {
-			dst = utf8.AppendRune(dst, unicode.ToLower(unicode.ToUpper(d)))
+		case r < 0x800:
+			dst = append(dst, table[r]...)
+		case 0x3400 <= r && r <= 0x9fff: // unified ideographs have one form
+			dst = append(dst, s[:n]...)
+		default:
+			dst = foldRune(dst, s[:n])
 		}
 		s = s[n:]
 	}

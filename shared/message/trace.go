@@ -26,74 +26,89 @@ type Received struct {
 // maxTraceValue bounds each value of a trace field, in octets.
 const maxTraceValue = 255
 
+const dateLayout = "Mon, 2 Jan 2006 15:04:05 -0700" // RFC 5322 3.3
+
 // AppendReceived appends r as a Received field, folded.
 func AppendReceived(dst []byte, r Received) []byte {
 	f := newFolder(dst, "Received")
 	if r.Helo != "" || r.ClientIP.IsValid() {
-		helo := cleanHost(r.Helo)
+		helo := clean(r.Helo, inHost)
 		if helo == "" {
 			helo = "unknown"
 		}
 		f.word("from")
 		f.word(helo)
-		if tcp := tcpInfo(r.ClientName, r.ClientIP); tcp != "" {
-			f.word(tcp)
-		}
+		f.tcpInfo(clean(r.ClientName, inHost), r.ClientIP)
 	}
 	if r.TLS != "" {
-		f.word("(using " + cleanComment(r.TLS) + ")")
+		f.word("(using ", clean(r.TLS, inComment), ")")
 	}
-	f.clause("by", cleanHost(r.By))
-	f.clause("with", cleanAtom(r.With))
-	f.clause("id", cleanAtom(r.ID))
+	f.clause("by ", clean(r.By, inHost))
+	f.clause("with ", clean(r.With, inAtom))
+	f.clause("id ", clean(r.ID, inAtom))
 	if !r.For.IsNull() {
-		f.clause("for", cleanPath(r.For))
+		f.clause("for ", cleanPath(r.For))
 	}
 	f.dst = append(f.dst, ';')
-	date := r.Time.Format("Mon, 2 Jan 2006 15:04:05 -0700")
-	if len(f.dst)-f.line+1+len(date) > lineWidth {
-		f.fold()
-	} else {
-		f.dst = append(f.dst, ' ')
-	}
-	f.dst = append(f.dst, date...)
+	f.space(len(dateLayout))
+	f.dst = r.Time.AppendFormat(f.dst, dateLayout)
 	return f.end()
 }
 
-// clause writes a name and its value in one line.
+// clause writes a name and its value in one line, if there is one.
 func (f *folder) clause(name, value string) {
 	if value != "" {
-		f.word(name + " " + value)
+		f.word(name, value)
 	}
 }
 
-// tcpInfo is (name [address]), RFC 5321 4.4, TCP-info.
-func tcpInfo(name string, ip netip.Addr) string {
-	name = cleanHost(name)
+// tcpInfo writes (name [address]), RFC 5321 4.4, TCP-info.
+func (f *folder) tcpInfo(name string, ip netip.Addr) {
 	if !ip.IsValid() {
-		if name == "" {
-			return ""
+		if name != "" {
+			f.word("(", name, ")")
 		}
-		return "(" + name + ")"
-	}
-	ip = ip.Unmap().WithZone("")
-	literal := "[" + ip.String() + "]"
-	if ip.Is6() {
-		literal = "[IPv6:" + ip.String() + "]"
+		return
 	}
 	if name == "" {
 		name = "unknown"
 	}
-	return "(" + name + " " + literal + ")"
+	tag := " ["
+	if ip = ip.Unmap().WithZone(""); ip.Is6() {
+		tag = " [IPv6:"
+	}
+	f.word("(", name, tag, ip.String(), "])")
 }
 
-// clean replaces what ok refuses, and cuts what is too long.
-func clean(s string, ok func(c byte) bool) string {
+const (
+	inHost    = 1 << iota // occurs in domains and address literals
+	inAtom                // occurs in an atom with dots (RFC 5322 3.2.3)
+	inComment             // can be in a comment as it is (RFC 5322 3.2.2)
+)
+
+var traceClasses = func() (t [256]byte) {
+	for c := byte(' '); c < 0x7f; c++ {
+		if classes[c]&classToken != 0 || c == '[' || c == ']' || c == ':' {
+			t[c] |= inHost
+		}
+		if classes[c]&classAtext != 0 || c == '.' {
+			t[c] |= inAtom
+		}
+		if c != '(' && c != ')' && c != '\\' {
+			t[c] |= inComment
+		}
+	}
+	return t
+}()
+
+// clean replaces each character that is not of class, and cuts what is too
+// long.
+func clean(s string, class byte) string {
 	s = s[:min(len(s), maxTraceValue)]
 	for i := range len(s) {
-		if !ok(s[i]) {
+		if traceClasses[s[i]]&class == 0 {
 			return strings.Map(func(r rune) rune {
-				if r < 0x80 && ok(byte(r)) {
+				if r < 0x80 && traceClasses[r]&class != 0 {
 					return r
 				}
 				return '?'
@@ -101,23 +116,6 @@ func clean(s string, ok func(c byte) bool) string {
 		}
 	}
 	return s
-}
-
-// cleanHost lets pass what occurs in domains and address literals.
-func cleanHost(s string) string {
-	return clean(s, func(c byte) bool {
-		return c < 0x7f && (classes[c]&classToken != 0 || c == '[' || c == ']' || c == ':')
-	})
-}
-
-// cleanAtom lets pass what occurs in an atom.
-func cleanAtom(s string) string {
-	return clean(s, func(c byte) bool { return c < 0x7f && (classes[c]&classAtext != 0 || c == '.') })
-}
-
-// cleanComment lets pass what can be in a comment as it is (RFC 5322 3.2.2).
-func cleanComment(s string) string {
-	return clean(s, func(c byte) bool { return ' ' <= c && c < 0x7f && c != '(' && c != ')' && c != '\\' })
 }
 
 // CountReceived counts the Received fields of a header block, for the

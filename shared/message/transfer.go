@@ -37,64 +37,93 @@ func (p *Part) Decoded(msg []byte, limit int64) ([]byte, error) {
 	return nil, ErrUnknownEncoding
 }
 
-const notBase64 = 0xff
-
-var base64Values = func() (t [256]byte) {
-	for i := range t {
-		t[i] = notBase64
-	}
-	for i, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") {
-		t[c] = byte(i)
+// base64Digits has, for each of the four places in a quantum, the bits of a
+// digit in their place. What is no digit has badDigit.
+var base64Digits = func() (t [4][256]uint32) {
+	for place := range t {
+		for i := range t[place] {
+			t[place][i] = badDigit
+		}
+		for i, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") {
+			t[place][c] = uint32(i) << (18 - 6*place)
+		}
 	}
 	return t
 }()
+
+const badDigit = 1 << 31
+
+// base64Value is the value of a digit, badDigit for another octet.
+func base64Value(c byte) uint32 { return base64Digits[3][c] }
 
 // decodeBase64 decodes at most limit octets. Octets that are not of the
 // alphabet are passed over (RFC 2045 6.8), and padding may come before the
 // end, as it does where pieces were joined.
 func decodeBase64(src []byte, limit int) []byte {
-	dst := make([]byte, 0, min(limit, len(src)/4*3+3)+3)
+	dst := make([]byte, min(limit, len(src)/4*3)+6)
+	done := 0 // octets of dst
 	var quantum uint32
 	n := 0 // digits in quantum
-	for i := 0; i < len(src) && len(dst) < limit; {
-		for n == 0 && i+4 <= len(src) && len(dst) < limit {
-			a, b, c, d := base64Values[src[i]], base64Values[src[i+1]], base64Values[src[i+2]], base64Values[src[i+3]]
-			if a|b|c|d >= 64 {
+	for len(src) > 0 && done < limit {
+		if n == 0 {
+			d, s := decodeQuanta(dst[done:], src)
+			done += d
+			if src = src[s:]; len(src) == 0 || done >= limit {
 				break
 			}
-			q := uint32(a)<<18 | uint32(b)<<12 | uint32(c)<<6 | uint32(d)
-			dst = append(dst, byte(q>>16), byte(q>>8), byte(q))
-			i += 4
 		}
-		if i >= len(src) {
-			break
-		}
-		c := src[i]
-		i++
-		if v := base64Values[c]; v != notBase64 {
-			quantum = quantum<<6 | uint32(v)
-			if n++; n == 4 {
-				dst = append(dst, byte(quantum>>16), byte(quantum>>8), byte(quantum))
-				quantum, n = 0, 0
-			}
-		} else if c == '=' {
-			dst = appendQuantum(dst, quantum, n)
+		v := base64Value(src[0])
+		switch {
+		case v != badDigit:
+			quantum = quantum<<6 | v
+			n++
+		case src[0] == '=':
+			done += putQuantum(dst[done:], quantum, n)
 			quantum, n = 0, 0
 		}
+		if n == 4 {
+			done += putQuantum(dst[done:], quantum, n)
+			quantum, n = 0, 0
+		}
+		src = src[1:]
 	}
-	dst = appendQuantum(dst, quantum, n)
-	return dst[:min(len(dst), limit)]
+	if n > 0 && done < limit {
+		done += putQuantum(dst[done:], quantum, n)
+	}
+	return dst[:min(done, limit)]
 }
 
-// appendQuantum appends the whole octets of n base64 digits, less than 4.
-func appendQuantum(dst []byte, quantum uint32, n int) []byte {
+// decodeQuanta decodes whole quanta as long as there is nothing but digits and
+// room for two, and returns how many octets it wrote and read.
+func decodeQuanta(dst, src []byte) (wrote, read int) {
+	for len(dst)-wrote >= 6 && len(src)-read >= 4 {
+		s, d := src[read:read+4:read+4], dst[wrote:wrote+3:wrote+3]
+		v := base64Digits[0][s[0]] | base64Digits[1][s[1]] | base64Digits[2][s[2]] | base64Digits[3][s[3]]
+		if v >= badDigit {
+			break
+		}
+		d[0], d[1], d[2] = byte(v>>16), byte(v>>8), byte(v)
+		wrote += 3
+		read += 4
+	}
+	return wrote, read
+}
+
+// putQuantum writes the whole octets of n base64 digits and returns how many
+// they are.
+func putQuantum(dst []byte, quantum uint32, n int) int {
 	switch n {
 	case 2:
-		dst = append(dst, byte(quantum>>4))
+		dst[0] = byte(quantum >> 4)
+		return 1
 	case 3:
-		dst = append(dst, byte(quantum>>10), byte(quantum>>2))
+		dst[0], dst[1] = byte(quantum>>10), byte(quantum>>2)
+		return 2
+	case 4:
+		dst[0], dst[1], dst[2] = byte(quantum>>16), byte(quantum>>8), byte(quantum)
+		return 3
 	}
-	return dst
+	return 0
 }
 
 // decodeQuotedPrintable decodes at most limit octets (RFC 2045 6.7). Space at

@@ -65,7 +65,7 @@ func AppendMailboxField(dst []byte, name, phrase string, addr mail.Address) []by
 	case needsEncoding(phrase):
 		f.encoded(phrase)
 	case strings.ContainsAny(phrase, `()<>@,;:\".[]`):
-		f.word(`"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(phrase) + `"`)
+		f.word(`"`, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(phrase), `"`)
 	default:
 		f.word(phrase)
 	}
@@ -83,18 +83,24 @@ func AppendReturnPath(dst []byte, addr mail.Address) []byte {
 
 // cleanPath is the path of addr with no control character in it.
 func cleanPath(addr mail.Address) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
+	path := addr.Path()
+	for i := range len(path) {
+		if path[i] < ' ' || path[i] == 0x7f {
+			return strings.Map(func(r rune) rune {
+				if r < ' ' || r == 0x7f {
+					return '?'
+				}
+				return r
+			}, path)
 		}
-		return r
-	}, addr.Path())
+	}
+	return path
 }
 
 // NewMessageID makes a Message-ID with its angle brackets (RFC 5322 3.6.4),
 // random to 128 bits.
 func NewMessageID(host string) string {
-	return "<" + strings.ToLower(rand.Text()) + "@" + cleanHost(host) + ">"
+	return "<" + strings.ToLower(rand.Text()) + "@" + clean(host, inHost) + ">"
 }
 
 // needsEncoding reports whether word can be in a field only as an encoded word:
@@ -114,20 +120,31 @@ type folder struct {
 	line int // where the line begins
 }
 
-func newFolder(dst []byte, name string) *folder {
-	f := &folder{dst: dst, line: len(dst)}
+func newFolder(dst []byte, name string) folder {
+	f := folder{dst: dst, line: len(dst)}
 	f.dst = append(append(f.dst, name...), ':')
 	return f
 }
 
-// word writes a word with the space or fold before it.
-func (f *folder) word(w string) {
-	if len(f.dst)-f.line+1+len(w) > lineWidth && f.dst[len(f.dst)-1] != ':' {
+// word writes a word, given in pieces, with the space or fold before it.
+func (f *folder) word(pieces ...string) {
+	size := 0
+	for _, s := range pieces {
+		size += len(s)
+	}
+	f.space(size)
+	for _, s := range pieces {
+		f.dst = append(f.dst, s...)
+	}
+}
+
+// space writes what is before a word of size octets.
+func (f *folder) space(size int) {
+	if len(f.dst)-f.line+1+size > lineWidth && f.dst[len(f.dst)-1] != ':' {
 		f.fold()
 	} else {
 		f.dst = append(f.dst, ' ')
 	}
-	f.dst = append(f.dst, w...)
 }
 
 // fold begins a line.
@@ -149,7 +166,7 @@ func (f *folder) encoded(text string) {
 		for n < len(text) && !utf8.RuneStart(text[n]) {
 			n--
 		}
-		f.word(head + base64.StdEncoding.EncodeToString([]byte(text[:n])) + tail)
+		f.word(head, base64.StdEncoding.EncodeToString([]byte(text[:n])), tail)
 		text = text[n:]
 	}
 }

@@ -1,0 +1,25 @@
+/*
+Package lmtpd is the LMTP server of a backend (RFC 2033): one reply for each
+recipient, after its mailbox has the message on a majority of the pair.
+
+	LHLO    421 while draining, 451 "not serving; leader=NODE" at MAIL
+	RCPT    collected; only the form of the address is checked
+	DATA    one mailbox.Deliver; then in the order of RCPT:
+	        250 2.1.5   committed, also when an earlier attempt did it
+	        451 4.3.0   not serving; leader=NODE when it is known
+	        451 4.4.5   no majority in time: the outcome is unknown, ask again
+	        452 4.2.2   over quota; 552 5.2.2 when nothing is allowed at all
+	        452 4.3.1   too much in flight
+	        552 5.3.4   too big
+
+Any RFC 2033 client may deliver. To clients that Config.PrivateFor accepts, the
+relays, the server offers X-TT 1 and reads on MAIL XTRACE (message id for the
+log) and XTIME (arrival, Unix nanoseconds), on RCPT XKEY (delivery key, 32
+hexadecimal digits), XFOLDER (UTF-8), XQUOTA ("octets,messages,stamp", -1 for no
+limit), XFLAGS (system flags, comma-separated) and XDFLG (bit 2: deliver even
+over quota). A repeated key never makes a second copy.
+
+Package lmtpd stores nothing itself, and it sends nothing back: a notification
+is the relay's.
+*/
+package lmtpd

@@ -1,0 +1,184 @@
+package lmtpd
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/postern-mail/postern/backend/mailbox"
+	"github.com/postern-mail/postern/backend/mailbox/mailboxtest"
+	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/smtp"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func serve(t testing.TB, boxes Mailboxes, relay bool) *smtp.Client {
+	t.Helper()
+	s, err := New(Config{Mailboxes: boxes, Hostname: "store.test", Domain: "example.test", PrivateFor: func(*smtp.ConnInfo) bool { return relay }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(ctx, l) }()
+	c, err := smtp.Dial(ctx, l.Addr().String(), smtp.ClientConfig{Protocol: smtp.LMTP, Hello: "relay.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		l.Close()
+		cancel()
+		<-done
+	})
+	return c
+}
+
+func send(t testing.TB, c *smtp.Client, body string, rcpts ...smtp.RcptArgs) *smtp.Result {
+	t.Helper()
+	res, err := c.Send(context.Background(), &smtp.Transaction{
+		Mail: smtp.MailArgs{From: mail.Address{Local: "a", Domain: "x.test"}, Size: -1}, Rcpts: rcpts, Body: [][]byte{[]byte(body)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func to(local string, private ...string) smtp.RcptArgs {
+	a := smtp.RcptArgs{To: mail.Address{Local: local, Domain: "example.test"}}
+	for i := 0; i < len(private); i += 2 {
+		if a.Private == nil {
+			a.Private = map[string]string{}
+		}
+		a.Private[private[i]] = private[i+1]
+	}
+	return a
+}
+
+const text = "Subject: hello\r\n\r\n.body\r\n"
+
+func TestReplies(t *testing.T) {
+	boxes := mailboxtest.New(t)
+	c := serve(t, boxes, true)
+	if p, ok := c.Extension("X-TT"); !ok || p != "1" {
+		t.Fatalf("X-TT %q, %v", p, ok)
+	}
+	key := mail.NewDeliveryKey("r", "q", "k").String()
+	for _, tt := range []struct {
+		name, body string
+		rcpt       smtp.RcptArgs
+		want       string
+	}{
+		{"first use makes the mailbox", text, to("Ann"), "250 2.1.5 <Ann@example.test> delivered"},
+		{"missing folder", text, to("ann", "XFOLDER", "Wörk"), "250 2.1.5 <ann@example.test> delivered to INBOX, there is no such folder"},
+		{"folder that is there", text, to("ann", "XFOLDER", "Junk"), "250 2.1.5 <ann@example.test> delivered"},
+		{"key", text, to("bob", "XKEY", key), "250 2.1.5 <bob@example.test> delivered"},
+		{"key again", text, to("bob", "XKEY", key), "250 2.1.5 <bob@example.test> delivered, by an earlier attempt"},
+		{"key with another body", text + "x\r\n", to("bob", "XKEY", key), "451 4.3.0 *"},
+		{"over quota", text, to("cat", "XQUOTA", "5,-1,1"), "452 4.2.2 *"},
+		{"nothing allowed", text, to("dan", "XQUOTA", "0,-1,1"), "552 5.2.2 *"},
+		{"over quota, guaranteed", text, to("cat", "XQUOTA", "5,-1,1", "XDFLG", "2"), "250 2.1.5 *"},
+		{"flags", text, to("eve", "XFLAGS", `\Seen,\Flagged`), "250 2.1.5 *"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			res := send(t, c, tt.body, tt.rcpt)
+			got := fmt.Sprint(res.Data[0])
+			prefix, open := strings.CutSuffix(tt.want, "*")
+			if open && !strings.HasPrefix(got, prefix) || !open && got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+	acc, err := boxes.Account(context.Background(), "ann@example.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := acc.Status(context.Background(), "INBOX"); err != nil || info.Messages != 2 {
+		t.Errorf("INBOX has %d messages, want 2: %v", info.Messages, err)
+	}
+}
+
+func TestBadParameters(t *testing.T) {
+	c := serve(t, mailboxtest.New(t), true)
+	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}} {
+		res := send(t, c, text, to("ann", p...))
+		if r := res.Rcpts[0]; r == nil || r.Code != 501 {
+			t.Errorf("%v: %v", p, r)
+		}
+	}
+}
+
+// TestStranger shows that private parameters are refused where they are not
+// offered, and that plain LMTP works.
+func TestStranger(t *testing.T) {
+	c := serve(t, mailboxtest.New(t), false)
+	if _, ok := c.Extension("X-TT"); ok {
+		t.Error("X-TT offered to a stranger")
+	}
+	if res := send(t, c, text, to("ann", "XKEY", strings.Repeat("0", 32))); res.Rcpts[0].Code != 555 {
+		t.Errorf("XKEY of a stranger: %v", res.Rcpts[0])
+	}
+	res := send(t, c, text, to("ann"), to("bob"), to("cat"))
+	for i, r := range res.Data {
+		if r == nil || r.Code != 250 {
+			t.Errorf("recipient %d: %v", i, r)
+		}
+	}
+}
+
+func TestNotServing(t *testing.T) {
+	boxes, log := mailboxtest.NewWithLog(t)
+	c := serve(t, boxes, true)
+	log.SetAway(&mailbox.ErrNotServing{Leader: "pair1-b"})
+	res := send(t, c, text, to("ann"))
+	if r := res.Mail; r == nil || r.Code != 451 || !strings.Contains(r.Text, "leader=pair1-b") {
+		t.Errorf("MAIL: %v", r)
+	}
+	log.SetAway(nil)
+	if res := send(t, c, text, to("ann")); res.Data[0].Code != 250 {
+		t.Errorf("serving again: %v", res.Data[0])
+	}
+}
+
+// stuck never commits.
+type stuck struct{}
+
+func (stuck) Ready(context.Context) error { return nil }
+
+func (stuck) Deliver(ctx context.Context, _ *mailbox.Delivery) ([]mailbox.DeliveryResult, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestNoQuorum(t *testing.T) {
+	s, err := New(Config{Mailboxes: stuck{}, Hostname: "store.test", Commit: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ss := &session{srv: s, addrs: []mail.Address{{Local: "a"}}}
+	ss.d.Recipients = make([]mailbox.DeliveryRecipient, 1)
+	r := ss.Data(context.Background(), &smtp.Message{Bytes: []byte(text)})
+	if r[0].Code != 451 || r[0].Status != mail.StatusNoQuorum {
+		t.Errorf("%v", r[0])
+	}
+}
+
+func BenchmarkDeliver(b *testing.B) {
+	c := serve(b, mailboxtest.New(b), true)
+	body := "Subject: hello\r\n\r\n" + strings.Repeat("0123456789abcdef0123456789abcde\r\n", 300)
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		send(b, c, body, to("ann"))
+	}
+}

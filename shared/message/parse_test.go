@@ -152,6 +152,25 @@ func TestParseHostile(t *testing.T) {
 	}
 }
 
+// TestParseDeep holds 5,000 levels to a tenth of a second.
+func TestParseDeep(t *testing.T) {
+	for name, msg := range map[string][]byte{
+		"multiparts": nestedMessage(5000),
+		"messages":   bytes.Repeat([]byte("Content-Type: message/rfc822\r\n\r\n"), 5000),
+	} {
+		best := time.Hour
+		for range 3 {
+			start := time.Now()
+			Parse(msg)
+			best = min(best, time.Since(start))
+		}
+		t.Logf("%s: %v", name, best)
+		if best > 100*time.Millisecond {
+			t.Errorf("%s: %v", name, best)
+		}
+	}
+}
+
 func TestParseLimits(t *testing.T) {
 	p := Parse(nestedMessage(200))
 	depth := 0

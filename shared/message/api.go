@@ -62,7 +62,9 @@ type Address struct {
 }
 
 // Envelope holds the fields of an IMAP ENVELOPE as octets of the message,
-// unfolded. A nil field is NIL.
+// unfolded. A nil field is NIL. Runs of white space in Subject and in the names
+// of addresses are one space; NUL is U+FFFD everywhere. Address fields that
+// occur several times are joined; of other fields the last one counts.
 type Envelope struct {
 	Date, Subject                      *string
 	From, Sender, ReplyTo, To, Cc, Bcc []Address

@@ -287,6 +287,15 @@ func (d *decoder) count(size int) int {
 	return int(n)
 }
 
+// some is a count above 0: an empty list is left out.
+func (d *decoder) some(size int) int {
+	n := d.count(size)
+	if n == 0 {
+		d.fail()
+	}
+	return n
+}
+
 func (d *decoder) string() string {
 	n := d.count(1)
 	s := d.s[:n]
@@ -348,7 +357,7 @@ func (d *decoder) part(p *Part, origin int64, depth int, envelope *Envelope) {
 		p.DispParams = d.params()
 	}
 	if has&hasLanguage != 0 {
-		p.Language = make([]string, d.count(1))
+		p.Language = make([]string, d.some(1))
 		for i := range p.Language {
 			p.Language[i] = d.string()
 		}
@@ -373,7 +382,7 @@ func (d *decoder) part(p *Part, origin int64, depth int, envelope *Envelope) {
 const minPart = 5
 
 func (d *decoder) children(p *Part, depth int) {
-	n := d.count(minPart)
+	n := d.some(minPart)
 	parts := make([]Part, n)
 	p.Children = make([]*Part, n)
 	origin := p.Body.Off
@@ -398,7 +407,7 @@ func (d *decoder) partType(p *Part) {
 }
 
 func (d *decoder) params() []Param {
-	list := make([]Param, d.count(3))
+	list := make([]Param, d.some(3))
 	for i := range list {
 		p := &list[i]
 		extended := d.octet()
@@ -427,7 +436,7 @@ func (d *decoder) envelope(e *Envelope) {
 		if has&(1<<(4+i)) == 0 {
 			continue
 		}
-		n := d.count(1)
+		n := d.some(1)
 		start := len(d.list)
 		if cap(d.list)-start < n {
 			d.list, start = make([]Address, 0, max(n, 8)), 0

@@ -28,19 +28,27 @@ func Contains(hay, needleFolded []byte) bool {
 	if len(needleFolded) == 0 {
 		return true
 	}
-	buf := make([]byte, 0, foldChunk*5/4+len(needleFolded))
-	for len(hay) > 0 {
+	pooled := foldBuffers.Get().(*[]byte)
+	buf, found := (*pooled)[:0], false
+	for len(hay) > 0 && !found {
 		n := chunkLen(hay)
 		buf = appendFolded(buf, hay[:n])
-		if bytes.Contains(buf, needleFolded) {
-			return true
-		}
+		found = bytes.Contains(buf, needleFolded)
 		hay = hay[n:]
 		keep := min(len(buf), len(needleFolded)-1)
 		buf = buf[:copy(buf, buf[len(buf)-keep:])]
 	}
-	return false
+	if cap(buf) <= maxKept {
+		*pooled = buf
+		foldBuffers.Put(pooled)
+	}
+	return found
 }
+
+var foldBuffers = sync.Pool{New: func() any {
+	buf := make([]byte, 0, foldChunk*5/4)
+	return &buf
+}}
 
 // chunkLen is the length of the first chunk of b, which cuts no character
 // apart.

@@ -32,8 +32,9 @@ var classes = func() (t [256]byte) {
 	return t
 }()
 
-// span of a scanner's input that grows while it stays one piece and is copied
-// only when it cannot: most names and values are one piece.
+// piece is text taken from a scanner's input. It stays a part of the input as
+// long as it is one run of octets there, as most names and values are; otherwise
+// it is a copy.
 type piece struct {
 	lo, hi int
 	buf    []byte

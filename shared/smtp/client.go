@@ -35,12 +35,15 @@ const (
 type Client struct {
 	cfg    ClientConfig
 	nc     net.Conn
-	secure bool // inside TLS
+	raw    net.Conn // under TLS
+	secure bool     // inside TLS
 	ext    map[string]string
 	in     replyReader
 	ctx    context.Context // of the call that runs
 	broken bool
 	open   bool // the peer may hold an open transaction
+
+	sending sending // what Send works with
 }
 
 // Dial connects to addr ("host:port", or the path of a unix socket), reads the
@@ -90,7 +93,7 @@ func fillTimeouts(cfg *ClientConfig) {
 }
 
 func newClient(ctx context.Context, nc net.Conn, host string, cfg ClientConfig) (*Client, error) {
-	c := &Client{cfg: cfg, nc: nc}
+	c := &Client{cfg: cfg, nc: nc, raw: nc}
 	c.in.buf = make([]byte, lineBuffer)
 	defer c.watch(ctx)()
 	if err := c.begin(host); err != nil {
@@ -259,8 +262,9 @@ func (c *Client) TLS() *tls.ConnectionState {
 	return nil
 }
 
-// Usable reports whether another transaction can be sent.
-func (c *Client) Usable() bool { return !c.broken }
+// Usable reports whether another transaction can be sent: nothing has failed,
+// and an idle connection was not closed by the peer, as far as this host knows.
+func (c *Client) Usable() bool { return !c.broken && c.in.buffered() == 0 && quiet(c.raw) }
 
 // Close closes the connection without QUIT. It may be called at any time.
 func (c *Client) Close() error { return c.nc.Close() }

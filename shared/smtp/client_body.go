@@ -27,7 +27,7 @@ var (
 func (s *sending) appendMail() {
 	m := &s.t.Mail
 	b := append(s.out, "MAIL FROM:"...)
-	b = append(b, m.From.Path()...)
+	b = appendPath(b, m.From)
 	if s.offers("SIZE") {
 		b = append(b, " SIZE="...)
 		b = append(b, formatInt(s.size)...)
@@ -115,7 +115,7 @@ func (s *sending) checkRcpt(r *RcptArgs) *Reply {
 // appendRcpt prints one RCPT command with the parameters that the peer offers.
 func (s *sending) appendRcpt(r *RcptArgs) {
 	b := append(s.out, "RCPT TO:"...)
-	b = append(b, r.To.Path()...)
+	b = appendPath(b, r.To)
 	if s.offers("DSN") {
 		if r.Notify != 0 {
 			b = append(append(b, " NOTIFY="...), r.Notify.String()...)

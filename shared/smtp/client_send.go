@@ -80,7 +80,9 @@ func (c *Client) Send(ctx context.Context, t *Transaction) (*Result, error) {
 	if len(t.Rcpts) == 0 {
 		return res, errors.New("smtp: transaction without recipients")
 	}
-	s := &sending{Client: c, t: t, res: res}
+	s := &c.sending
+	*s = sending{Client: c, t: t, res: res, sent: s.sent[:0]}
+	defer func() { s.t, s.res, s.out = nil, nil, nil }()
 	if r := s.inspect(); r != nil {
 		s.refuseAll(r)
 		return res, nil
@@ -138,8 +140,51 @@ func (s *sending) inspect() *Reply {
 
 // sendable reports whether a reads back from the wire as the same address.
 func sendable(a mail.Address) bool {
+	if simplePath(a) {
+		return true
+	}
 	back, rest, err := mail.ParsePath(a.Path(), true)
 	return err == nil && rest == "" && back.Local == a.Local && strings.EqualFold(back.Domain, a.Domain)
+}
+
+// simplePath reports an address of letters, digits and what harms nowhere, so
+// that the usual one is neither printed nor parsed to know that it can be sent.
+func simplePath(a mail.Address) bool {
+	if len(a.Local) > mail.MaxLocalPart || len(a.Local)+len(a.Domain) > mail.MaxPath-3 {
+		return false
+	}
+	return simpleDots(a.Local) && simpleDots(a.Domain)
+}
+
+// simpleDots reports words of letters, digits and inner hyphens between dots,
+// none longer than a label.
+func simpleDots(s string) bool {
+	word := 0
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+			if word++; word > 63 {
+				return false
+			}
+		case (c == '.' || c == '-') && word > 0 && i+1 < len(s) && s[i+1] != '.' && s[i+1] != '-':
+			if word++; c == '.' {
+				word = 0
+			}
+		default:
+			return false
+		}
+	}
+	return word > 0
+}
+
+// appendPath prints a with its angle brackets.
+func appendPath(b []byte, a mail.Address) []byte {
+	if !simplePath(a) {
+		return append(b, a.Path()...)
+	}
+	b = append(append(b, '<'), a.Local...)
+	b = append(append(b, '@'), a.Domain...)
+	return append(b, '>')
 }
 
 func privateOK(p map[string]string) bool {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/postern-mail/postern/shared/mail"
 )
 
@@ -430,10 +432,15 @@ func TestClientLogin(t *testing.T) {
 		C: AUTH PLAIN AGFubgBzZWNyZXQ=
 		S: 334 more
 		C: *
-		S: 501 cancelled`)
+		S: 501 cancelled
+		C: NOOP
+		S: 250 ok`)
 	c = dialTest(t, odd, ClientConfig{})
 	var r *Reply
 	if err := c.Auth(context.Background(), "PLAIN", "ann", "secret"); !errors.As(err, &r) || r.Code != 501 || !c.Usable() {
+		t.Error(err)
+	}
+	if err := c.Noop(context.Background()); err != nil {
 		t.Error(err)
 	}
 }
@@ -451,4 +458,45 @@ func TestEarlyRefusal(t *testing.T) {
 	if r := res.Final(0); r != nil && r.Code != 552 {
 		t.Errorf("%v", r)
 	}
+}
+
+// TestUsable is a peer that takes its leave between two transactions.
+func TestUsable(t *testing.T) {
+	s := &sink{}
+	addr, srv := listen(t, testConfig(s))
+	c := dialTest(t, addr, ClientConfig{})
+	if _, err := c.Send(context.Background(), transactionTo(t, "x\r\n", "bob@example.com")); err != nil || !c.Usable() {
+		t.Fatalf("usable %v, %v", c.Usable(), err)
+	}
+	srv.Shutdown(t.Context())
+	if c.Usable() {
+		t.Error("usable after the peer has left")
+	}
+	c = dialTest(t, scripted(t, scriptHello+"S: 250 SIZE\nC: NOOP\nS: 250 ok\nS: 421 bye"), ClientConfig{})
+	if err := c.Noop(context.Background()); err != nil || c.Usable() {
+		t.Errorf("usable with an answer that nobody asked for: %v", err)
+	}
+	c.Close()
+	if c.Usable() {
+		t.Error("usable after Close")
+	}
+}
+
+// TestSimplePath: an address that is sent without a look at the grammar would
+// pass it.
+func TestSimplePath(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		part := rapid.OneOf(rapid.StringMatching(`[aZ0.\-_ ü]{0,12}`), rapid.StringMatching(`([a-z0-9-]{60,64}\.?){1,4}`))
+		a := mail.Address{Local: part.Draw(t, "local"), Domain: part.Draw(t, "domain")}
+		if !simplePath(a) {
+			return
+		}
+		back, rest, err := mail.ParsePath(a.Path(), false)
+		if err != nil || rest != "" || back.Local != a.Local || !strings.EqualFold(back.Domain, a.Domain) {
+			t.Fatalf("%+v: %+v %q %v", a, back, rest, err)
+		}
+		if got := string(appendPath(nil, a)); got != a.Path() {
+			t.Fatalf("%q, want %q", got, a.Path())
+		}
+	})
 }

@@ -112,16 +112,26 @@ func nextParam(s string) (key, value string, hasValue bool, rest string, ok bool
 	return strings.ToUpper(key), value, hasValue, rest, true
 }
 
-// once notes that a parameter was given; it reports false the second time.
-type once map[string]struct{}
+// once remembers the parameters of one command.
+type once struct {
+	keys [16]string
+	n    int
+}
 
+// first notes that key was given; it reports false the second time, and when
+// there are too many.
 func (o *once) first(key string) bool {
-	if *o == nil {
-		*o = once{}
+	if o.n == len(o.keys) {
+		return false
 	}
-	_, again := (*o)[key]
-	(*o)[key] = struct{}{}
-	return !again
+	for _, k := range o.keys[:o.n] {
+		if k == key {
+			return false
+		}
+	}
+	o.keys[o.n] = key
+	o.n++
+	return true
 }
 
 // mail is the MAIL command.
@@ -170,7 +180,7 @@ func (c *conn) mail(args string) {
 
 // pathReply is base with a text that says what is wrong with a path.
 func pathReply(base *Reply, err error) *Reply {
-	text := base.Text
+	var text string
 	switch {
 	case errors.Is(err, mail.ErrAddressUTF8):
 		text = "Address needs SMTPUTF8"

@@ -95,6 +95,9 @@ func (c *conn) begin() error {
 		}
 	}
 	c.before = c.info.Remote
+	if c.srv.draining.Load() && !c.cfg.ImplicitTLS {
+		return errDraining
+	}
 	if c.cfg.ImplicitTLS {
 		if err := c.handshake(); err != nil {
 			return err
@@ -198,7 +201,7 @@ func (c *conn) over(err error) {
 // lingerTime and lingerOctets bound how long a closed session waits for its
 // peer to have read the last reply.
 const (
-	lingerTime   = 2 * time.Second
+	lingerTime   = time.Second
 	lingerOctets = 256 << 10
 )
 
@@ -211,6 +214,9 @@ func (c *conn) end() {
 		c.sess.Close()
 	}
 	if w, ok := c.raw.(interface{ CloseWrite() error }); ok && c.abrupt && c.writeErr == nil && c.ctx.Err() == nil {
+		if t, ok := c.nc.(*tls.Conn); ok {
+			t.CloseWrite()
+		}
 		w.CloseWrite()
 		c.raw.SetReadDeadline(time.Now().Add(lingerTime))
 		for left := lingerOctets; left > 0; {

@@ -131,7 +131,6 @@ type dialog struct {
 	send bytes.Buffer
 	out  []string
 	seen int // calls of the back end that were compared
-	done bool
 }
 
 func (d *dialog) line(n int, l string) {
@@ -155,13 +154,11 @@ func (d *dialog) line(n int, l string) {
 		d.out = append(d.out, "S: "+text)
 	case "=":
 		d.flush()
-		d.sink.mu.Lock()
 		got := "nothing"
-		if d.seen < len(d.sink.calls) {
-			got = d.sink.calls[d.seen]
+		if calls := d.sink.seen(); d.seen < len(calls) {
+			got = calls[d.seen]
 		}
 		d.seen++
-		d.sink.mu.Unlock()
 		if got != text {
 			if !*update {
 				d.t.Fatalf("%s:%d: back end saw %q, want %q", d.file, n, got, text)

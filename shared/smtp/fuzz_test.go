@@ -136,7 +136,7 @@ func FuzzServer(f *testing.F) {
 			})
 			conn := &feed{in: bytes.Clone(in), step: step}
 			newTestServer(t, cfg).ServeConn(context.Background(), conn)
-			return conn.out.String(), s.calls
+			return conn.out.String(), s.seen()
 		}
 		out, calls := run(1 << 20)
 		for line := range strings.SplitSeq(strings.TrimSuffix(out, "\r\n"), "\r\n") {

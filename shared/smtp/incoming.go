@@ -3,6 +3,7 @@ package smtp
 import (
 	"bytes"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/shared/mail"
@@ -306,7 +307,7 @@ func (c *conn) finish(m *incoming) *Reply {
 	if headerLen(b, c.limits.Header) > c.limits.Header {
 		return replyBigHeader
 	}
-	c.tx.msg = Message{Bytes: b, EightBit: found.eightBit, buf: m.buf}
+	c.tx.msg = Message{Bytes: slices.Clip(b), EightBit: found.eightBit, buf: m.buf}
 	return nil
 }
 

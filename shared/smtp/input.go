@@ -86,63 +86,82 @@ const (
 // returned with lineOpen: its sender waits for an answer, and the connection
 // has to end with it.
 func (c *conn) readLine() (line []byte, fault lineFault, err error) {
-	in := &c.in
-	from, dropped, waiting := 0, 0, false
-	for {
-		win := in.window()
-		for from < len(win) {
-			i := bytes.IndexByte(win[from:], '\n')
-			if i < 0 {
-				from = len(win)
-				break
-			}
-			i += from
-			if i > 0 && win[i-1] == '\r' {
-				in.r += i + 1
-				return c.checkLine(win[:i-1], fault)
-			}
-			fault |= lineBare
-			from = i + 1
+	var scan lineScan
+	for waiting := false; ; waiting = true {
+		line, fault, ok := c.nextLine(&scan)
+		if ok {
+			return line, fault, nil
 		}
-		if fault&lineBare != 0 && len(win) > 0 && win[len(win)-1] == '\n' {
-			in.r = in.w
-			return c.checkLine(win[:len(win)-1], fault|lineOpen)
+		if scan.dropped > endless {
+			return nil, fault, errEndless
 		}
-		if len(win) >= c.limits.Line {
-			fault |= lineLong
-			keep := 0
-			if win[len(win)-1] == '\r' {
-				keep = 1
-			}
-			in.r = in.w - keep
-			from = keep
-			if dropped += len(win) - keep; dropped > endless {
-				return nil, fault, errEndless
-			}
-		}
-		if !waiting {
-			waiting = true
+		if !waiting { // from one command to the next, however it drips
 			c.waitUntil(c.limits.CommandTimeout, time.Time{})
-			c.idle.Store(!c.tx.open)
-			defer c.idle.Store(false)
 		}
-		if err := c.fill(); err != nil {
+		c.idle.Store(!c.tx.open)
+		err := c.fill()
+		c.idle.Store(false)
+		if err != nil {
 			return nil, fault, err
 		}
 	}
 }
 
-func (c *conn) checkLine(line []byte, fault lineFault) ([]byte, lineFault, error) {
+// lineScan is how far the search for the end of a line has come.
+type lineScan struct {
+	from    int // octets of the window that were searched
+	dropped int // octets of an over-long line thrown away
+	fault   lineFault
+}
+
+// nextLine cuts the next line off the buffer, if its end is there.
+func (c *conn) nextLine(s *lineScan) (line []byte, fault lineFault, ok bool) {
+	in := &c.in
+	win := in.window()
+	for s.from < len(win) {
+		i := bytes.IndexByte(win[s.from:], '\n')
+		if i < 0 {
+			s.from = len(win)
+			break
+		}
+		i += s.from
+		if i > 0 && win[i-1] == '\r' {
+			in.r += i + 1
+			line, fault = c.checkLine(win[:i-1], s.fault)
+			return line, fault, true
+		}
+		s.fault |= lineBare
+		s.from = i + 1
+	}
+	if s.fault&lineBare != 0 && len(win) > 0 && win[len(win)-1] == '\n' {
+		in.r = in.w
+		line, fault = c.checkLine(win[:len(win)-1], s.fault|lineOpen)
+		return line, fault, true
+	}
+	if len(win) >= c.limits.Line {
+		s.fault |= lineLong
+		keep := 0
+		if win[len(win)-1] == '\r' {
+			keep = 1
+		}
+		in.r = in.w - keep
+		s.from = keep
+		s.dropped += len(win) - keep
+	}
+	return nil, s.fault, false
+}
+
+func (c *conn) checkLine(line []byte, fault lineFault) ([]byte, lineFault) {
 	if len(line)+2 > c.limits.Line {
 		fault |= lineLong
 	}
 	if fault&lineLong != 0 {
-		return nil, fault, nil
+		return nil, fault
 	}
 	if bytes.IndexByte(line, '\r') >= 0 || bytes.IndexByte(line, 0) >= 0 {
 		fault |= lineBare
 	}
-	return line, fault, nil
+	return line, fault
 }
 
 // waitUntil sets the deadline of the reads that follow: timeout from now, but

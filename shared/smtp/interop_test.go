@@ -119,6 +119,7 @@ func (b *peerBackend) NewSession(*gosmtp.Conn) (gosmtp.Session, error) { return 
 func (b *peerBackend) Reset()                                          {}
 func (b *peerBackend) Logout() error                                   { return nil }
 func (b *peerBackend) AuthMechanisms() []string                        { return []string{sasl.Plain} }
+
 func (b *peerBackend) Auth(string) (sasl.Server, error) {
 	return sasl.NewPlainServer(func(_, user, password string) error {
 		if user != "ann" || password != "secret" {

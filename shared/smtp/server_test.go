@@ -233,8 +233,8 @@ func TestCloseNotifyInChunk(t *testing.T) {
 	io.WriteString(raw, "0123456789")
 	io.Copy(io.Discard, raw)
 	srv.Shutdown(context.Background())
-	if n := len(s.got()); n != 0 || !strings.Contains(strings.Join(s.calls, " "), "Reset Close") {
-		t.Errorf("%d messages, calls %q", n, s.calls)
+	if n := len(s.got()); n != 0 || !strings.Contains(strings.Join(s.seen(), " "), "Reset Close") {
+		t.Errorf("%d messages, calls %q", n, s.seen())
 	}
 }
 
@@ -257,7 +257,7 @@ func TestStartTLSForgets(t *testing.T) {
 	r = bufio.NewReader(nc)
 	say(t, nc, "RCPT TO:<bob@example.com>\r\n")
 	expect(t, r, "503")
-	if got := strings.Join(s.calls, ", "); got != "Hello a, Mail <ann@example.net>, Reset" {
+	if got := strings.Join(s.seen(), ", "); got != "Hello a, Mail <ann@example.net>, Reset" {
 		t.Errorf("calls %s", got)
 	}
 }
@@ -320,26 +320,36 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-// TestFullSize sends a message of the default limit, and one octet more.
+// TestFullSize sends a message of just the limit, 50 MB by default, and one
+// octet more.
 func TestFullSize(t *testing.T) {
-	var got int
-	s := &sink{data: func(m *Message) []*Reply { got = len(m.Bytes); return []*Reply{replyOK} }}
-	addr, _ := listen(t, testConfig(s))
-	c := dialTest(t, addr, ClientConfig{})
-	delete(c.ext, "SIZE")
 	line := strings.Repeat("x", 1022) + "\r\n"
-	body := strings.Repeat(line, 50<<10)
-	res, err := c.Send(context.Background(), transactionTo(t, body, "bob@example.com"))
-	if err != nil || got != len(body) {
-		t.Fatalf("%d octets, %+v %v", got, res, err)
-	}
-	got = 0
-	res, err = c.Send(context.Background(), transactionTo(t, "x"+body, "bob@example.com"))
-	if err != nil || got != 0 || res.Final(0).Code != 552 {
-		t.Fatalf("%d octets, %+v %v", got, res.Final(0), err)
-	}
-	if err := c.Noop(context.Background()); err != nil {
-		t.Error(err)
+	for _, size := range []int{1 << 20, 50 << 20} {
+		got := 0
+		s := &sink{data: func(m *Message) []*Reply { got = len(m.Bytes); return []*Reply{replyOK} }}
+		addr, _ := listen(t, testConfig(s, func(c *ServerConfig) {
+			if size < 50<<20 {
+				c.Limits.Size = int64(size)
+			}
+		}))
+		c := dialTest(t, addr, ClientConfig{})
+		delete(c.ext, "SIZE") // so that the client does not announce it
+		body := strings.Repeat(line, size>>10)
+		res, err := c.Send(context.Background(), transactionTo(t, body, "bob@example.com"))
+		if err != nil || got != len(body) {
+			t.Fatalf("%d octets, %+v %v", got, res, err)
+		}
+		if size == 50<<20 {
+			continue
+		}
+		got = 0
+		res, err = c.Send(context.Background(), transactionTo(t, "x"+body, "bob@example.com"))
+		if err != nil || got != 0 || res.Final(0).Code != 552 {
+			t.Fatalf("%d octets, %+v %v", got, res.Final(0), err)
+		}
+		if err := c.Noop(context.Background()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package smtp
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -41,6 +40,13 @@ func (s *sink) got() []received {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]received(nil), s.messages...)
+}
+
+// seen lists the calls of the engine so far.
+func (s *sink) seen() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.calls...)
 }
 
 func (s *sink) log(format string, args ...any) {
@@ -254,5 +260,3 @@ func finals(res *Result) string {
 	}
 	return strings.Join(codes, " ")
 }
-
-var _ = bytes.Equal

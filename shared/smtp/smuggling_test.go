@@ -60,9 +60,9 @@ func TestSmugglingIn(t *testing.T) {
 					out := talk(t, addr, hello+" client.example.net\r\nMAIL FROM:<ann@example.net>\r\nRCPT TO:<bob@example.com>\r\nDATA\r\n"+
 						"Subject: first\r\n\r\ntext"+end+
 						"MAIL FROM:<smuggler@example.net>\r\nRCPT TO:<bob@example.com>\r\nDATA\r\nSubject: second\r\n\r\ntext\r\n.\r\nQUIT\r\n")
-					for _, call := range s.calls {
+					for _, call := range s.seen() {
 						if strings.Contains(call, "smuggler") {
-							t.Errorf("the second message was taken: %q", s.calls)
+							t.Errorf("the second message was taken: %q", s.seen())
 						}
 					}
 					got := s.got()

@@ -120,13 +120,13 @@ func TestTimeouts(t *testing.T) {
 				close(stop)
 				<-done
 				// What the peer dripped into its message was not run.
-				for _, c := range s.calls {
+				for _, c := range s.seen() {
 					if strings.HasPrefix(c, "Data") {
-						t.Errorf("calls %q", s.calls)
+						t.Errorf("calls %q", s.seen())
 					}
 				}
-				if n := strings.Count(strings.Join(s.calls, " "), "Reset"); n > 1 {
-					t.Errorf("calls %q", s.calls)
+				if n := strings.Count(strings.Join(s.seen(), " "), "Reset"); n > 1 {
+					t.Errorf("calls %q", s.seen())
 				}
 			})
 		})

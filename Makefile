@@ -5,10 +5,10 @@ PKGS    ?= ./...
 FUZZTIME ?= 5s
 export CGO_ENABLED ?= 1
 
-.PHONY: all check test unit e2e peers dev bench fuzz nightly man vuln clean help
+.PHONY: all check test unit e2e peers bench fuzz nightly vuln clean help
 
-all: ## build the four programs into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/...
+all: ## build everything
+	CGO_ENABLED=0 $(GO) build $(PKGS)
 
 check: ## formatting, vet, staticcheck, rules of the house, module sums (under a minute when built)
 	@out=$$(git ls-files -co --exclude-standard '*.go' | xargs -r $(GO) tool gofumpt -l); \
@@ -27,9 +27,6 @@ test: peers ## all tests with the race detector, on real peers and real binaries
 unit: ## tests of the packages alone, without installing anything
 	$(GO) test -short -shuffle=on -timeout 10m $(PKGS)
 
-dev: ## a whole cluster on loopback, ^C ends it
-	$(GO) run ./cmd/postern dev
-
 bench: ## the benchmarks of the packages; side by side with other systems: integration/bench/README.md
 	$(GO) test -run '^$$' -bench . -benchtime 2s $(PKGS)
 
@@ -40,14 +37,11 @@ nightly: peers ## every crash state, five minutes of each fuzz target, the long 
 	POSTERN_NIGHTLY=1 $(GO) test -race -shuffle=on -timeout 120m $(PKGS)
 	@integration/tools/fuzz 5m
 
-man: ## manual pages into man/
-	$(GO) run ./cmd/postern man man
-
 vuln: ## known flaws, against a supplied database (GOVULNDB); "not run" without one
 	@if [ -z "$$GOVULNDB" ]; then echo "not run: set GOVULNDB to a vulnerability database"; else $(GO) run golang.org/x/vuln/cmd/govulncheck@latest $(PKGS); fi
 
 clean: ## remove what the targets above made
-	rm -rf $(BIN) man
+	rm -rf $(BIN)
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12

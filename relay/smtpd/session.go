@@ -158,8 +158,10 @@ func (s *session) refused(err error, from, to mail.Address) error {
 		c.Text = "Refused"
 		r = &c
 	}
-	e := maillog.Event{Client: s.c.Remote.Addr().String(), User: s.c.AuthUser, ReversePath: from, NullSender: true,
-		Recipient: to, Code: r.Code, Status: r.Status, Reply: r.Text}
+	e := maillog.Event{
+		Client: s.c.Remote.Addr().String(), User: s.c.AuthUser, ReversePath: from, NullSender: true,
+		Recipient: to, Code: r.Code, Status: r.Status, Reply: r.Text,
+	}
 	if s.tx != nil {
 		e.QueueID = s.tx.QueueID()
 	}

@@ -145,8 +145,10 @@ func (t *Transaction) postmaster(ctx context.Context, r mail.Recipient, why erro
 func (t *Transaction) add(r, given *mail.Recipient) {
 	if r.Channel == mail.ChannelDiscard {
 		t.drops++
-		t.a.cfg.Mail.Discarded(maillog.Event{QueueID: t.env.QueueID, TraceID: t.env.RootID, Recipient: given.Address,
-			ReversePath: t.env.ReversePath, NullSender: true, Channel: r.Channel})
+		t.a.cfg.Mail.Discarded(maillog.Event{
+			QueueID: t.env.QueueID, TraceID: t.env.RootID, Recipient: given.Address,
+			ReversePath: t.env.ReversePath, NullSender: true, Channel: r.Channel,
+		})
 		return
 	}
 	if r.Key == (mail.DeliveryKey{}) {

@@ -81,8 +81,11 @@ func New(cfg Config) (*Agent, error) {
 		v *time.Duration
 		d time.Duration
 	}{
-		{&cfg.IdleTime, 4 * time.Second}, {&cfg.Connect, 30 * time.Second}, {&cfg.Command, 5 * time.Minute},
-		{&cfg.DataBlock, 3 * time.Minute}, {&cfg.DataDone, 10 * time.Minute},
+		{&cfg.IdleTime, 4 * time.Second},
+		{&cfg.Connect, 30 * time.Second},
+		{&cfg.Command, 5 * time.Minute},
+		{&cfg.DataBlock, 3 * time.Minute},
+		{&cfg.DataDone, 10 * time.Minute},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.d

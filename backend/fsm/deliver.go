@@ -194,6 +194,9 @@ func (f *FSM) append(e *Entry, c *command.AppendMessages) (any, error) {
 	}
 	box := a.boxes[c.Name]
 	ans.UIDValidity, ans.FirstUID = box.UIDValidity, box.n.UIDNext
+	if len(c.Messages) == 0 {
+		return ans, nil
+	}
 	box.n.ModSeq++
 	for i := range c.Messages {
 		in := &c.Messages[i]

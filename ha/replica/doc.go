@@ -1,0 +1,59 @@
+/*
+Package replica is a data replica of a pair: one raft group's log feeding one
+state machine. It replicates bytes and knows no mail.
+
+# Proposals
+
+Propose returns nil after the entry is on the disk of a majority and the state
+machine here has applied it. Entries are applied in order, each once: after a
+restart raft replays from the last snapshot, and the state machine ignores what
+it has applied already. When the outcome cannot be known the error is
+ErrUnknown: the entry may be applied now, later or never, and the caller asks
+again with a key that makes the repetition harmless. With every other error
+the entry was not and will not be applied.
+
+At most MaxInFlight bytes are under way; beyond that Propose answers ErrBusy
+at once.
+
+# Serving
+
+The replica that clients use is the one that is serving: it leads, has applied
+all that was committed before its term, and has not begun to hand over. Reads
+are answered while Confirm returns nil; a caller asks once more when the answer
+is ready, and only then sends it.
+
+A read lease begins when this replica asks the other members whom they follow.
+An answer counts if it names this replica and this term; that member gives its
+vote to nobody else until its own heartbeat time-out, so the lease lasts for
+Timings.Read from the question, or less if the member had not heard from us
+for some time. raft's VerifyLeader is not used: a heartbeat answered before
+the question, and delivered after a pause of this process, satisfies it.
+
+# Failover
+
+A follower watches the serving process. When the connection breaks, a new one
+is refused, and another member sees the same, the follower stands for election
+without waiting for the time-out. That message also overrules the other
+members' loyalty to the old leader, whose read lease may still run if the
+refusal came from something in between: a replica elected in this way serves
+only after the read lease has passed. A host that is gone and a link that is
+cut are noticed by the heartbeat time-out.
+
+Transfer asks the target first whether it is alive and has caught up; raft
+would otherwise refuse proposals for long while it waits for a dead one. If it
+goes on refusing them for two election time-outs all the same, the process ends.
+
+# Snapshots
+
+A snapshot is the state machine's Flush and a note of its index (package
+manifest). The log is never cut by it above the floor F (package voter), and
+on a data replica the frames stay as mail. Pulling a new state from the other
+data replica is not part of this package: a replica that would need it marks
+its directory and ends with ErrReseed, and does not start again.
+
+# Endings
+
+A failed write or flush, and a failed Flush of the state machine, call OnFatal.
+The process must end then; raft alone would go on using the store.
+*/
+package replica

@@ -1,0 +1,131 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// proposeTime bounds the wait for raft to take a proposal.
+const proposeTime = 10 * time.Second
+
+// proposal is one call of Propose that raft has taken.
+type proposal struct {
+	future raft.ApplyFuture
+	size   int64
+	answer chan answer // buffered
+}
+
+type answer struct {
+	result any
+	index  uint64
+	err    error
+}
+
+// Propose replicates data and returns what the state machine made of it, and
+// the entry's index. data belongs to the replica from the call on: it is kept
+// in memory for followers and never to be changed. ctx bounds the wait, not
+// the proposal: when it ends first the outcome is ErrUnknown.
+func (r *Replica) Propose(ctx context.Context, data []byte) (result any, index uint64, err error) {
+	size := int64(len(data))
+	if err := r.admit(data); err != nil {
+		return nil, 0, fmt.Errorf("propose: %w", err)
+	}
+	if r.inFlight.Add(size) > MaxInFlight {
+		r.inFlight.Add(-size)
+		return nil, 0, fmt.Errorf("propose: %w", ErrBusy)
+	}
+	limit := proposeTime
+	if d, ok := ctx.Deadline(); ok {
+		limit = max(min(limit, time.Until(d)), time.Nanosecond)
+	}
+	r.admission.RLock()
+	if r.stopping {
+		r.admission.RUnlock()
+		r.inFlight.Add(-size)
+		return nil, 0, fmt.Errorf("propose: %w", r.notServing())
+	}
+	r.outstanding.Add(1)
+	r.admission.RUnlock()
+	p := &proposal{future: r.v.Raft().ApplyLog(raft.Log{Data: data}, limit), size: size, answer: make(chan answer, 1)}
+	r.queue <- p
+	select {
+	case a := <-p.answer:
+		if a.err != nil {
+			return nil, 0, fmt.Errorf("propose: %w", a.err)
+		}
+		return a.result, a.index, nil
+	case <-ctx.Done():
+		return nil, 0, fmt.Errorf("propose: %w: %w", ErrUnknown, ctx.Err())
+	}
+}
+
+// admit refuses what cannot be proposed now.
+func (r *Replica) admit(data []byte) error {
+	switch {
+	case len(data) > MaxEntry:
+		return fmt.Errorf("%d bytes: %w", len(data), ErrTooLarge)
+	case !r.Serving():
+		return r.notServing()
+	case len(data) > lowEntry && r.v.Log().Low():
+		return ErrNoSpace
+	}
+	return nil
+}
+
+// complete hands raft's answers to the proposers. raft answers in order, so
+// that one goroutine waits for all.
+func (r *Replica) complete(done <-chan struct{}) {
+	for {
+		select {
+		case p := <-r.queue:
+			err := p.future.Error()
+			a := answer{err: r.outcome(err)}
+			if err == nil {
+				a.result, a.index = p.future.Response(), p.future.Index()
+			}
+			r.inFlight.Add(-p.size)
+			p.answer <- a
+			r.outstanding.Done()
+		case <-done:
+			return
+		}
+	}
+}
+
+// outcome says what raft's error means for the entry.
+func (r *Replica) outcome(err error) error {
+	if err == nil {
+		if r.refusedSince.Load() != 0 {
+			r.refusedSince.Store(0)
+		}
+		return nil
+	}
+	switch {
+	case errors.Is(err, raft.ErrNotLeader):
+		return r.notServing()
+	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		r.checkStuck()
+		return r.notServing()
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return ErrBusy
+	case errors.Is(err, ErrNoSpace):
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
+}
+
+// checkStuck ends the process when a transfer that came to nothing keeps
+// raft from taking proposals.
+func (r *Replica) checkStuck() {
+	now := time.Now().UnixNano()
+	if r.refusedSince.CompareAndSwap(0, now) {
+		return
+	}
+	if since := time.Duration(now - r.refusedSince.Load()); since > 2*r.cfg.Timings.Election && r.v.Raft().State() == raft.Leader {
+		r.v.Fatal(fmt.Errorf("replica: a leadership transfer has blocked proposals for %v", since))
+	}
+}

@@ -75,8 +75,14 @@ type Answer struct {
 	// those of Schema are not among them.
 	Entries []*Entry
 	// Detail is the subaddress: what follows the separator when the whole
-	// local part belongs to nobody.
+	// local part belongs to nobody. Use DetailOf: an answer from a cache may
+	// have been asked for in another case.
 	Detail string
+}
+
+// DetailOf is the subaddress of a, for which this is the answer, as a spells it.
+func (ans *Answer) DetailOf(a mail.Address) string {
+	return a.Local[len(a.Local)-min(len(ans.Detail), len(a.Local)):]
 }
 
 // NormalizeDomain returns name in the form that domains are compared in:

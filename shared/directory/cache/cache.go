@@ -5,47 +5,73 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"hash"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/singleflight"
 
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/mail"
 )
 
+// Question is the kind of a question, for counting.
+type Question uint8
+
+// The questions.
+const (
+	Domains Question = iota
+	Addresses
+	Logins
+	Entries
+	Searches
+	Passwords
+	questions
+)
+
+var questionNames = [...]string{"domain", "address", "login", "entry", "search", "password"}
+
+func (q Question) String() string { return questionNames[q] }
+
 // Config says how much is remembered and for how long. Zero fields take the
 // defaults named (directory.md 16).
 type Config struct {
-	Entries        int           // answers about addresses, domains and logins each, 100,000
+	Entries        int           // answers of each kind, 100,000
+	Bytes          int           // of the answers of each kind, about, 256 MB
 	TTL            time.Duration // 600 s
 	NegativeDomain time.Duration // "not our domain", 60 s
-	Negative       time.Duration // "no such address", 0: not remembered
-	Stale          time.Duration // how old an answer may be while no server answers, 1 h
+	Negative       time.Duration // "no such address, login or entry", 0: not remembered
+	Stale          time.Duration // how old an answer may be while the directory fails, 1 h
+	Retry          time.Duration // between two questions of the same key while it fails, 2 s
 	Passwords      int           // successful password checks, 10,000
 	PasswordTTL    time.Duration // 900 s
 	Timeout        time.Duration // of one question, whoever still waits for it, 10 s
 }
 
-func (c *Config) fill() {
-	for p, v := range map[*int]int{&c.Entries: 100_000, &c.Passwords: 10_000} {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	for p, v := range map[*time.Duration]time.Duration{
-		&c.TTL: 600 * time.Second, &c.NegativeDomain: time.Minute, &c.Stale: time.Hour,
-		&c.PasswordTTL: 900 * time.Second, &c.Timeout: 10 * time.Second,
-	} {
-		if *p == 0 {
-			*p = v
-		}
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
 	}
 }
 
-// Stats counts what the cache did.
+func (c *Config) fill() {
+	setDefault(&c.Entries, 100_000)
+	setDefault(&c.Bytes, 256<<20)
+	setDefault(&c.TTL, 600*time.Second)
+	setDefault(&c.NegativeDomain, time.Minute)
+	setDefault(&c.Stale, time.Hour)
+	setDefault(&c.Retry, 2*time.Second)
+	setDefault(&c.Passwords, 10_000)
+	setDefault(&c.PasswordTTL, 900*time.Second)
+	setDefault(&c.Timeout, 10*time.Second)
+}
+
+// Stats counts what the cache did: answers that were fresh, questions that
+// were asked, and answers that were used because the directory failed.
 type Stats struct {
 	Hits, Misses, Stale uint64
 }
@@ -53,221 +79,312 @@ type Stats struct {
 // Cache is a directory.Directory in front of another. Any number of goroutines
 // may use it.
 type Cache struct {
-	directory.Directory // Entry and Search go through
-	cfg                 Config
-	domains             table[string, *directory.Domain]
-	addresses           table[address, *directory.Answer]
-	logins              table[string, *directory.Entry]
-	passwords           table[[sha256.Size]byte, struct{}]
-	key                 [32]byte
-	hits, misses, stale atomic.Uint64
+	under directory.Directory
+	cfg   Config
+	start time.Time // zero of the clock
+
+	domains   *table[*directory.Domain]
+	addresses *table[*directory.Answer]
+	logins    *table[*directory.Entry]
+	entries   *table[*directory.Entry]
+	searches  *table[[]*directory.Entry]
+	passwords *table[string] // DN of the entry
+
+	macs  sync.Pool // of hash.Hash keyed for this process
+	stats [questions]struct{ hits, misses, stale atomic.Uint64 }
 }
 
 var _ directory.Directory = (*Cache)(nil)
 
-type address struct{ base, local, domain string }
-
 // New returns a cache in front of d.
 func New(d directory.Directory, cfg Config) *Cache {
 	cfg.fill()
-	c := &Cache{Directory: d, cfg: cfg}
-	rand.Read(c.key[:])
-	c.domains.init(cfg.Entries)
-	c.addresses.init(cfg.Entries)
-	c.logins.init(cfg.Entries)
-	c.passwords.init(cfg.Passwords)
+	c := &Cache{under: d, cfg: cfg, start: time.Now()}
+	c.domains = newTable(cfg.Entries, cfg.Bytes, (*directory.Domain).Size)
+	c.addresses = newTable(cfg.Entries, cfg.Bytes, func(a *directory.Answer) int { return sizeOf(a.Entries) })
+	c.logins = newTable(cfg.Entries, cfg.Bytes, (*directory.Entry).Size)
+	c.entries = newTable(cfg.Entries, cfg.Bytes, (*directory.Entry).Size)
+	c.searches = newTable(cfg.Entries, cfg.Bytes, sizeOf)
+	c.passwords = newTable(cfg.Passwords, cfg.Bytes, func(dn string) int { return len(dn) })
+	key := make([]byte, 32)
+	rand.Read(key) // never fails
+	c.macs.New = func() any { return hmac.New(sha256.New, key) }
 	return c
 }
 
-// Stats returns the counts since New.
-func (c *Cache) Stats() Stats {
-	return Stats{Hits: c.hits.Load(), Misses: c.misses.Load(), Stale: c.stale.Load()}
+func sizeOf(list []*directory.Entry) (n int) {
+	for _, e := range list {
+		n += 8 + e.Size()
+	}
+	return n
 }
 
-// Domain finds a hosted domain.
+// Stats returns the counts since New, of all questions.
+func (c *Cache) Stats() (sum Stats) {
+	for q := range questions {
+		s := c.StatsOf(q)
+		sum.Hits, sum.Misses, sum.Stale = sum.Hits+s.Hits, sum.Misses+s.Misses, sum.Stale+s.Stale
+	}
+	return sum
+}
+
+// StatsOf returns the counts since New of one kind of question.
+func (c *Cache) StatsOf(q Question) Stats {
+	s := &c.stats[q]
+	return Stats{Hits: s.hits.Load(), Misses: s.misses.Load(), Stale: s.stale.Load()}
+}
+
+func (c *Cache) now() int64 { return int64(time.Since(c.start)) }
+
+// appendFolded appends s with ASCII letters in lower case.
+func appendFolded(b []byte, s string) []byte {
+	for i := 0; i < len(s); i++ {
+		ch := s[i]
+		if 'A' <= ch && ch <= 'Z' {
+			ch |= 0x20
+		}
+		b = append(b, ch)
+	}
+	return b
+}
+
+// keySize is how long a key may be to be built on the stack.
+const keySize = 384
+
+// Domain implements directory.Directory.
 func (c *Cache) Domain(ctx context.Context, name string) (*directory.Domain, error) {
-	if v, ok, err := hit(c, &c.domains, name); ok {
-		return v, err
+	var buf [keySize]byte
+	key := appendFolded(buf[:0], name)
+	if e := hit(c, c.domains, Domains, key); e != nil {
+		return e.value, e.err
 	}
-	return ask(ctx, c, &c.domains, name, name, c.cfg.NegativeDomain, func(ctx context.Context) (*directory.Domain, error) {
-		return c.Directory.Domain(ctx, name)
+	return miss(ctx, c, c.domains, Domains, key, c.cfg.NegativeDomain, func(ctx context.Context) (*directory.Domain, error) {
+		return c.under.Domain(ctx, name)
 	})
 }
 
-// Lookup finds the entries that own an address.
+// Lookup implements directory.Directory. The detail of an answer that another
+// spelling of the address has brought may differ in case: see Answer.DetailOf.
 func (c *Cache) Lookup(ctx context.Context, d *directory.Domain, a mail.Address) (*directory.Answer, error) {
-	k := address{d.BaseDN, a.Local, a.Domain}
-	if v, ok, err := hit(c, &c.addresses, k); ok {
-		return v, err
+	var buf [keySize]byte
+	key := appendAddress(buf[:0], d.Name, a)
+	if e := hit(c, c.addresses, Addresses, key); e != nil {
+		return e.value, e.err
 	}
-	return ask(ctx, c, &c.addresses, k, a.Local+"\x00"+a.Domain+"\x00"+d.BaseDN, c.cfg.Negative, func(ctx context.Context) (*directory.Answer, error) {
-		return c.Directory.Lookup(ctx, d, a)
+	return miss(ctx, c, c.addresses, Addresses, key, c.cfg.Negative, func(ctx context.Context) (*directory.Answer, error) {
+		return c.under.Lookup(ctx, d, a)
 	})
 }
 
-// Login finds the user behind a login.
+// appendAddress is the key of an address in a domain. Neither part of an
+// address that the parser has passed holds a NUL.
+func appendAddress(b []byte, domain string, a mail.Address) []byte {
+	b = append(append(b, domain...), 0)
+	b = append(appendFolded(b, a.Local), 0)
+	return appendFolded(b, a.Domain)
+}
+
+// Login implements directory.Directory.
 func (c *Cache) Login(ctx context.Context, login string) (*directory.Entry, error) {
-	if v, ok, err := hit(c, &c.logins, login); ok {
-		return v, err
+	var buf [keySize]byte
+	key := appendFolded(buf[:0], login)
+	if e := hit(c, c.logins, Logins, key); e != nil {
+		return e.value, e.err
 	}
-	return ask(ctx, c, &c.logins, login, login, 0, func(ctx context.Context) (*directory.Entry, error) {
-		return c.Directory.Login(ctx, login)
+	return miss(ctx, c, c.logins, Logins, key, c.cfg.Negative, func(ctx context.Context) (*directory.Entry, error) {
+		return c.under.Login(ctx, login)
 	})
 }
 
-// Authenticate checks a password. A success is remembered until the entry
-// would be asked for again, PasswordTTL at most.
+// Entry implements directory.Directory.
+func (c *Cache) Entry(ctx context.Context, dn string) (*directory.Entry, error) {
+	var buf [keySize]byte
+	key := appendFolded(buf[:0], dn)
+	if e := hit(c, c.entries, Entries, key); e != nil {
+		return e.value, e.err
+	}
+	return miss(ctx, c, c.entries, Entries, key, c.cfg.Negative, func(ctx context.Context) (*directory.Entry, error) {
+		return c.under.Entry(ctx, dn)
+	})
+}
+
+// Search implements directory.Directory. An answer counts for the same limit
+// only.
+func (c *Cache) Search(ctx context.Context, url string, limit int) ([]*directory.Entry, error) {
+	var buf [keySize]byte
+	key := append(append(strconv.AppendInt(buf[:0], int64(limit), 10), 0), url...)
+	if e := hit(c, c.searches, Searches, key); e != nil {
+		return e.value, e.err
+	}
+	return miss(ctx, c, c.searches, Searches, key, 0, func(ctx context.Context) ([]*directory.Entry, error) {
+		return c.under.Search(ctx, url, limit)
+	})
+}
+
+// Authenticate implements directory.Directory.
 func (c *Cache) Authenticate(ctx context.Context, e *directory.Entry, password string) error {
-	m := hmac.New(sha256.New, c.key[:])
-	m.Write([]byte(e.DN + "\x00" + e.Stamp + "\x00" + password))
-	var sum [sha256.Size]byte
-	m.Sum(sum[:0])
-	if v, ok := c.passwords.get(sum); ok && time.Since(v.at) < c.cfg.PasswordTTL {
-		c.hits.Add(1)
+	if password == "" {
+		return directory.ErrBadPassword
+	}
+	key := c.secret(e, password)
+	if hit(c, c.passwords, Passwords, key[:]) != nil {
 		return nil
 	}
-	c.misses.Add(1)
-	if err := c.Directory.Authenticate(ctx, e, password); err != nil {
-		c.passwords.drop(sum)
-		return err
+	old := c.ageing(Passwords, c.passwords.get(key[:]))
+	_, err := c.passwords.ask(ctx, key[:], c.cfg.Timeout, func(ctx context.Context) (string, error) {
+		return e.DN, c.under.Authenticate(ctx, e, password)
+	}, func(dn string, err error) (*slot[string], bool) {
+		if err != nil {
+			return nil, errors.Is(err, directory.ErrBadPassword)
+		}
+		now := c.now()
+		life := c.cfg.PasswordTTL
+		if !e.Fetched.IsZero() {
+			life = max(0, min(life, c.cfg.TTL-time.Since(e.Fetched)))
+		}
+		return &slot[string]{value: dn, at: now, fresh: now + int64(life)}, false
+	})
+	if err != nil && !errors.Is(err, directory.ErrBadPassword) && old {
+		c.stats[Passwords].stale.Add(1)
+		return nil
 	}
-	c.passwords.put(sum, item[struct{}]{at: time.Now()})
-	return nil
+	return err
+}
+
+// ageing counts a question and reports whether e may be used if it fails.
+func (c *Cache) ageing(q Question, e *slot[string]) bool {
+	c.stats[q].misses.Add(1)
+	return e != nil && c.now()-e.at < int64(c.cfg.Stale)
+}
+
+// secret is the key of a password check. It changes with the entry's change
+// stamp, so that a new password ends the life of the old one.
+func (c *Cache) secret(e *directory.Entry, password string) (key [sha256.Size]byte) {
+	m := c.macs.Get().(hash.Hash)
+	defer c.macs.Put(m)
+	m.Reset()
+	var n [8]byte
+	for _, s := range [...]string{e.DN, e.Stamp, password} {
+		binary.BigEndian.PutUint64(n[:], uint64(len(s)))
+		m.Write(n[:])
+		m.Write([]byte(s))
+	}
+	m.Sum(key[:0])
+	return key
 }
 
 // Flush forgets everything.
 func (c *Cache) Flush() {
-	c.domains.clear()
-	c.addresses.clear()
-	c.logins.clear()
-	c.passwords.clear()
+	c.domains.dropIf(func(string, *directory.Domain) bool { return true })
+	c.addresses.dropIf(func(string, *directory.Answer) bool { return true })
+	c.logins.dropIf(func(string, *directory.Entry) bool { return true })
+	c.entries.dropIf(func(string, *directory.Entry) bool { return true })
+	c.searches.dropIf(func(string, []*directory.Entry) bool { return true })
+	c.passwords.dropIf(func(string, string) bool { return true })
 }
 
-// FlushDomain forgets a domain and its addresses.
+// FlushDomain forgets a domain by any of its names, its addresses and logins,
+// and all that no domain is known of.
 func (c *Cache) FlushDomain(name string) {
-	c.domains.drop(name)
-	c.addresses.dropIf(func(a address) bool { return a.domain == name })
-	c.logins.clear()
-	c.passwords.clear()
+	names := map[string]bool{strings.ToLower(name): true}
+	c.domains.dropIf(func(key string, d *directory.Domain) bool {
+		if d != nil && d.HasName(name) {
+			names[d.Name] = true
+			return true
+		}
+		return names[key]
+	})
+	c.addresses.dropIf(func(key string, _ *directory.Answer) bool {
+		i, j := strings.IndexByte(key, 0), strings.LastIndexByte(key, 0)
+		return names[key[:i]] || names[key[j+1:]]
+	})
+	c.logins.dropIf(func(_ string, e *directory.Entry) bool { return e == nil || e.Domain == nil || names[e.Domain.Name] })
+	c.entries.dropIf(func(string, *directory.Entry) bool { return true })
+	c.searches.dropIf(func(string, []*directory.Entry) bool { return true })
+	c.passwords.dropIf(func(string, string) bool { return true })
 }
 
-// FlushAddress forgets one address, and every login: they may be the same user.
+// FlushAddress forgets whose entry has the address a, under all addresses and
+// logins and with its passwords, and what was remembered of a itself.
 func (c *Cache) FlushAddress(a mail.Address) {
-	c.addresses.dropIf(func(k address) bool { return k.local == a.Local && k.domain == a.Domain })
-	c.logins.clear()
-	c.passwords.clear()
-}
-
-// hit answers from t while the answer is fresh. It allocates nothing: almost
-// every recipient ends here.
-func hit[K comparable, V any](c *Cache, t *table[K, V], k K) (v V, ok bool, err error) {
-	old, known := t.get(k)
-	if !known || time.Since(old.at) >= old.ttl {
-		return v, false, nil
+	spelled := a.String()
+	suffix := string(appendAddress(nil, "", a))
+	owners := map[string]bool{} // DNs
+	owns := func(e *directory.Entry) bool {
+		if e == nil || !e.Owns(spelled) && !strings.EqualFold(e.Mailbox, spelled) && !owners[e.DN] {
+			return false
+		}
+		owners[e.DN] = true
+		return true
 	}
-	c.hits.Add(1)
-	return old.value, true, old.err
+	c.addresses.dropIf(func(key string, ans *directory.Answer) bool {
+		drop := strings.HasSuffix(key, suffix)
+		for i := 0; ans != nil && i < len(ans.Entries); i++ {
+			drop = owns(ans.Entries[i]) || drop
+		}
+		return drop
+	})
+	c.entries.dropIf(func(_ string, e *directory.Entry) bool { return owns(e) })
+	c.searches.dropIf(func(_ string, list []*directory.Entry) (drop bool) {
+		for _, e := range list {
+			drop = owns(e) || drop
+		}
+		return drop
+	})
+	c.logins.dropIf(func(key string, e *directory.Entry) bool {
+		return e == nil || owns(e) || strings.EqualFold(key, spelled)
+	})
+	c.passwords.dropIf(func(_, dn string) bool { return owners[dn] })
 }
 
-// ask answers by question. Only clean answers are kept; while there is none, t
-// helps out with what is not too old.
-func ask[K comparable, V any](ctx context.Context, c *Cache, t *table[K, V], k K, flight string, negative time.Duration, question func(context.Context) (V, error)) (V, error) {
-	old, known := t.get(k)
-	c.misses.Add(1)
-	done := t.flights.DoChan(flight, func() (any, error) {
-		// The question outlives a caller who gives up: others may wait for it.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Timeout)
-		defer cancel()
-		v, err := question(ctx)
+// hit returns the answer while it is fresh, or while it is known that a newer
+// one cannot be had. It allocates nothing: almost every recipient ends here.
+func hit[V any](c *Cache, t *table[V], q Question, key []byte) *slot[V] {
+	e := t.get(key)
+	if e == nil {
+		return nil
+	}
+	now := c.now()
+	if now < e.fresh {
+		c.stats[q].hits.Add(1)
+		return e
+	}
+	if e.err == nil && now < e.retry.Load() && now-e.at < int64(c.cfg.Stale) {
+		c.stats[q].stale.Add(1)
+		return e
+	}
+	return nil
+}
+
+// miss asks the directory. While that fails, what is not too old helps out.
+func miss[V any](ctx context.Context, c *Cache, t *table[V], q Question, key []byte, negative time.Duration, question func(context.Context) (V, error)) (V, error) {
+	c.stats[q].misses.Add(1)
+	v, err := t.ask(ctx, key, c.cfg.Timeout, question, func(v V, err error) (*slot[V], bool) {
+		now := c.now()
 		switch {
 		case err == nil:
-			t.put(k, item[V]{value: v, at: time.Now(), ttl: c.cfg.TTL})
+			return &slot[V]{value: v, at: now, fresh: now + int64(c.cfg.TTL)}, false
 		case errors.Is(err, directory.ErrNotFound) && negative > 0:
-			t.put(k, item[V]{err: err, at: time.Now(), ttl: negative})
-		case clean(err):
-			t.drop(k)
+			return &slot[V]{err: err, at: now, fresh: now + int64(negative)}, false
 		}
-		return v, err
+		return nil, answered(err)
 	})
-	var zero V
-	var err error
-	select {
-	case r := <-done:
-		if r.Err == nil {
-			return r.Val.(V), nil
-		}
-		err = r.Err
-	case <-ctx.Done():
-		err = ctx.Err()
+	if err == nil || answered(err) {
+		return v, err
 	}
-	if !clean(err) && known && old.err == nil && time.Since(old.at) < c.cfg.Stale {
-		c.stale.Add(1)
-		return old.value, nil
-	}
-	return zero, err
-}
-
-// clean reports whether err is an answer of the directory and not a failure to
-// get one.
-func clean(err error) bool {
-	return errors.Is(err, directory.ErrNotFound) || errors.Is(err, directory.ErrAmbiguous)
-}
-
-// item is one remembered answer.
-type item[V any] struct {
-	value V
-	err   error // ErrNotFound, or nil
-	at    time.Time
-	ttl   time.Duration
-}
-
-// table is a bounded map.
-type table[K comparable, V any] struct {
-	flights singleflight.Group
-	max     int
-	mu      sync.RWMutex // guards m
-	m       map[K]item[V]
-}
-
-func (t *table[K, V]) init(limit int) { t.max, t.m = limit, map[K]item[V]{} }
-
-func (t *table[K, V]) get(k K) (item[V], bool) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	v, ok := t.m[k]
-	return v, ok
-}
-
-func (t *table[K, V]) put(k K, v item[V]) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, there := t.m[k]; !there && len(t.m) >= t.max {
-		for other := range t.m { // the order of a map's keys is random
-			delete(t.m, other)
-			break
+	if old := t.get(key); old != nil && old.err == nil {
+		if now := c.now(); now-old.at < int64(c.cfg.Stale) {
+			old.retry.Store(now + int64(c.cfg.Retry))
+			c.stats[q].stale.Add(1)
+			return old.value, nil
 		}
 	}
-	t.m[k] = v
+	return v, err
 }
 
-func (t *table[K, V]) drop(k K) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.m, k)
-}
-
-func (t *table[K, V]) dropIf(f func(K) bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for k := range t.m {
-		if f(k) {
-			delete(t.m, k)
-		}
-	}
-}
-
-func (t *table[K, V]) clear() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	clear(t.m)
+// answered reports whether err is what the directory says, and not that it
+// cannot say.
+func answered(err error) bool {
+	return errors.Is(err, directory.ErrNotFound) || errors.Is(err, directory.ErrAmbiguous) ||
+		errors.Is(err, directory.ErrTooMany) || errors.Is(err, directory.ErrURL)
 }

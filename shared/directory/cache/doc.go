@@ -2,22 +2,26 @@
 Package cache remembers what a directory answered, so that a relay asks once
 and not once a message.
 
+	question -> table: fresh? yes -> answer (no allocation, one read lock of a shard)
+	                          no  -> flight: one question at a time for one key -> Directory
+
 What it keeps true:
 
-  - An answer is used for Config.TTL. After that it is asked for again; while
-    the directory cannot be reached, the old answer is used until Config.Stale
-    is over, and then the failure is passed on. Nothing stale is ever used
-    beside a server that answers.
+  - An answer is used for Config.TTL. Then it is asked for again; while the
+    directory cannot say, the old answer is used until it is Config.Stale old,
+    and after that the failure is passed on. During such a failure the same
+    question is not sent again for a moment, so that a server that hangs does
+    not slow every recipient.
   - "Nobody" is remembered only when it was a clean answer, and for addresses
     only when Config.Negative says so: a user who is added can receive mail at
-    once.
-  - One question at a time: callers that ask the same wait for the same answer.
+    once. It is never used once it is old.
   - A password check is remembered only when it succeeded, under a keyed hash
-    of login and password with a key of this process, and never longer than the
-    entry it belongs to.
-  - Memory is bounded by the number of answers. Which one goes when it is full
-    is chosen at random.
+    of entry, change stamp and password with a key of this process, and no
+    longer than the entry may be.
+  - What is flushed while a question about it is under way is not remembered.
+  - Memory is bounded by the number of answers and by their size. What was not
+    used for longest goes first, nearly (CLOCK).
 
-Searches and reads of single entries, which lists make, are not remembered.
+Names and addresses are compared without ASCII case, as the directory does.
 */
 package cache

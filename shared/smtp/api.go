@@ -110,17 +110,21 @@ type ServerConfig struct {
 	Mechanisms      []string
 	PlainWithoutTLS func(peer netip.AddrPort) bool
 
-	// TrustProxy says that this peer must start with a PROXY header (v1 or v2);
-	// TrustXCLIENT that it may use XCLIENT. Nil trusts nobody.
+	// TrustProxy says that this TCP peer must start with a PROXY header (v1 or
+	// v2); without one the connection is closed. TrustXCLIENT says that this
+	// host may use XCLIENT; it is asked about the client that PROXY named, if
+	// any, and never about one that XCLIENT named. Nil trusts nobody.
 	TrustProxy   func(peer netip.AddrPort) bool
 	TrustXCLIENT func(peer netip.AddrPort) bool
 
-	// LineEnds is asked for each connection; nil is RejectBare.
+	// LineEnds is asked about the client of a message that has bare line ends;
+	// nil is RejectBare.
 	LineEnds func(peer netip.AddrPort) LineEnds
 
 	// Private capability line ("X-TT 1") and the private parameters that then
 	// are understood on MAIL and RCPT; a parameter not listed is 555 5.5.4.
-	// They are offered only where PrivateFor says so (nil: nowhere).
+	// They are offered only where PrivateFor says so (nil: nowhere). Their
+	// values travel as xtext: any UTF-8 without control characters.
 	Private     string
 	PrivateMail []string
 	PrivateRcpt []string
@@ -196,7 +200,8 @@ type RcptArgs struct {
 }
 
 // Message is a message as received: CRLF line ends only, dots unstuffed, no
-// NUL. Bytes is valid until Data returns.
+// NUL. A message that BDAT left without a last CRLF has one. The Message is
+// valid until Data returns, and so are its Bytes unless Retain was called.
 type Message struct {
 	Bytes    []byte
 	EightBit bool // holds an octet above 127

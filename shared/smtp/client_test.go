@@ -205,6 +205,28 @@ func TestOneFlight(t *testing.T) {
 	}
 }
 
+// TestSegments cuts a message in three anywhere: it arrives the same.
+func TestSegments(t *testing.T) {
+	s := &sink{}
+	addr, _ := listen(t, testConfig(s))
+	c := dialTest(t, addr, ClientConfig{})
+	body := ".a.b\r\n..c\r\n.\r\n\r\n.d"
+	n := 0
+	for i := range len(body) {
+		for j := i; j < len(body); j++ {
+			tr := transactionTo(t, "", "bob@example.com")
+			tr.Body = [][]byte{[]byte(body[:i]), []byte(body[i:j]), []byte(body[j:])}
+			if _, err := c.Send(context.Background(), tr); err != nil {
+				t.Fatal(err)
+			}
+			got := s.got()
+			if n++; len(got) != n || got[n-1].body != body+"\r\n" {
+				t.Fatalf("cut at %d and %d: %q", i, j, got[n-1].body)
+			}
+		}
+	}
+}
+
 // TestLostAnswers ends the connection at each point. What is known and what is
 // not must come out right.
 func TestLostAnswers(t *testing.T) {
@@ -224,6 +246,7 @@ func TestLostAnswers(t *testing.T) {
 		"after MAIL":         {"S: 250 ok", "nil nil", false, true},
 		"421 at MAIL":        {"S: 421 4.3.2 bye", "421 421", false, true},
 		"421 at RCPT":        {"S: 250 ok\nS: 250 ok\nS: 421 bye", "421 421", false, true},
+		"421 at first RCPT":  {"S: 250 ok\nS: 421 bye", "421 421", false, true},
 		"421 at DATA":        {"S: 250 ok\nS: 250 ok\nS: 250 ok\nS: 421 bye", "421 421", false, true},
 		"closed at DATA":     {"S: 250 ok\nS: 250 ok\nS: 250 ok", "nil nil", false, true},
 		"closed after dot":   {"S: 250 ok\nS: 250 ok\nS: 250 ok\nS: 354 go\nC: x\nC: .", "nil nil", true, true},

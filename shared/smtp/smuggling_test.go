@@ -153,7 +153,7 @@ func capture(t testing.TB, extensions string) (addr string, bytes func() string)
 // TestSmugglingOut gives the client messages and envelopes with octets that
 // must not leave (threat S2), through DATA and BDAT, cut at every place.
 func TestSmugglingOut(t *testing.T) {
-	bad := []string{"a\rb\r\n", "a\nb\r\n", "a\r\r\n", "\n", "a\r\n\n", "a\x00\r\n", "a\r", "\r\n.\n", "a\r\n.\r", "x\n.\r\n"}
+	bad := []string{"a\rb\r\n", "a\nb\r\n", "a\r\r\n", "\n", "a\r\n\n", "a\x00\r\n", "a\r", "\r\n.\n", "a\r\n.\r", "x\n.\r\n", "a\rb\n", "\n\r"}
 	for _, bdat := range []bool{false, true} {
 		addr, sent := capture(t, "250-PIPELINING\r\n250-CHUNKING\r\n")
 		c := dialTest(t, addr, ClientConfig{})

@@ -90,6 +90,7 @@ func (h readyHeap) Less(i, j int) bool {
 	}
 	return h[i].arrival < h[j].arrival
 }
+
 func (h readyHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].pos, h[j].pos = int32(i), int32(j)

@@ -337,8 +337,10 @@ func (c *Controller) Status() Status {
 		if d.key.channel == chores {
 			continue
 		}
-		o := Destination{Channel: d.key.channel, NextHop: d.key.hop, Jobs: d.tracked, Active: d.active, Failures: d.failures,
-			Paused: d.paused || d.ch.paused}
+		o := Destination{
+			Channel: d.key.channel, NextHop: d.key.hop, Jobs: d.tracked, Active: d.active, Failures: d.failures,
+			Paused: d.paused || d.ch.paused,
+		}
 		if d.until != 0 {
 			o.Until = time.Unix(0, d.until)
 		}

@@ -32,7 +32,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // backend is a replica that answers by a script: what it reads is recorded.
 type backend struct {
 	l      net.Listener
-	serve  func(c net.Conn, r *bufio.Reader)
 	mu     sync.Mutex
 	conns  int
 	heard  []string

@@ -35,7 +35,7 @@ func (f *front) spliceIMAP(r *imapwire.Reader, b *back) {
 		defer close(done)
 		err := p.responses()
 		p.end()
-		if err != nil && !p.bye && !errors.Is(err, net.ErrClosed) {
+		if !p.bye && !errors.Is(err, net.ErrClosed) {
 			// RFC 9051 7.1.5: the client learns why; it logs in again and finds
 			// the replica that serves now.
 			f.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))

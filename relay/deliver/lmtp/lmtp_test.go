@@ -37,8 +37,10 @@ func sink(t testing.TB, wrap func(net.Conn) net.Conn, opts ...lmtptest.Option) *
 func pair(sinks ...*lmtptest.Sink) *route.Table {
 	table := new(route.Table)
 	for i, s := range sinks {
-		table.Update(route.Node{Name: fmt.Sprintf("n%d", i), Pair: "pair1", Alive: true, Serving: i == 0,
-			Addr: map[route.Service]string{route.LMTP: s.Addr}})
+		table.Update(route.Node{
+			Name: fmt.Sprintf("n%d", i), Pair: "pair1", Alive: true, Serving: i == 0,
+			Addr: map[route.Service]string{route.LMTP: s.Addr},
+		})
 	}
 	return table
 }
@@ -61,8 +63,10 @@ func delivery(n int) *deliver.Delivery {
 	}
 	for i := range n {
 		mailbox := fmt.Sprintf("u%d@example.org", i)
-		d.Recipients = append(d.Recipients, mail.Recipient{Channel: mail.ChannelLMTP, NextHop: "pair1", Mailbox: mailbox,
-			Address: mail.Address{Local: "alias", Domain: "example.org"}, Key: mail.NewDeliveryKey("o", "root", mailbox)})
+		d.Recipients = append(d.Recipients, mail.Recipient{
+			Channel: mail.ChannelLMTP, NextHop: "pair1", Mailbox: mailbox,
+			Address: mail.Address{Local: "alias", Domain: "example.org"}, Key: mail.NewDeliveryKey("o", "root", mailbox),
+		})
 	}
 	return d
 }

@@ -36,8 +36,12 @@ func (c *Controller) guarded(ctx context.Context, j *job) (next time.Time, busy 
 	suspect, failures := j.m.crash > 0, j.m.failures
 	c.mu.Unlock()
 	if suspect {
-		c.alone.Lock()
-		defer c.alone.Unlock()
+		select {
+		case c.alone <- struct{}{}:
+			defer func() { <-c.alone }()
+		case <-ctx.Done():
+			return c.now(), false, nil
+		}
 	}
 	defer c.cfg.Queue.Mark(j.m.id)()
 	defer func() {
@@ -251,13 +255,14 @@ func (c *Controller) judge(d *destination, results []deliver.Result) {
 	}
 	c.mu.Lock()
 	if answered {
-		d.failures, d.until = 0, 0
+		d.failures = 0
+		c.rest(d, 0)
 	} else if d.failures++; d.failures >= c.cfg.DeadAfter {
 		pause := min(c.cfg.DeadPause<<min(d.failures-c.cfg.DeadAfter, 10), c.cfg.DeadPauseMax)
 		if d.key.channel == mail.ChannelLMTP {
 			pause = min(pause, time.Minute)
 		}
-		d.until = c.nanos(c.now().Add(pause))
+		c.rest(d, c.nanos(c.now().Add(pause)))
 		c.sweep(d)
 	}
 	c.mu.Unlock()

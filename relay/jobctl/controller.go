@@ -19,7 +19,7 @@ type Controller struct {
 	cfg    Config
 	start  time.Time // wall clock, with the monotonic reading all ages come from
 	bodies *semaphore.Weighted
-	alone  sync.Mutex // held by the one suspect that runs
+	alone  chan struct{} // has room for the one suspect that runs
 	// stripes are the locks of messages, so that two views of one message
 	// have the same.
 	stripes [256]sync.Mutex
@@ -34,12 +34,14 @@ type Controller struct {
 	dests    map[destKey]*destination
 	channels map[mail.Channel]*channel
 	waiting  waitHeap
-	turns    []*destination // destinations with ready jobs, in the order of their turns
+	silent   map[*destination]bool // those with a pause, until
 	tracked  int
-	crashes  map[string]int // of suspects, until they are tracked
-	overflow bool
+	crashes  map[string]int        // of suspects, until they are tracked
+	overflow bool                  // the disk holds jobs that are not tracked
+	over     map[*destination]bool // whose they are
 	scanning bool
 	lastScan time.Time
+	scanTook time.Duration
 }
 
 // New checks cfg and returns a Controller. Tell it about new messages by
@@ -49,9 +51,9 @@ func New(cfg Config) (*Controller, error) {
 		return nil, err
 	}
 	return &Controller{
-		cfg: cfg, start: time.Now(), bodies: semaphore.NewWeighted(cfg.MaxBody), wake: make(chan struct{}, 1),
+		cfg: cfg, start: time.Now(), bodies: semaphore.NewWeighted(cfg.MaxBody), wake: make(chan struct{}, 1), alone: make(chan struct{}, 1),
 		messages: map[string]*message{}, dests: map[destKey]*destination{}, channels: map[mail.Channel]*channel{},
-		crashes: map[string]int{}, seed: maphash.MakeSeed(),
+		silent: map[*destination]bool{}, over: map[*destination]bool{}, crashes: map[string]int{}, seed: maphash.MakeSeed(),
 	}, nil
 }
 
@@ -94,6 +96,10 @@ func (c *Controller) loop(ctx context.Context) {
 	}
 }
 
+// silentRescan is the time between scans while only destinations that do not
+// answer have jobs that are not tracked.
+const silentRescan = time.Hour
+
 // idle is the longest the loop sleeps.
 const idle = 10 * time.Minute
 
@@ -109,17 +115,27 @@ func (c *Controller) tick(ctx context.Context) time.Duration {
 	if len(c.waiting) > 0 {
 		next = c.waiting[0].next
 	}
-	for _, d := range c.dests {
-		if d.until > now && len(d.ready) > 0 {
-			next = min(next, d.until)
-		} else if d.until != 0 && d.until <= now {
-			d.until = 0
-			c.ring(d)
+	live := c.tracked // jobs that have a destination that answers
+	for d := range c.silent {
+		if d.until <= now {
+			c.rest(d, 0)
+			continue
 		}
+		next = min(next, d.until)
+		live -= d.tracked
 	}
 	if c.overflow && !c.scanning && c.running {
-		at := c.lastScan.Add(c.cfg.Rescan)
-		if c.tracked < c.cfg.MaxTracked/2 || !c.now().Before(at) {
+		pause := max(c.cfg.Rescan, silentRescan) // it is for ages only
+		for d := range c.over {
+			if d.until == 0 {
+				pause = c.cfg.Rescan
+				break
+			}
+		}
+		if pause == c.cfg.Rescan && live < c.cfg.MaxTracked/2 {
+			pause = min(pause, max(c.cfg.Rescan/12, 4*c.scanTook))
+		}
+		if at := c.lastScan.Add(pause); !c.now().Before(at) {
 			c.scanning = true
 			c.wg.Go(func() { c.scan(ctx) })
 		} else {
@@ -144,36 +160,33 @@ func (c *Controller) pump() {
 		return
 	}
 	now := c.nanos(c.now())
-	for n := len(c.turns); n > 0; n-- {
-		d := c.turns[0]
-		c.turns = c.turns[1:]
-		d.inRing = false
-		started := c.startOne(d, now)
-		if len(d.ready) > 0 && (started || c.mayRun(d, now)) {
-			c.ring(d)
-			if started {
-				n = len(c.turns) + 1
+	for _, ch := range c.channels {
+		for len(ch.turns) > 0 && ch.active < ch.limit.Channel && !ch.paused {
+			d := ch.turns[0]
+			ch.turns[0] = nil
+			ch.turns = ch.turns[1:]
+			d.inRing = false
+			// A destination that may not run now comes back when one of its
+			// jobs ends or its pause is over.
+			if c.mayRun(d, now) && c.startOne(d) && c.mayRun(d, now) {
+				c.ring(d)
 			}
+			c.forget(d)
 		}
-		// A destination at a limit comes back when one of its jobs ends, the
-		// channel has room again, or its pause is over.
 	}
 }
 
-// mayRun reports whether limits let d start a job now.
+// mayRun reports whether d's own limits let it start a job now.
 func (c *Controller) mayRun(d *destination, now int64) bool {
-	if d.paused || d.ch.paused || d.active >= d.ch.limit.Destination || d.ch.active >= d.ch.limit.Channel {
+	if d.paused || d.active >= d.ch.limit.Destination {
 		return false
 	}
-	if d.failures >= c.cfg.DeadAfter && (d.active > 0 || d.until > now) {
-		return false
-	}
-	return true
+	return d.failures < c.cfg.DeadAfter || d.active == 0 && d.until <= now
 }
 
 // startOne starts the first ready job of d.
-func (c *Controller) startOne(d *destination, now int64) bool {
-	if len(d.ready) == 0 || !c.mayRun(d, now) {
+func (c *Controller) startOne(d *destination) bool {
+	if len(d.ready) == 0 {
 		return false
 	}
 	j := d.ready[0]
@@ -193,7 +206,6 @@ func (c *Controller) ended(j *job, next time.Time, busy bool) {
 	defer c.mu.Unlock()
 	d := j.dest
 	d.active--
-	wasFull := d.ch.active >= d.ch.limit.Channel
 	d.ch.active--
 	j.where, j.forced = nowhere, false
 	if next.IsZero() {
@@ -203,13 +215,6 @@ func (c *Controller) ended(j *job, next time.Time, busy bool) {
 		c.put(j, c.nanos(c.now()))
 	}
 	c.ring(d)
-	if wasFull {
-		for _, o := range c.dests {
-			if o.ch == d.ch {
-				c.ring(o)
-			}
-		}
-	}
 	c.forget(d)
 	c.pump()
 	c.poke()
@@ -254,7 +259,7 @@ func (c *Controller) track(it *queue.Item) bool {
 		}
 		d := c.destination(key)
 		if !c.room(d) {
-			d.overflow, c.overflow = true, true
+			c.over[d], c.overflow = true, true
 			all = false
 			continue
 		}
@@ -300,11 +305,13 @@ func (c *Controller) room(d *destination) bool {
 func (c *Controller) scan(ctx context.Context) {
 	c.mu.Lock()
 	c.overflow = false
-	for _, d := range c.dests {
-		d.overflow = false
+	over := c.over
+	c.over = map[*destination]bool{}
+	for d := range over {
+		c.forget(d)
 	}
 	c.mu.Unlock()
-	n := 0
+	n, begin := 0, c.now()
 	err := c.cfg.Queue.Scan(ctx, func(it *queue.Item) error {
 		c.mu.Lock()
 		all := c.track(it)
@@ -324,6 +331,7 @@ func (c *Controller) scan(ctx context.Context) {
 	c.scanning = false
 	c.overflow = c.overflow || err != nil
 	c.lastScan = c.now()
+	c.scanTook = c.lastScan.Sub(begin)
 	c.pump()
 	c.mu.Unlock()
 	c.poke()

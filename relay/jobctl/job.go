@@ -68,9 +68,8 @@ type destination struct {
 	tracked  int
 	failures int // attempts in a row without an answer
 	until    int64
-	inRing   bool
+	inRing   bool // in ch.turns
 	paused   bool
-	overflow bool // the disk holds jobs for it that are not tracked
 }
 
 // channel counts what runs on one channel. Controller.mu guards it.
@@ -78,6 +77,7 @@ type channel struct {
 	limit  Limit
 	active int
 	paused bool
+	turns  []*destination // those with ready jobs, in the order of their turns
 }
 
 // readyHeap orders by priority, then age.
@@ -158,7 +158,7 @@ func (c *Controller) take(j *job) {
 func (c *Controller) ring(d *destination) {
 	if !d.inRing && len(d.ready) > 0 {
 		d.inRing = true
-		c.turns = append(c.turns, d)
+		d.ch.turns = append(d.ch.turns, d)
 	}
 }
 
@@ -183,8 +183,21 @@ func (c *Controller) drop(j *job) {
 
 // forget drops a destination that has nothing to remember.
 func (c *Controller) forget(d *destination) {
-	if d.tracked == 0 && d.active == 0 && d.failures == 0 && !d.paused && !d.inRing && !d.overflow {
+	if d.tracked == 0 && d.active == 0 && d.failures == 0 && !d.paused && !d.inRing && !c.over[d] {
 		delete(c.dests, d.key)
+		delete(c.silent, d)
+	}
+}
+
+// rest lets a destination alone until the given time; 0 ends that. The caller
+// holds c.mu.
+func (c *Controller) rest(d *destination, until int64) {
+	d.until = until
+	if until == 0 {
+		delete(c.silent, d)
+		c.ring(d)
+	} else {
+		c.silent[d] = true
 	}
 }
 

@@ -194,8 +194,7 @@ func (c *Controller) reschedule(it *queue.Item) {
 	if m := c.messages[it.ID()]; m != nil {
 		m.crash = it.Crashes
 		for _, j := range m.jobs {
-			j.dest.until = 0
-			c.ring(j.dest)
+			c.rest(j.dest, 0)
 		}
 	}
 	c.pump()
@@ -261,11 +260,7 @@ func (c *Controller) setPaused(ch mail.Channel, nextHop string, paused bool) {
 	} else {
 		d.paused = paused
 	}
-	for _, o := range c.dests {
-		if o.ch == d.ch {
-			c.ring(o)
-		}
-	}
+	c.ring(d)
 	c.forget(d)
 	c.pump()
 	c.mu.Unlock()
@@ -281,7 +276,7 @@ func (c *Controller) Wake(ch mail.Channel, nextHop string) {
 	if d == nil {
 		return
 	}
-	d.failures, d.until = 0, 0
+	d.failures = 0
 	now := c.nanos(c.now())
 	var busy []*job
 	for _, j := range c.waiting {
@@ -293,7 +288,7 @@ func (c *Controller) Wake(ch mail.Channel, nextHop string) {
 		j.next, j.forced = now, true
 		c.put(j, now)
 	}
-	c.ring(d)
+	c.rest(d, 0)
 	c.pump()
 	c.poke()
 }

@@ -48,7 +48,7 @@ func (c *Config) deferred(r *queue.Recipient, p mail.Priority, now time.Time, bu
 }
 
 // due is when r is to be tried, seen at now. A time further away than any
-// interval was written by a clock that was wrong.
+// interval was written by a clock that was wrong, and means now.
 func (c *Config) due(r *queue.Recipient, p mail.Priority, now time.Time) time.Time {
 	next := r.Next
 	if next.IsZero() && r.Attempts > 0 {
@@ -61,8 +61,8 @@ func (c *Config) due(r *queue.Recipient, p mail.Priority, now time.Time) time.Ti
 		next = probe.Next
 	}
 	list := c.Backoff[p]
-	if last := now.Add(list[len(list)-1]); next.After(last) {
-		return last
+	if next.After(now.Add(list[len(list)-1])) {
+		return now
 	}
 	return next
 }

@@ -87,7 +87,6 @@ type list struct {
 	items   []string
 	applied uint64
 	flushed int
-	sum     uint64 // when not keeping
 }
 
 func newList(t testing.TB, path string, keep bool) *list {

@@ -180,6 +180,7 @@ func decodeAppend(b []byte) (*raft.AppendEntriesRequest, error) {
 	if r.err == nil && n > len(r.b)/entryHeader {
 		return nil, errMessage
 	}
+	//lint:ignore SA1019 other members may read the older field
 	q.Leader = q.Addr
 	if n == 0 {
 		return q, r.end()
@@ -263,6 +264,7 @@ func decode(b []byte, v any) error {
 	case *raft.RequestVoteRequest:
 		v.RPCHeader, v.Term, v.LastLogIndex, v.LastLogTerm = r.header(), r.u64(), r.u64(), r.u64()
 		v.LeadershipTransfer = r.bool()
+		//lint:ignore SA1019 other members may read the older field
 		v.Candidate = v.Addr
 	case *raft.RequestPreVoteRequest:
 		v.RPCHeader, v.Term, v.LastLogIndex, v.LastLogTerm = r.header(), r.u64(), r.u64(), r.u64()

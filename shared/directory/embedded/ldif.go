@@ -213,7 +213,7 @@ func parseLDIFLine(b []byte) (ldifLine, error) {
 
 func parseRecord(lines []ldifLine) (*record, error) {
 	if lines[0].name != "dn" {
-		return nil, errors.New("record does not begin with dn:")
+		return nil, errors.New("record does not begin with a dn line")
 	}
 	r := &record{dn: lines[0].value, op: opAdd}
 	if len(r.dn) > maxDN {

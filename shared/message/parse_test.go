@@ -152,7 +152,8 @@ func TestParseHostile(t *testing.T) {
 	}
 }
 
-// TestParseDeep holds 5,000 levels to a tenth of a second.
+// TestParseDeep holds 5,000 levels to a second, on a busy machine and under the
+// race detector too: what is quadratic takes many (BenchmarkParse has figures).
 func TestParseDeep(t *testing.T) {
 	for name, msg := range map[string][]byte{
 		"multiparts": nestedMessage(5000),
@@ -165,7 +166,7 @@ func TestParseDeep(t *testing.T) {
 			best = min(best, time.Since(start))
 		}
 		t.Logf("%s: %v", name, best)
-		if best > 100*time.Millisecond {
+		if best > time.Second {
 			t.Errorf("%s: %v", name, best)
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -57,7 +58,8 @@ type Config struct {
 	Services []Service
 	Log      *slog.Logger
 	// KeepAlive finds peers that have vanished (default 15 s idle, 4 probes of
-	// 10 s); UserTimeout bounds unacknowledged data (default 60 s, Linux only).
+	// 10 s); UserTimeout bounds unacknowledged data (default 60 s). Connections
+	// inherit both from the listeners made here, on Linux.
 	KeepAlive   net.KeepAliveConfig
 	UserTimeout time.Duration
 }
@@ -109,8 +111,12 @@ func New(cfg Config) (*Dispatcher, error) {
 		for _, l := range s.Open {
 			d.listeners = append(d.listeners, listener{l, svc})
 		}
+		lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+			setTimeouts(c, cfg.KeepAlive, cfg.UserTimeout)
+			return nil
+		}}
 		for _, addr := range s.Addrs {
-			l, err := net.Listen("tcp", addr)
+			l, err := lc.Listen(context.Background(), "tcp", addr)
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("dispatcher: service %q: %w", s.Name, err), d.close())
 			}
@@ -187,10 +193,6 @@ func (d *Dispatcher) accept(l listener) {
 
 // take hands one connection to its service.
 func (d *Dispatcher) take(s *service, c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetKeepAliveConfig(d.cfg.KeepAlive)
-		setUserTimeout(tcp, d.cfg.UserTimeout)
-	}
 	if d.draining.Load() || s.MaxConns > 0 && s.open.Load() >= int64(s.MaxConns) {
 		d.turnAway(s, c)
 		return

@@ -2,19 +2,22 @@ package dispatcher
 
 import (
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// setUserTimeout bounds how long sent data may stay unacknowledged, so that a
-// peer that vanished in the middle of a reply is noticed (RFC 5482).
-func setUserTimeout(c *net.TCPConn, d time.Duration) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+// setTimeouts sets keepalive and the bound of unacknowledged data (RFC 5482) on
+// a listening socket; the connections it accepts inherit them, which saves
+// several system calls for each.
+func setTimeouts(c syscall.RawConn, k net.KeepAliveConfig, user time.Duration) {
+	_ = c.Control(func(fd uintptr) {
+		set := func(level, option, value int) { _ = unix.SetsockoptInt(int(fd), level, option, value) }
+		set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+		set(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, max(1, int(k.Idle/time.Second)))
+		set(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, max(1, int(k.Interval/time.Second)))
+		set(unix.IPPROTO_TCP, unix.TCP_KEEPCNT, max(1, k.Count))
+		set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(user.Milliseconds()))
 	})
 }

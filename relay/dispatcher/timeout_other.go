@@ -4,7 +4,8 @@ package dispatcher
 
 import (
 	"net"
+	"syscall"
 	"time"
 )
 
-func setUserTimeout(*net.TCPConn, time.Duration) {}
+func setTimeouts(syscall.RawConn, net.KeepAliveConfig, time.Duration) {}

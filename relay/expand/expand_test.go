@@ -4,11 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/cache"
+	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/mail"
 )
 
@@ -51,8 +58,13 @@ func (d *tree) Lookup(_ context.Context, dom *directory.Domain, a mail.Address) 
 }
 
 func (d *tree) Entry(_ context.Context, dn string) (*directory.Entry, error) {
-	if dn == "cn=down" {
+	switch dn {
+	case "cn=down":
 		return nil, errors.New("time-out")
+	case "ou=below":
+		return &directory.Entry{DN: dn}, nil
+	case "cn=outside":
+		return nil, directory.ErrURL
 	}
 	if e := d.users[strings.TrimPrefix(dn, "uid=")+"@example.test"]; e != nil {
 		return e[0], nil
@@ -63,6 +75,9 @@ func (d *tree) Entry(_ context.Context, dn string) (*directory.Entry, error) {
 func (d *tree) Search(_ context.Context, url string, limit int) ([]*directory.Entry, error) {
 	if strings.Contains(url, "evil") {
 		return nil, directory.ErrURL
+	}
+	if strings.Contains(url, "below") {
+		return []*directory.Entry{d.users["bob@example.test"][0], d.users["ann@example.test"][0]}, nil
 	}
 	var out []*directory.Entry
 	for i := range 30 {
@@ -92,7 +107,12 @@ func with(e *directory.Entry, f func(*directory.Entry)) *directory.Entry { f(e);
 
 func fixture() *tree {
 	d := &tree{users: map[string][]*directory.Entry{}}
-	put := func(local string, e ...*directory.Entry) { d.users[local+"@example.test"] = e }
+	put := func(local string, e ...*directory.Entry) {
+		if e[0].Kind == directory.Group {
+			e[0].DN = "cn=" + local
+		}
+		d.users[local+"@example.test"] = e
+	}
 	put("ann", user("ann", "mailbox"))
 	put("bob", user("bob"))
 	put("alias", user("ann", "mailbox"))
@@ -102,7 +122,7 @@ func fixture() *tree {
 	put("pong", forward("pong", "ping@example.test"))
 	put("chain0", user("chain0", "mailbox"))
 	for i := range 12 {
-		put(fmt.Sprintf("chain%d", i+1), forward("c", fmt.Sprintf("chain%d@example.test", i)))
+		put(fmt.Sprintf("chain%d", i+1), forward(fmt.Sprintf("chain%d", i+1), fmt.Sprintf("chain%d@example.test", i)))
 	}
 	put("two", user("one"), user("two"))
 	put("late", user("late"), with(user("gone"), func(e *directory.Entry) { e.MailStatus = directory.Deleted }))
@@ -118,8 +138,36 @@ func fixture() *tree {
 	put("dynamic", with(list(), func(e *directory.Entry) { e.MemberURLs = []string{"ldap:///o=isp??sub"} }))
 	put("evil", with(list(), func(e *directory.Entry) { e.MemberURLs = []string{"ldap://evil/"} }))
 	put("ruled", with(list("ann@example.test"), func(e *directory.Entry) {
-		e.Raw = directory.Attributes{{Name: "mgrpmoderator", Values: []string{"mailto:ann@example.test"}}}
+		e.PostingRules = []string{"mgrpModerator"}
 	}))
+	// What must not be lost.
+	put("loopreply", with(forward("loopreply", "ping@example.test"), func(e *directory.Entry) { e.DeliveryOptions = []string{"forward", "autoreply"} }))
+	put("self", forward("self", "self@example.test"))
+	put("nowhere", forward("nowhere"))
+	put("broken", forward("broken", "not an address"))
+	put("dead", list("nobody@example.test", "deleted@example.test"))
+	put("sleepy", list("inactive@example.test", "nobody@example.test"))
+	put("mixed", list("inactive@example.test", "ann@example.test", "nohost@example.test"))
+	put("fwdbad", forward("fwdbad", "nobody@example.test"))
+	put("keepbad", with(forward("keepbad", "nobody@example.test"), func(e *directory.Entry) { e.DeliveryOptions = []string{"Mailbox ", "FORWARD"} }))
+	put("empty", list())
+	put("helds", list("hold@example.test", "ann@example.test"))
+	put("offline", with(list("ann@example.test"), func(e *directory.Entry) { e.DeliveryOptions = []string{"members_offline"} }))
+	put("onhold", user("onhold", "hold", "mailbox"))
+	put("deep", list("chain9@example.test", "chain10@example.test"))
+	put("subs", list("ann+a@example.test", "ann+b@example.test", "ann@example.test", "ann@example.test"))
+	put("tree", with(list(), func(e *directory.Entry) { e.MemberDNs = []string{"ou=below", "uid=ann"} }))
+	put("unused", with(user("unused"), func(e *directory.Entry) { e.MailStatus = directory.Unused }))
+	put("group", with(list("ann@example.test"), func(e *directory.Entry) { e.MailStatus = directory.Disabled }))
+	// Lists that all name each other, with subaddresses: as many ways as there
+	// are permutations.
+	for i := range 12 {
+		var all []string
+		for j := range 12 {
+			all = append(all, fmt.Sprintf("web%d+%d@example.test", j, i), fmt.Sprintf("web%d@example.test", j))
+		}
+		put(fmt.Sprintf("web%d", i), list(append(all, "ann@example.test")...))
+	}
 	var many []string
 	for i := range 60 {
 		many = append(many, fmt.Sprintf("m%d@out.test", i))
@@ -155,6 +203,25 @@ func TestRcpt(t *testing.T) {
 	}
 	ann, bob := "tcp_lmtpcs pair1 ann@example.test", "tcp_lmtpcs pair1 bob@example.test"
 	for to, want := range map[string][]string{
+		"loopreply@example.test":      {"550 5.4.6"},
+		"self@example.test":           {"550 5.4.6"},
+		"nowhere@example.test":        {"451 4.3.5"},
+		"broken@example.test":         {"451 4.3.5"},
+		"dead@example.test":           {"550 5.1.1"},
+		"sleepy@example.test":         {"450 4.2.1"},
+		"mixed@example.test":          {ann, "reprocess inactive@example.test", "reprocess nohost@example.test"},
+		"fwdbad@example.test":         {"550 5.1.1"},
+		"keepbad@example.test":        {"tcp_lmtpcs pair1 keepbad@example.test", "reprocess nobody@example.test"},
+		"empty@example.test":          {"550 5.2.4"},
+		"helds@example.test":          {"hold hold@example.test", ann},
+		"offline@example.test":        {"reprocess offline@example.test"},
+		"onhold@example.test":         {"hold onhold@example.test"},
+		"deep@example.test":           {"tcp_lmtpcs pair1 chain0@example.test"},
+		"subs@example.test":           {ann + "/a", ann + "/b", ann},
+		"tree@example.test":           {bob, ann},
+		"unused@example.test":         {"550 5.1.1"},
+		"group@example.test":          {"550 5.2.1"},
+		"web0@example.test":           {ann},
 		"ann@example.test":            {ann},
 		"ANN@Example.Test":            {ann},
 		"alias@example.test":          {ann},
@@ -163,8 +230,8 @@ func TestRcpt(t *testing.T) {
 		"someone@out.test":            {"tcp_local someone@out.test"},
 		"both@example.test":           {"tcp_lmtpcs pair1 both@example.test", "tcp_local eve@out.test"},
 		"fwd@example.test":            {ann, "tcp_local x@out.test"},
-		"list@example.test":           {ann, bob, "tcp_local z@out.test"},
-		"nested@example.test":         {ann, bob, "tcp_local z@out.test", ann},
+		"list@example.test":           {ann, bob, "tcp_local z@out.test", "reprocess nobody@example.test"},
+		"nested@example.test":         {ann, bob, "tcp_local z@out.test", "reprocess nobody@example.test"},
 		"dns@example.test":            {ann},
 		"many@example.test":           {"reprocess many@example.test"},
 		"hold@example.test":           {"hold hold@example.test"},
@@ -174,7 +241,7 @@ func TestRcpt(t *testing.T) {
 		"ping@example.test":           {"550 5.4.6"},
 		"chain12@example.test":        {"550 5.4.6"},
 		"two@example.test":            {"550 5.1.4"},
-		"nouid@example.test":          {"451 4.4.3"},
+		"nouid@example.test":          {"451 4.3.5"},
 		"nohost@example.test":         {"451 4.3.5"},
 		"inactive@example.test":       {"450 4.2.1"},
 		"disabled@example.test":       {"550 5.2.1"},
@@ -211,6 +278,272 @@ func TestRcpt(t *testing.T) {
 	if via := rs[0].Via; !slices.Equal(via, []string{"nested@example.test", "list@example.test"}) || rs[0].ListName != "list@example.test" {
 		t.Errorf("via %q, list %q", via, rs[0].ListName)
 	}
+}
+
+// What came by the channel reprocess keeps its path: it neither goes round nor
+// grows past the limit of steps there.
+func TestPathSurvivesReprocessing(t *testing.T) {
+	x, err := New(Config{Directory: fixture(), ListLimit: 10, Reprocessing: func(context.Context) bool { return true }, Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(local string, via ...string) string {
+		r := mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}, Via: via}
+		rs, err := x.Rcpt(t.Context(), nil, r)
+		if err != nil {
+			return mail.AsError("test", err).Status.String()
+		}
+		return strings.Join(show(rs), ", ")
+	}
+	if got := ask("fwdbad", "nobody@example.test"); got != "5.4.6" {
+		t.Errorf("a forward back to where it came from: %s", got)
+	}
+	var long []string
+	for i := range MaxDepth + 1 {
+		long = append(long, fmt.Sprintf("l%d@example.test", i))
+	}
+	if got := ask("ann", long...); got != "5.4.6" {
+		t.Errorf("after %d steps: %s", len(long), got)
+	}
+	if got := ask("ann", long[:MaxDepth]...); got != "tcp_lmtpcs pair1 ann@example.test" {
+		t.Errorf("after %d steps: %s", MaxDepth, got)
+	}
+	// A branch that is too deep ends up there, and is bounced there.
+	rs, err := x.Rcpt(t.Context(), nil, mail.Recipient{Address: mail.Address{Local: "deeper", Domain: "example.test"}})
+	if err == nil {
+		t.Fatalf("deeper: %v", show(rs))
+	}
+	d := x.cfg.Directory.(*tree)
+	d.users["deeper@example.test"] = []*directory.Entry{with(list("ann@example.test", "chain10@example.test"), func(e *directory.Entry) { e.DN = "cn=deeper" })}
+	rs, err = x.Rcpt(t.Context(), nil, mail.Recipient{Address: mail.Address{Local: "deeper", Domain: "example.test"}})
+	if err != nil || len(rs) != 2 || rs[1].Channel != mail.ChannelReprocess {
+		t.Fatalf("deeper: %v, %v", show(rs), err)
+	}
+	again := rs[1]
+	again.Channel = ""
+	if _, err := x.Rcpt(t.Context(), nil, again); !mail.Permanent(err) || mail.AsError("", err).Status != mail.StatusLoop {
+		t.Errorf("the branch that was too deep, again: %v", err)
+	}
+}
+
+func TestPairs(t *testing.T) {
+	pair := Pairs("pair1", "Two.store.int")
+	for host, want := range map[string]string{
+		"pair1": "pair1", "PAIR1.any.where": "pair1", "two.store.int": "Two.store.int",
+		"two": "", "pair10": "", "": "", ".pair1": "", "x.pair1": "",
+	} {
+		if got, ok := pair(host); got != want || ok != (want != "") {
+			t.Errorf("%q = %q, %v, want %q", host, got, ok, want)
+		}
+	}
+}
+
+func TestAlarmsOnceAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		x, err := New(Config{Directory: fixture(), Pair: Pairs("pair1"), Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func(local string, want int) {
+			t.Helper()
+			x.Rcpt(t.Context(), nil, mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}})
+			if n := strings.Count(log.String(), "level=ERROR"); n != want {
+				t.Errorf("%s: %d alarms, want %d:\n%s", local, n, want, log.String())
+			}
+		}
+		ask("nohost", 1)
+		ask("nohost", 1)
+		ask("nouid", 2)
+		ask("two", 3)
+		time.Sleep(59 * time.Minute)
+		ask("nohost", 3)
+		time.Sleep(2 * time.Minute)
+		ask("nohost", 4)
+		for i := range 3 * maxAlarms {
+			x.alarms.raise("x", fmt.Sprint(i), mail.Address{}, nil)
+		}
+		if len(x.alarms.last) > maxAlarms {
+			t.Errorf("%d alarms remembered", len(x.alarms.last))
+		}
+	})
+}
+
+func TestExplain(t *testing.T) {
+	x, err := New(Config{Directory: fixture(), Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var steps []string
+	_, err = x.Explain(t.Context(), nil, mail.Recipient{Address: mail.Address{Local: "fwd", Domain: "example.test"}}, func(s Step) {
+		steps = append(steps, fmt.Sprintf("%d %s %s: %s", s.Depth, s.Address, s.DN, s.Text))
+	})
+	want := []string{
+		"0 fwd@example.test uid=fwd: user, status active",
+		"1 ann@example.test uid=ann: user, status active",
+		"1 ann@example.test : delivery by channel tcp_lmtpcs to pair1 ann@example.test",
+		"1 x@out.test : domain is not ours",
+		"1 x@out.test : delivery by channel tcp_local to out.test ",
+	}
+	if err != nil || !slices.Equal(steps, want) {
+		t.Errorf("%v\n%s", err, strings.Join(steps, "\n"))
+	}
+}
+
+// A user who is known to the cache costs one look-up and one allocation, the
+// result.
+func TestAllocations(t *testing.T) {
+	x, err := New(Config{Directory: cache.New(fixture(), cache.Config{}), Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for local, want := range map[string]float64{"ann": 1, "alias": 1, "ann+Work": 1} {
+		r := mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}}
+		n := testing.AllocsPerRun(100, func() {
+			if _, err := x.Rcpt(context.Background(), nil, r); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if n > want {
+			t.Errorf("%s: %v allocations, want %v", local, n, want)
+		}
+	}
+}
+
+// On real servers: cache, LDAP client, server and fixture together.
+func TestServers(t *testing.T) {
+	for name, start := range map[string]func(testing.TB, []byte) dirtest.Server{
+		"embedded": func(t testing.TB, ldif []byte) dirtest.Server { return dirtest.Embedded(t, ldif) },
+		"OpenLDAP": func(t testing.TB, ldif []byte) dirtest.Server { return dirtest.OpenLDAP(t, ldif) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := cache.New(dirtest.Dial(t, start(t, dirtest.Tree())), cache.Config{})
+			now := false
+			x, err := New(Config{Directory: d, Pair: Pairs("pair1", "pair2", "pair3"), Reprocessing: func(context.Context) bool { return now }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ask := func(to string) ([]mail.Recipient, error) {
+				a, err := mail.ParseAddress(to, true)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return x.Rcpt(t.Context(), nil, mail.Recipient{Address: a})
+			}
+			for to, want := range map[string][]string{
+				"u0001@example.org":           {"tcp_lmtpcs pair1 u0001@example.org"},
+				"u0002@ALIAS.example.org":     {"tcp_lmtpcs pair2 u0002@example.org"},
+				"first.0010@example.org":      {"tcp_lmtpcs pair1 u0010@example.org"},
+				"Voice.0005+Work@example.org": {"tcp_lmtpcs pair2 u0005@example.org/Work"},
+				"forward@example.org":         {"tcp_lmtpcs pair1 u0001@example.org"},
+				"postmaster@example.org":      {"tcp_lmtpcs pair1 u0001@example.org"},
+				"ana@example.com":             {"hold ana@example.com"},
+				"x@example.net":               {"tcp_local x@example.net"},
+			} {
+				rs, err := ask(to)
+				if got := show(rs); err != nil || !slices.Equal(got, want) {
+					t.Errorf("%s: %q, %v, want %q", to, got, err, want)
+				}
+			}
+			for list, want := range map[string]int{"team@example.org": 5, "list@example.org": 1000, "dynamic@example.org": 401} {
+				for range 2 {
+					rs, err := ask(list)
+					if err != nil || len(rs) != want && list != "dynamic@example.org" || len(rs) < want {
+						t.Errorf("%s: %d recipients, %v, want %d", list, len(rs), err, want)
+					}
+				}
+			}
+			if rs, err := ask("shared@example.org"); mail.AsError("", err).Status != mail.StatusAmbiguous {
+				t.Errorf("shared: %v, %v", show(rs), err)
+			}
+			if rs, err := ask("bob@example.org"); mail.AsError("", err).Code != 450 {
+				t.Errorf("an inactive user: %v, %v", show(rs), err)
+			}
+			// With everything known, the directory is not asked again.
+			before := d.Stats().Misses
+			for _, to := range []string{"u0001@example.org", "list@example.org", "forward@example.org", "x@example.net"} {
+				if _, err := ask(to); err != nil {
+					t.Error(err)
+				}
+			}
+			if n := d.Stats().Misses - before; n != 0 {
+				t.Errorf("%d questions for what is known", n)
+			}
+		})
+	}
+}
+
+// FuzzRcpt looks for a recipient that panics, or that is accepted for nobody.
+func FuzzRcpt(f *testing.F) {
+	for _, s := range []string{"ann@example.test", "list@example.test", "web3+x@example.test", `"*)(mail=*"@example.test`, "a%b@example.test", "x@[1.2.3.4]", "é@münchen.test", "ann+@example.test", "fwd+a+b@example.test"} {
+		f.Add(s)
+	}
+	x, err := New(Config{Directory: cache.New(fixture(), cache.Config{}), Pair: Pairs("pair1")})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := mail.ParseAddress(s, true)
+		if err != nil {
+			return
+		}
+		rs, err := x.Rcpt(context.Background(), nil, mail.Recipient{Address: a})
+		if (err == nil) != (len(rs) > 0) {
+			t.Errorf("%q: %d recipients, %v", s, len(rs), err)
+		}
+		for _, r := range rs {
+			if r.Channel == "" || r.Channel == mail.ChannelLMTP && (r.Mailbox == "" || r.NextHop == "") {
+				t.Errorf("%q: unfinished recipient %+v", s, r)
+			}
+		}
+	})
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func BenchmarkRcpt(b *testing.B) {
+	x, err := New(Config{Directory: cache.New(fixture(), cache.Config{}), Pair: Pairs("pair1")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, local := range map[string]string{"user": "ann", "subaddress": "ann+work", "forward": "fwd", "list": "list"} {
+		r := mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}}
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := x.Rcpt(context.Background(), nil, r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkList expands the fixture's list of 1,000 with everything cached.
+func BenchmarkList(b *testing.B) {
+	d := cache.New(dirtest.Dial(b, dirtest.Embedded(b, dirtest.Tree())), cache.Config{})
+	x, err := New(Config{Directory: d, Pair: Pairs("pair1", "pair2", "pair3")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := mail.Recipient{Address: mail.Address{Local: "list", Domain: "example.org"}}
+	expand := func() {
+		if rs, err := x.Rcpt(context.Background(), nil, r); err != nil || len(rs) != 1000 {
+			b.Fatal(len(rs), err)
+		}
+	}
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			d.Flush()
+			expand()
+		}
+	})
+	b.Run("cached", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			expand()
+		}
+	})
 }
 
 func TestReprocessing(t *testing.T) {

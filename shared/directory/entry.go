@@ -89,6 +89,7 @@ type Entry struct {
 	MemberDNs       []string // uniqueMember, member
 	MemberURLs      []string // mgrpDeliverTo, memberURL
 	ErrorsTo        string   // mgrpErrorsTo
+	PostingRules    []string // attributes that limit posting and have a value
 
 	Stamp   string // entryCSN or modifyTimestamp: grows with each change
 	Raw     Attributes

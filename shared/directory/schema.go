@@ -42,6 +42,9 @@ type Schema struct {
 	MemberAddress, MemberDN, MemberURL              []string
 	ErrorsTo                                        string
 	Stamp                                           []string // first one present
+	// PostingRules are the attributes that limit who may send to a group, what
+	// and how.
+	PostingRules []string
 	// Extra are further attributes to read into Raw.
 	Extra []string
 }
@@ -87,6 +90,10 @@ func SunSchema2() Schema {
 		MemberURL:         []string{"mgrpDeliverTo", "memberURL"},
 		ErrorsTo:          "mgrpErrorsTo",
 		Stamp:             []string{"entryCSN", "modifyTimestamp"},
+		PostingRules: []string{
+			"mgrpBroadcasterPolicy", "mgrpAllowedDomain", "mgrpDisallowedDomain", "mgrpAllowedBroadcaster",
+			"mgrpDisallowedBroadcaster", "mgrpMsgMaxSize", "mgrpAuthPassword", "mgrpModerator",
+		},
 	}
 }
 
@@ -127,7 +134,7 @@ func (s *Schema) EntryAttributes() []string {
 		"objectClass", s.UID, s.Mail, s.MailHost, s.RoutingAddress, s.MessageStore, s.DeliveryOption,
 		s.ForwardingAddress, s.UserStatus, s.MailUserStatus, s.GroupStatus, s.Quota, s.MessageQuota, s.MaxBlocks,
 		s.ServiceAccess, s.ErrorsTo,
-	}, s.Alternate, s.Equivalent, s.MemberAddress, s.MemberDN, s.MemberURL, s.Stamp, s.Extra)
+	}, s.Alternate, s.Equivalent, s.MemberAddress, s.MemberDN, s.MemberURL, s.Stamp, s.PostingRules, s.Extra)
 }
 
 // DomainAttributes are all attributes to ask a server for when reading domains.
@@ -266,6 +273,11 @@ func (s *Schema) ReadEntry(dn string, raw Attributes) *Entry {
 		e.MemberAddresses = r.all(s.MemberAddress...)
 		e.MemberDNs = r.all(s.MemberDN...)
 		e.MemberURLs = r.all(s.MemberURL...)
+		for _, name := range s.PostingRules {
+			if v := r.one(name); v != "" && !strings.EqualFold(v, "NO_REQUIREMENTS") {
+				e.PostingRules = append(e.PostingRules, name)
+			}
+		}
 	}
 	e.Faults = r.faults
 	return e

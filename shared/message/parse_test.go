@@ -152,8 +152,7 @@ func TestParseHostile(t *testing.T) {
 	}
 }
 
-// TestParseDeep holds 5,000 levels to a second, on a busy machine and under the
-// race detector too: what is quadratic takes many (BenchmarkParse has figures).
+// TestParseDeep holds 5,000 levels to a tenth of a second.
 func TestParseDeep(t *testing.T) {
 	for name, msg := range map[string][]byte{
 		"multiparts": nestedMessage(5000),
@@ -166,7 +165,7 @@ func TestParseDeep(t *testing.T) {
 			best = min(best, time.Since(start))
 		}
 		t.Logf("%s: %v", name, best)
-		if best > time.Second {
+		if best > 100*time.Millisecond {
 			t.Errorf("%s: %v", name, best)
 		}
 	}

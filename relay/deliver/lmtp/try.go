@@ -2,7 +2,6 @@ package lmtp
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,7 +33,7 @@ type try struct {
 func (t *try) run(ctx context.Context) {
 	pair := t.rcpts[0].NextHop
 	for i := range t.results {
-		t.results[i] = noAnswer(fmt.Errorf("pair %q: %w", pair, deliver.ErrNoRoute))
+		t.results[i] = noAnswer(deliver.ErrNoRoute)
 	}
 	if f, ok := t.a.cfg.Foreign[pair]; ok {
 		t.foreign = &f
@@ -62,15 +61,15 @@ func (t *try) run(ctx context.Context) {
 // visit asks n, and whoever it names, and reports whether all is settled.
 func (t *try) visit(ctx context.Context, pair string, n *node) bool {
 	for {
-		if ctx.Err() != nil {
-			return true
-		}
 		t.leader = ""
 		t.ask(ctx, n)
 		if len(t.open) == 0 && t.asked() {
 			return true
 		}
 		next := t.follow(pair, n)
+		if ctx.Err() != nil {
+			return true
+		}
 		if next == nil {
 			return false
 		}

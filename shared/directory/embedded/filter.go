@@ -201,6 +201,9 @@ func (f *filter) match(e *object, hidden []string) verdict {
 	if isHidden(f.attr, hidden) {
 		return unknown
 	}
+	if f.attr == "entrydn" { // not stored: it is the name (RFC 5020)
+		return truth(f.kind == filterPresent || f.value1(f.attr, e.dn))
+	}
 	if f.kind == filterPresent {
 		return truth(f.attr == "objectclass" || e.has(f.attr))
 	}

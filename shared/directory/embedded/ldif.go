@@ -186,6 +186,9 @@ func parseLDIFLine(b []byte) (ldifLine, error) {
 	if string(b) == "-" {
 		return ldifLine{"-", "-", ""}, nil
 	}
+	if bytes.IndexByte(b, 0) >= 0 {
+		return ldifLine{}, errors.New("NUL in line")
+	}
 	colon := bytes.IndexByte(b, ':')
 	if colon <= 0 {
 		return ldifLine{}, errors.New("no colon")

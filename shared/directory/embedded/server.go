@@ -60,7 +60,7 @@ const maxAnonymousMessage = 64 << 10
 // DefaultIndexes are the attributes that mail looks up.
 var DefaultIndexes = []string{
 	"objectClass", "uid", "mail", "mailAlternateAddress", "mailEquivalentAddress", "mailLocalAddress",
-	"sunPreferredDomain", "associatedDomain", "member", "uniqueMember", "cn", "mailHost", "entryDN",
+	"sunPreferredDomain", "associatedDomain", "member", "uniqueMember", "cn", "mailHost",
 }
 
 // Server is an LDAP server over one tree.

@@ -59,6 +59,9 @@ func normalDN(dn string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if len(parsed.RDNs) > maxDepth {
+		return "", errLimit
+	}
 	for _, rdn := range parsed.RDNs {
 		for _, a := range rdn.Attributes {
 			a.Type = strings.TrimPrefix(strings.ToLower(a.Type), "oid.")

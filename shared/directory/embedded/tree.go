@@ -536,6 +536,12 @@ func bySeq(a, b *node) int {
 func (t *tree) candidates(f *filter) ([]*node, bool) {
 	switch f.kind {
 	case filterEqual:
+		if f.attr == "entrydn" {
+			if n := t.nodes[f.value]; n != nil {
+				return []*node{n}, true
+			}
+			return nil, true
+		}
 		values, ok := t.index[f.attr]
 		if !ok {
 			return nil, false

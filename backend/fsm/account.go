@@ -22,13 +22,16 @@ const inbox = "INBOX"
 // account is an account with all its mailboxes, in memory.
 type account struct {
 	store.Account
-	boxes      map[string]*mailbox // by name
-	byID       map[uint64]*mailbox
-	subscribed map[string]bool
-	bytes      int64 // sum over the mailboxes
-	count      int64
-	dirty      bool // in FSM.owners
+	boxes []*mailbox          // in the order of names
+	ids   map[uint64]*mailbox // of more than fewBoxes
+	names map[string]bool     // subscriptions, nil until they are needed
+	bytes int64               // sum over the mailboxes
+	count int64
+	dirty bool // in FSM.owners
 }
+
+// fewBoxes is how many mailboxes are searched one by one.
+const fewBoxes = 32
 
 // mailbox is the state of one mailbox.
 type mailbox struct {
@@ -37,6 +40,65 @@ type mailbox struct {
 	n     store.Counters
 	dirty bool // in FSM.boxes: rows of it wait in the batch
 	gone  bool
+}
+
+func (a *account) place(name string) (int, bool) {
+	return slices.BinarySearchFunc(a.boxes, name, func(m *mailbox, name string) int { return strings.Compare(m.Name, name) })
+}
+
+// box returns a mailbox by name, nil when there is none.
+func (a *account) box(name string) *mailbox {
+	if i, ok := a.place(name); ok {
+		return a.boxes[i]
+	}
+	return nil
+}
+
+// boxByID returns a mailbox by id, nil when there is none.
+func (a *account) boxByID(id uint64) *mailbox {
+	if a.ids != nil {
+		return a.ids[id]
+	}
+	for _, m := range a.boxes {
+		if m.ID == id {
+			return m
+		}
+	}
+	return nil
+}
+
+// add puts in m, whose name is free.
+func (a *account) add(m *mailbox) {
+	m.owner = a
+	i, _ := a.place(m.Name)
+	a.boxes = slices.Insert(a.boxes, i, m)
+	if a.ids == nil && len(a.boxes) > fewBoxes {
+		a.ids = make(map[uint64]*mailbox, 2*fewBoxes)
+		for _, m := range a.boxes {
+			a.ids[m.ID] = m
+		}
+	}
+	if a.ids != nil {
+		a.ids[m.ID] = m
+	}
+}
+
+// drop takes m out.
+func (a *account) drop(m *mailbox) {
+	if i, ok := a.place(m.Name); ok {
+		a.boxes = slices.Delete(a.boxes, i, i+1)
+	}
+	delete(a.ids, m.ID)
+}
+
+// below returns the mailboxes below name, in the order of names.
+func (a *account) below(name string) []*mailbox {
+	first, _ := a.place(name + "/")
+	n := first
+	for n < len(a.boxes) && isBelow(a.boxes[n].Name, name) {
+		n++
+	}
+	return a.boxes[first:n]
 }
 
 // usual are the mailboxes an account begins with (RFC 6154).
@@ -57,7 +119,14 @@ func (f *FSM) lookup(name string) (*account, error) {
 	if a := f.byName[name]; a != nil {
 		return a, nil
 	}
-	return f.load(func(n *store.Snapshot) (uint64, error) { return n.AccountID(name) })
+	id, err := f.store.AccountID(name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f.load(id)
 }
 
 // owner returns an account by id, nil when there is none.
@@ -65,7 +134,7 @@ func (f *FSM) owner(id uint64) (*account, error) {
 	if a := f.byID[id]; a != nil {
 		return a, nil
 	}
-	return f.load(func(*store.Snapshot) (uint64, error) { return id, nil })
+	return f.load(id)
 }
 
 // mailbox returns a mailbox by the ids of its account and its own, nil when
@@ -75,25 +144,18 @@ func (f *FSM) mailbox(account, id uint64) (*mailbox, error) {
 	if a == nil || err != nil {
 		return nil, err
 	}
-	return a.byID[id], nil
+	return a.boxByID(id), nil
 }
 
-// load reads an account that is not in memory. What is not in memory has no
-// changes in the batch: accounts leave only after a commit.
-func (f *FSM) load(find func(*store.Snapshot) (uint64, error)) (*account, error) {
-	n, err := f.store.Snapshot()
+// load reads an account that is not in memory, nil when there is none. What is
+// not in memory has no changes in the batch: accounts leave only after a commit.
+func (f *FSM) load(id uint64) (*account, error) {
+	n, err := f.store.AccountSnapshot(id)
 	if err != nil {
 		return nil, err
 	}
 	defer n.Close()
-	id, err := find(n)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	a := newAccount()
+	a := new(account)
 	a.Account, err = n.Account(id)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -101,41 +163,36 @@ func (f *FSM) load(find func(*store.Snapshot) (uint64, error)) (*account, error)
 	if err != nil {
 		return nil, err
 	}
-	err = n.Mailboxes(id, func(m *store.Mailbox) bool {
-		a.add(&mailbox{Mailbox: *m})
+	err = n.Mailboxes(id, func(m *store.Mailbox, c *store.Counters) bool {
+		a.add(&mailbox{Mailbox: *m, n: *c})
+		a.bytes += c.Size
+		a.count += int64(c.Messages)
 		return true
 	})
 	if err != nil {
-		return nil, err
-	}
-	err = n.AllCounters(id, func(box uint64, c *store.Counters) {
-		if m := a.byID[box]; m != nil {
-			m.n = *c
-			a.bytes += c.Size
-			a.count += int64(c.Messages)
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := n.Subscriptions(id, func(name string) { a.subscribed[name] = true }); err != nil {
 		return nil, err
 	}
 	f.keep(a)
 	return a, nil
 }
 
-func newAccount() *account {
-	return &account{
-		boxes:      make(map[string]*mailbox, len(usual)),
-		byID:       make(map[uint64]*mailbox, len(usual)),
-		subscribed: make(map[string]bool, len(usual)),
+// subscriptions returns the names that a is subscribed to. They are kept in
+// memory once read.
+func (f *FSM) subscriptions(a *account) (map[string]bool, error) {
+	if a.names != nil {
+		return a.names, nil
 	}
-}
-
-func (a *account) add(m *mailbox) {
-	m.owner = a
-	a.boxes[m.Name], a.byID[m.ID] = m, m
+	n, err := f.store.AccountSnapshot(a.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer n.Close()
+	names := make(map[string]bool)
+	if err := n.Subscriptions(a.ID, func(name string) { names[name] = true }); err != nil {
+		return nil, err
+	}
+	a.names = names
+	return names, nil
 }
 
 func (f *FSM) keep(a *account) { f.byID[a.ID], f.byName[a.Name] = a, a }
@@ -161,13 +218,15 @@ func (f *FSM) openAccount(name string, seed uint32) (*account, error) {
 	if a != nil || err != nil {
 		return a, err
 	}
-	a = newAccount()
 	f.st.NextID++
+	a = &account{names: make(map[string]bool)}
 	a.Account = store.Account{ID: f.st.NextID, Name: name, UIDValidity: max(seed, 1) - 1, LimitBytes: -1, LimitCount: -1}
 	f.keep(a)
 	for _, u := range usual {
 		f.make(a, u.name, u.use)
-		f.setSubscribed(a, u.name, true)
+		if err := f.setSubscribed(a, u.name, true); err != nil {
+			return nil, err
+		}
 	}
 	return a, nil
 }
@@ -206,26 +265,18 @@ func (f *FSM) touchAccount(a *account) {
 	}
 }
 
-func (f *FSM) setSubscribed(a *account, name string, on bool) {
-	if a.subscribed[name] == on {
-		return
+func (f *FSM) setSubscribed(a *account, name string, on bool) error {
+	names, err := f.subscriptions(a)
+	if err != nil || names[name] == on {
+		return err
 	}
 	if on {
-		a.subscribed[name] = true
+		names[name] = true
 	} else {
-		delete(a.subscribed, name)
+		delete(names, name)
 	}
 	f.batch.PutSubscribed(a.ID, name, on)
-}
-
-// hasChildren reports whether a mailbox below name exists.
-func (a *account) hasChildren(name string) bool {
-	for other := range a.boxes {
-		if isBelow(other, name) {
-			return true
-		}
-	}
-	return false
+	return nil
 }
 
 func isBelow(name, parent string) bool {
@@ -237,7 +288,7 @@ func (f *FSM) create(c *command.Create) (any, error) {
 	if a == nil || err != nil {
 		return &command.Done{Code: command.NoAccount}, err
 	}
-	if m := a.boxes[c.Name]; m != nil {
+	if m := a.box(c.Name); m != nil {
 		return &command.Done{Code: command.Exists, Account: a.ID, Mailbox: m.ID}, nil
 	}
 	if len(a.boxes) >= MaxMailboxes {
@@ -252,9 +303,9 @@ func (f *FSM) deleteMailbox(c *command.Delete) (any, error) {
 	if a == nil || err != nil {
 		return &command.Done{Code: command.NoAccount}, err
 	}
-	m := a.boxes[c.Name]
+	m := a.box(c.Name)
 	switch {
-	case m == nil && a.hasChildren(c.Name):
+	case m == nil && len(a.below(c.Name)) > 0:
 		return &command.Done{Code: command.HasChildren}, nil
 	case m == nil:
 		return &command.Done{Code: command.NoMailbox}, nil
@@ -269,8 +320,7 @@ func (f *FSM) deleteMailbox(c *command.Delete) (any, error) {
 	if _, err := f.take(m, everything, false, func(*store.Row) bool { return true }); err != nil {
 		return nil, err
 	}
-	delete(a.boxes, m.Name)
-	delete(a.byID, m.ID)
+	a.drop(m)
 	f.batch.DeleteMailbox(&m.Mailbox, &m.n)
 	m.gone = true
 	f.wake = append(f.wake, m.ID)
@@ -282,49 +332,45 @@ func (f *FSM) rename(c *command.Rename) (any, error) {
 	if a == nil || err != nil {
 		return &command.Done{Code: command.NoAccount}, err
 	}
-	m := a.boxes[c.From]
+	if c.From == inbox {
+		return f.renameInbox(a, c.To), nil
+	}
 	var moved []*mailbox
-	if m != nil && c.From != inbox {
+	if m := a.box(c.From); m != nil {
 		moved = append(moved, m)
 	}
-	if c.From != inbox { // RFC 9051 6.3.6: children of INBOX stay
-		for name, child := range a.boxes {
-			if isBelow(name, c.From) {
-				moved = append(moved, child)
-			}
-		}
-	}
+	moved = append(moved, a.below(c.From)...)
 	switch {
-	case m == nil && len(moved) == 0:
+	case len(moved) == 0:
 		return &command.Done{Code: command.NoMailbox}, nil
-	case c.To == inbox, c.From == c.To, a.boxes[c.To] != nil:
-		return &command.Done{Code: command.Exists}, nil
-	case c.From != inbox && isBelow(c.To, c.From):
+	case isBelow(c.To, c.From):
 		return &command.Done{Code: command.NotAllowed}, nil
 	}
-	if c.From == inbox {
-		if len(a.boxes) >= MaxMailboxes {
-			return &command.Done{Code: command.AtLimit}, nil
-		}
-		to := f.make(a, c.To, 0)
-		return &command.Done{Account: a.ID, Mailbox: to.ID}, nil
-	}
-	slices.SortFunc(moved, func(x, y *mailbox) int { return strings.Compare(x.Name, y.Name) })
-	for _, b := range moved {
-		if a.boxes[c.To+b.Name[len(c.From):]] != nil {
+	for _, m := range moved {
+		if a.box(c.To+m.Name[len(c.From):]) != nil {
 			return &command.Done{Code: command.Exists}, nil
 		}
 	}
-	for _, b := range moved {
-		delete(a.boxes, b.Name)
-	}
-	for _, b := range moved {
-		b.Name = c.To + b.Name[len(c.From):]
-		a.boxes[b.Name] = b
-		f.batch.PutMailbox(&b.Mailbox)
-		f.wake = append(f.wake, b.ID)
+	for _, m := range moved {
+		a.drop(m)
+		m.Name = c.To + m.Name[len(c.From):]
+		a.add(m)
+		f.batch.PutMailbox(&m.Mailbox)
+		f.wake = append(f.wake, m.ID)
 	}
 	return &command.Done{Account: a.ID, Mailbox: moved[0].ID}, nil
+}
+
+// renameInbox makes the mailbox that INBOX's messages move to; its children
+// stay (RFC 9051 6.3.6).
+func (f *FSM) renameInbox(a *account, to string) *command.Done {
+	switch {
+	case a.box(to) != nil:
+		return &command.Done{Code: command.Exists}
+	case len(a.boxes) >= MaxMailboxes:
+		return &command.Done{Code: command.AtLimit}
+	}
+	return &command.Done{Account: a.ID, Mailbox: f.make(a, to, 0).ID}
 }
 
 func (f *FSM) subscribe(c *command.Subscribe) (any, error) {
@@ -332,11 +378,14 @@ func (f *FSM) subscribe(c *command.Subscribe) (any, error) {
 	if a == nil || err != nil {
 		return &command.Done{Code: command.NoAccount}, err
 	}
-	if c.On && len(a.subscribed) >= MaxSubscriptions && !a.subscribed[c.Name] {
+	names, err := f.subscriptions(a)
+	if err != nil {
+		return nil, err
+	}
+	if c.On && len(names) >= MaxSubscriptions && !names[c.Name] {
 		return &command.Done{Code: command.AtLimit}, nil
 	}
-	f.setSubscribed(a, c.Name, c.On)
-	return &command.Done{Account: a.ID}, nil
+	return &command.Done{Account: a.ID}, f.setSubscribed(a, c.Name, c.On)
 }
 
 func (f *FSM) quota(c *command.Quota) (any, error) {

@@ -14,7 +14,7 @@ func (f *FSM) copy(c *command.Copy) (any, error) {
 	if from == nil || err != nil {
 		return &command.Copied{Code: command.NoMailbox}, err
 	}
-	to := from.owner.boxes[c.To]
+	to := from.owner.box(c.To)
 	if to == nil {
 		return &command.Copied{Code: command.NoMailbox}, nil
 	}

@@ -103,7 +103,10 @@ func (f *FSM) deliverTo(to *command.DeliveredTo, c *command.Deliver, rc *command
 			return nil
 		}
 	}
-	box := f.folder(a, rc)
+	box, err := f.folder(a, rc)
+	if err != nil {
+		return err
+	}
 	if box.n.UIDNext == math.MaxUint32 {
 		to.Code = command.AtLimit
 		return nil
@@ -148,7 +151,7 @@ func (f *FSM) seen(to *command.DeliveredTo, rc *command.Recipient, m *store.Mess
 	to.Duplicate, to.UIDValidity, to.UID = true, d.UIDValidity, d.UID
 	a, err := f.lookup(rc.Account)
 	if a != nil {
-		if box := a.byID[d.Mailbox]; box != nil {
+		if box := a.boxByID(d.Mailbox); box != nil {
 			to.Mailbox = box.Name
 		}
 	}
@@ -156,22 +159,25 @@ func (f *FSM) seen(to *command.DeliveredTo, rc *command.Recipient, m *store.Mess
 }
 
 // folder returns the mailbox a delivery goes to.
-func (f *FSM) folder(a *account, rc *command.Recipient) *mailbox {
+func (f *FSM) folder(a *account, rc *command.Recipient) (*mailbox, error) {
 	name := rc.Folder
 	if name == "" {
 		name = inbox
 	}
-	if m := a.boxes[name]; m != nil {
-		return m
+	if m := a.box(name); m != nil {
+		return m, nil
 	}
-	if rc.Create && len(a.boxes) < MaxMailboxes {
-		m := f.make(a, name, 0)
-		if len(a.subscribed) < MaxSubscriptions {
-			f.setSubscribed(a, name, true)
-		}
-		return m
+	if !rc.Create || len(a.boxes) >= MaxMailboxes {
+		return a.box(inbox), nil
 	}
-	return a.boxes[inbox]
+	names, err := f.subscriptions(a)
+	if err == nil && len(names) < MaxSubscriptions {
+		err = f.setSubscribed(a, name, true)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f.make(a, name, 0), nil
 }
 
 func (f *FSM) append(e *Entry, c *command.AppendMessages) (any, error) {
@@ -192,7 +198,7 @@ func (f *FSM) append(e *Entry, c *command.AppendMessages) (any, error) {
 		}
 		return ans, nil
 	}
-	box := a.boxes[c.Name]
+	box := a.box(c.Name)
 	ans.UIDValidity, ans.FirstUID = box.UIDValidity, box.n.UIDNext
 	if len(c.Messages) == 0 {
 		return ans, nil
@@ -216,7 +222,7 @@ func (f *FSM) append(e *Entry, c *command.AppendMessages) (any, error) {
 }
 
 func (f *FSM) mayAppend(a *account, c *command.AppendMessages) command.Code {
-	box := a.boxes[c.Name]
+	box := a.box(c.Name)
 	if box == nil {
 		return command.NoMailbox
 	}

@@ -98,7 +98,7 @@ func (m *mailbox) countFlags(flags uint64, n int) {
 
 // each calls f with the rows of m in set, in order. The mailbox is settled.
 func (f *FSM) each(m *mailbox, set command.UIDSet, fn func(w *store.Row) error) error {
-	n, err := f.store.Snapshot()
+	n, err := f.store.MailboxSnapshot(m.ID)
 	if err != nil {
 		return err
 	}

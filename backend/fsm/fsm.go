@@ -33,8 +33,8 @@ type Config struct {
 	// another body. It must not block.
 	Mismatch func(account string, key command.Key)
 
-	// Accounts bounds the accounts kept in memory, each about 3 KB with the
-	// usual mailboxes; 20,000.
+	// Accounts bounds the accounts kept in memory, each about 2 KB with the
+	// usual mailboxes; 50,000.
 	Accounts int
 }
 
@@ -68,7 +68,7 @@ type FSM struct {
 // New continues from what the store holds.
 func New(cfg Config) (*FSM, error) {
 	if cfg.Accounts <= 0 {
-		cfg.Accounts = 20_000
+		cfg.Accounts = 50_000
 	}
 	if cfg.Fatal == nil {
 		cfg.Fatal = func(err error) { panic(err) }

@@ -140,7 +140,7 @@ func (g *generator) account() *account {
 			return a
 		}
 	}
-	return &account{Account: store.Account{ID: 99}, boxes: map[string]*mailbox{"INBOX": {}}, byID: map[uint64]*mailbox{}}
+	return &account{Account: store.Account{ID: 99}, boxes: []*mailbox{{Mailbox: store.Mailbox{Name: inbox}}}}
 }
 
 var boxNames = []string{"INBOX", "Archive", "Trash", "a", "a/b", "a/b/c", "d", "e/f", "Sent"}
@@ -149,7 +149,7 @@ func (g *generator) name() string { return boxNames[g.pick(len(boxNames))] }
 
 func (g *generator) box(a *account) *mailbox {
 	for range 20 {
-		if m := a.boxes[g.name()]; m != nil && (m.n.Messages > 0 || g.pick(4) == 0) {
+		if m := a.box(g.name()); m != nil && (m.n.Messages > 0 || g.pick(4) == 0) {
 			return m
 		}
 	}

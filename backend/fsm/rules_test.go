@@ -57,7 +57,7 @@ func TestDeliveryKeys(t *testing.T) {
 	}
 	// Known after a restart, and after the message and the mailbox are gone.
 	a, _ := r.lookup("ann@x")
-	r.do(&command.Expunge{Head: command.Head{Time: t0}, Account: a.ID, Mailbox: a.boxes["INBOX"].ID, UIDs: everything, Force: true})
+	r.do(&command.Expunge{Head: command.Head{Time: t0}, Account: a.ID, Mailbox: a.box("INBOX").ID, UIDs: everything, Force: true})
 	if _, err := r.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestQuotaOfCopy(t *testing.T) {
 	r.deliver(delivery(1, 100, t0, command.Recipient{Account: "q@x", Limit: &command.Limit{Bytes: 250, Messages: -1}}))
 	a, _ := r.lookup("q@x")
 	head := command.Head{Time: t0}
-	c := &command.Copy{Head: head, Account: a.ID, Mailbox: a.boxes["INBOX"].ID, UIDs: everything, To: "Trash"}
+	c := &command.Copy{Head: head, Account: a.ID, Mailbox: a.box("INBOX").ID, UIDs: everything, To: "Trash"}
 	if got := r.do(c).(*command.Copied); got.Code != command.OK || got.FirstUID != 1 {
 		t.Errorf("copy that fits: %+v", got)
 	}
@@ -202,7 +202,7 @@ func TestDeadBytes(t *testing.T) {
 	}
 	for i, want := range []int64{50, 350} {
 		a, _ := r.lookup([]string{"a@x", "b@x"}[i])
-		r.do(&command.Expunge{Head: command.Head{Time: t0}, Account: a.ID, Mailbox: a.boxes["INBOX"].ID, UIDs: everything, Force: true})
+		r.do(&command.Expunge{Head: command.Head{Time: t0}, Account: a.ID, Mailbox: a.box("INBOX").ID, UIDs: everything, Force: true})
 		if dead() != want {
 			t.Errorf("after %d expunges %d octets are dead, want %d", i+1, dead(), want)
 		}
@@ -284,7 +284,7 @@ func TestUIDValidity(t *testing.T) {
 	for range 5 {
 		r.do(&command.Create{Head: head, Account: id, Name: "box"})
 		a, _ := r.owner(id)
-		if v := a.boxes["box"].UIDValidity; v <= last {
+		if v := a.box("box").UIDValidity; v <= last {
 			t.Fatalf("UIDVALIDITY %d after %d", v, last)
 		} else {
 			last = v
@@ -299,7 +299,7 @@ func TestJournalBound(t *testing.T) {
 	r := newReplica(t)
 	r.deliver(delivery(1, 10, t0, command.Recipient{Account: "a@x"}))
 	a, _ := r.lookup("a@x")
-	box := a.boxes["INBOX"].ID
+	box := a.box("INBOX").ID
 	for i := range 2*journalSpan + 100 {
 		r.do(&command.Store{Head: command.Head{Time: t0}, Account: a.ID, Mailbox: box, UIDs: everything, Action: command.StoreOp(1 + i%2), Flags: flagSeen})
 	}
@@ -330,7 +330,7 @@ func TestWake(t *testing.T) {
 	defer r.stop()
 	r.deliver(delivery(1, 10, t0, command.Recipient{Account: "a@x"}))
 	a, _ := r.lookup("a@x")
-	w, other := hub.Watch(a.boxes["INBOX"].ID), hub.Watch(a.boxes["Trash"].ID)
+	w, other := hub.Watch(a.box("INBOX").ID), hub.Watch(a.box("Trash").ID)
 	defer w.Close()
 	defer other.Close()
 	r.deliver(delivery(2, 10, t0, command.Recipient{Account: "a@x"}))

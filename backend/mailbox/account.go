@@ -3,6 +3,7 @@ package mailbox
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 
@@ -59,21 +60,16 @@ func (a *Account) List(ctx context.Context) ([]Info, error) {
 	if err := a.s.cfg.Log.Confirm(ctx); err != nil {
 		return nil, err
 	}
-	n, err := a.s.cfg.Store.Snapshot()
+	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
 	if err != nil {
 		return nil, err
 	}
 	defer n.Close()
 	byName := map[string]*Info{}
-	byID := map[uint64]*store.Mailbox{}
-	if err := n.Mailboxes(a.id, func(m *store.Mailbox) bool { byID[m.ID] = m; return true }); err != nil {
-		return nil, err
-	}
-	err = n.AllCounters(a.id, func(id uint64, c *store.Counters) {
-		if m := byID[id]; m != nil {
-			info := infoOf(m, c)
-			byName[m.Name] = &info
-		}
+	err = n.Mailboxes(a.id, func(m *store.Mailbox, c *store.Counters) bool {
+		info := infoOf(m, c)
+		byName[m.Name] = &info
+		return true
 	})
 	if err != nil {
 		return nil, err
@@ -119,21 +115,20 @@ func (a *Account) List(ctx context.Context) ([]Info, error) {
 
 // find reads the mailbox called name; the name is clean.
 func (a *Account) find(n *store.Snapshot, name string) (*store.Mailbox, *store.Counters, error) {
-	var found *store.Mailbox
-	err := n.Mailboxes(a.id, func(m *store.Mailbox) bool {
+	var (
+		found    *store.Mailbox
+		counters *store.Counters
+	)
+	err := n.Mailboxes(a.id, func(m *store.Mailbox, c *store.Counters) bool {
 		if m.Name == name {
-			found = m
+			found, counters = m, c
 		}
 		return found == nil
 	})
-	if err != nil {
-		return nil, nil, err
+	if err == nil && found == nil {
+		err = ErrNoMailbox
 	}
-	if found == nil {
-		return nil, nil, ErrNoMailbox
-	}
-	c, err := n.Counters(a.id, found.ID)
-	return found, &c, err
+	return found, counters, err
 }
 
 // Status describes one mailbox. Subscribed and HasChildren are List's.
@@ -145,7 +140,7 @@ func (a *Account) Status(ctx context.Context, name string) (Info, error) {
 	if err := a.s.cfg.Log.Confirm(ctx); err != nil {
 		return Info{}, err
 	}
-	n, err := a.s.cfg.Store.Snapshot()
+	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
 	if err != nil {
 		return Info{}, err
 	}
@@ -206,7 +201,7 @@ func (a *Account) Delete(ctx context.Context, name string) error {
 		if done.Code != command.Again {
 			return codeError(done.Code)
 		}
-		uids, err := a.some(done.Mailbox, bulk)
+		uids, err := a.some(done.Mailbox, bulk, math.MaxUint32)
 		if err != nil {
 			return err
 		}
@@ -219,16 +214,16 @@ func (a *Account) Delete(ctx context.Context, name string) error {
 	}
 }
 
-// some returns the first n UIDs of a mailbox.
-func (a *Account) some(id uint64, n int) (command.UIDSet, error) {
-	snap, err := a.s.cfg.Store.Snapshot()
+// some returns the first n UIDs of a mailbox, below a limit.
+func (a *Account) some(id uint64, n int, below uint32) (command.UIDSet, error) {
+	snap, err := a.s.cfg.Store.MailboxSnapshot(id)
 	if err != nil {
 		return nil, err
 	}
 	defer snap.Close()
 	var set command.UIDSet
 	scan := snap.Rows(id)
-	for ok := scan.Seek(1); ok && n > 0; ok = scan.Next() {
+	for ok := scan.Seek(1); ok && n > 0 && scan.UID() < below; ok = scan.Next() {
 		set = set.Add(scan.UID())
 		n--
 	}
@@ -250,8 +245,8 @@ func (a *Account) Rename(ctx context.Context, from, to string) error {
 	}
 	box, err := a.Status(ctx, "INBOX")
 	for err == nil {
-		var uids command.UIDSet
-		if uids, err = a.some(box.ID, bulk); err != nil || len(uids) == 0 {
+		var uids command.UIDSet // what arrives meanwhile stays
+		if uids, err = a.some(box.ID, bulk, box.UIDNext); err != nil || len(uids) == 0 {
 			return err
 		}
 		var moved *command.Copied
@@ -281,7 +276,7 @@ func (a *Account) Quota(ctx context.Context) (bytes, messages int64, limit mail.
 	if err = a.s.cfg.Log.Confirm(ctx); err != nil {
 		return 0, 0, limit, err
 	}
-	n, err := a.s.cfg.Store.Snapshot()
+	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
 	if err != nil {
 		return 0, 0, limit, err
 	}
@@ -294,9 +289,10 @@ func (a *Account) Quota(ctx context.Context) (bytes, messages int64, limit mail.
 		return 0, 0, limit, err
 	}
 	limit = mail.Quota{Bytes: row.LimitBytes, Messages: row.LimitCount, Stamp: row.LimitStamp}
-	err = n.AllCounters(a.id, func(_ uint64, c *store.Counters) {
+	err = n.Mailboxes(a.id, func(_ *store.Mailbox, c *store.Counters) bool {
 		bytes += c.Size
 		messages += int64(c.Messages)
+		return true
 	})
 	return bytes, messages, limit, err
 }

@@ -150,6 +150,7 @@ type Changes struct {
 type Delivery struct {
 	ReversePath mail.Address
 	TraceID     string
+	Trace       []byte // header fields of this hop, put before Message: Return-Path; not kept
 	Message     []byte // whole, CRLF, with the trace fields of the relay; not kept
 	Arrival     time.Time
 	Recipients  []DeliveryRecipient
@@ -161,9 +162,11 @@ type DeliveryRecipient struct {
 	Folder  string // "" is INBOX; one that does not exist falls back to INBOX unless Create
 	Create  bool
 	Key     mail.DeliveryKey // zero: no duplicate check
-	Flags   Flags
+	Flags   Flags            // system flags
 	Quota   *mail.Quota
 	Force   bool // guaranteed delivery: quota is ignored
+
+	Keywords []string // by name; those that do not fit the mailbox's table are left out
 }
 
 // DeliveryResult is the outcome for one recipient. Err is nil when the message
@@ -238,8 +241,8 @@ type (
 		ChangedSince(ctx context.Context, since uint64) (changed, vanished []uint32, complete bool, err error)
 		// Store changes flags. keywords are names, made when new.
 		Store(ctx context.Context, uids []uint32, op StoreOp, flags Flags, keywords []string, unchangedSince *uint64) (StoreResult, error)
-		// Expunge removes those of uids (nil: all) that have \Deleted, or all of
-		// uids when force (POP3 DELE, MOVE).
+		// Expunge removes those of uids (nil: all) that have \Deleted, or with
+		// force all of uids (POP3 DELE, MOVE), none when uids is nil.
 		Expunge(ctx context.Context, uids []uint32, force bool) (expunged []uint32, err error)
 		Copy(ctx context.Context, uids []uint32, to string) (CopyResult, error)
 		Move(ctx context.Context, uids []uint32, to string) (CopyResult, error)

@@ -12,71 +12,138 @@ import (
 	"github.com/postern-mail/postern/shared/message"
 )
 
-// partsInFlight is how many part entries of one message are proposed at once.
-const partsInFlight = 8
+const (
+	// partsInFlight is how many part entries of one message are proposed at once.
+	partsInFlight = 8
+	// headRoom is left in front of a message in the buffer of its entry for the
+	// fields of the entry: structure, envelope and some recipients.
+	headRoom = 1536
+	// entryCost is charged for each entry in flight beside its message.
+	entryCost = 512
+)
 
 // Deliver stores one message and adds it to each recipient's mailbox. Over 500
 // recipients go in several entries; the octets are written once.
 func (s *Service) Deliver(ctx context.Context, d *Delivery) ([]DeliveryResult, error) {
-	if int64(len(d.Message)) > s.cfg.MaxMessage {
+	size := int64(len(d.Trace)) + int64(len(d.Message))
+	if size > s.cfg.MaxMessage+maxTrace {
 		return nil, ErrTooBig
 	}
-	release, err := s.take(int64(len(d.Message)) + 512)
+	release, err := s.take(size + entryCost)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	msg := newMessage(d.Message)
-	tail := d.Message
-	if len(tail) > command.MaxPart {
-		if msg.Body, err = s.parts(ctx, d.Message); err != nil {
-			return nil, err
-		}
-		tail = nil
-	} else if len(tail) > 0 {
-		msg.Body = []command.Extent{{Len: uint32(len(tail))}}
-	}
+
 	results := make([]DeliveryResult, len(d.Recipients))
-	for at := 0; at < len(results); {
-		end := min(at+command.MaxRecipients, len(results))
-		c := &command.Deliver{
-			Head: s.head(), Seed: s.seed(), KeyLife: int64(s.cfg.KeyLife),
-			InternalDate: d.Arrival.UnixNano(), Message: msg, Recipients: recipientsOf(d.Recipients[at:end]),
-		}
-		if d.Arrival.IsZero() {
-			c.InternalDate = c.Time
-		}
-		entry := command.AppendHead(make([]byte, 0, 256+len(msg.Meta)+len(tail)+96*(end-at)), c, len(tail))
-		off := len(entry)
-		entry = append(entry, tail...)
-		answer, index, err := proposeEntry[*command.Delivered](ctx, s, entry)
-		if err != nil && at == 0 {
+	rcpts, at := recipients(d.Recipients, results)
+	if len(rcpts) == 0 {
+		return results, nil
+	}
+	e := newEntry(d.Trace, d.Message)
+	if err := s.large(ctx, e); err != nil {
+		return nil, err
+	}
+	for len(rcpts) > 0 {
+		n := min(len(rcpts), command.MaxRecipients)
+		first := len(rcpts) == len(at)
+		done := at[len(at)-len(rcpts):]
+		answer, err := s.deliver(ctx, d, e, rcpts[:n])
+		switch {
+		case err != nil && first:
 			return nil, err
-		}
-		for i := at; i < end; i++ {
-			if err != nil { // an earlier entry is committed: these are unknown
+		case err != nil: // an earlier entry is committed: these are unknown
+			for _, i := range done {
 				results[i].Err = fmt.Errorf("%w: %w", ErrUnknownState, err)
-				continue
 			}
-			results[i] = resultOf(&answer.Recipients[i-at])
+			return results, nil
 		}
-		if err == nil && at == 0 {
-			msg.ID = answer.Message
-			for i := range msg.Body {
-				if msg.Body[i].Index == 0 {
-					msg.Body[i].Index, msg.Body[i].Off = index, uint32(off)
-				}
-			}
-			tail = nil
+		for k := range answer.Recipients {
+			results[done[k]] = resultOf(&answer.Recipients[k])
 		}
-		at = end
+		rcpts = rcpts[n:]
 	}
 	return results, nil
 }
 
+// maxTrace is what the trace fields of this hop may add to a message.
+const maxTrace = 4096
+
+// deliver proposes one entry. After it, e is the message where it lies in the
+// log, for the entries that follow.
+func (s *Service) deliver(ctx context.Context, d *Delivery, e *entry, rcpts []command.Recipient) (*command.Delivered, error) {
+	c := &command.Deliver{
+		Head: s.head(), Seed: s.seed(), KeyLife: int64(s.cfg.KeyLife), Message: e.message, Recipients: rcpts,
+	}
+	c.InternalDate = c.Time
+	if !d.Arrival.IsZero() {
+		c.InternalDate = d.Arrival.UnixNano()
+	}
+	data, off := e.bytes(c)
+	answer, index, err := proposeEntry[*command.Delivered](ctx, s, data)
+	if err != nil {
+		return nil, err
+	}
+	e.committed(answer.Message, index, off)
+	return answer, nil
+}
+
+// entry is a message on its way into an entry of the log. Its octets are
+// copied once, to the place in the buffer where they are written.
+type entry struct {
+	message command.Message
+	buf     []byte // head room and the octets
+	tail    int    // octets at the end of buf that go into the entry
+}
+
+func newEntry(trace, body []byte) *entry {
+	e := &entry{tail: len(trace) + len(body)}
+	e.buf = make([]byte, headRoom, headRoom+e.tail)
+	e.buf = append(append(e.buf, trace...), body...)
+	octets := e.octets()
+	e.message = newMessage(octets)
+	if e.tail > 0 {
+		e.message.Body = []command.Extent{{Len: uint32(e.tail)}}
+	}
+	return e
+}
+
+func (e *entry) octets() []byte { return e.buf[len(e.buf)-e.tail:] }
+
+// bytes is the entry of c with the octets at its end, and where they begin.
+func (e *entry) bytes(c command.Command) (data []byte, off int) {
+	room := len(e.buf) - e.tail
+	head := command.AppendHead(e.buf[:0:room], c, e.tail)
+	if len(head) <= room { // in place: move it up to the octets
+		copy(e.buf[room-len(head):], head)
+		return e.buf[room-len(head):], len(head)
+	}
+	return append(head, e.octets()...), len(head)
+}
+
+// committed notes that the message is in the log.
+func (e *entry) committed(id, index uint64, off int) {
+	e.message.ID = id
+	for i := range e.message.Body {
+		if x := &e.message.Body[i]; x.Index == 0 {
+			x.Index, x.Off = index, uint32(off)+x.Off
+		}
+	}
+	e.buf, e.tail = nil, 0
+}
+
+// large writes the octets as parts when they are too many for one entry.
+func (s *Service) large(ctx context.Context, e *entry) (err error) {
+	if e.tail > command.MaxPart {
+		e.message.Body, err = s.parts(ctx, e.octets())
+		e.buf, e.tail = nil, 0
+	}
+	return err
+}
+
 // newMessage describes a message: its hash, structure and envelope.
 func newMessage(b []byte) command.Message {
-	m := command.Message{Size: int64(len(b)), Meta: message.Parse(b).AppendBinary(nil)}
+	m := command.Message{Size: int64(len(b)), Meta: message.Parse(b).AppendBinary(make([]byte, 0, 512))}
 	sum := sha256.Sum256(b)
 	copy(m.Hash[:], sum[:])
 	return m
@@ -91,37 +158,47 @@ func (s *Service) parts(ctx context.Context, b []byte) ([]command.Extent, error)
 	for i := range n {
 		piece := b[i*command.MaxPart : min((i+1)*command.MaxPart, len(b))]
 		g.Go(func() error {
-			entry := command.AppendHead(make([]byte, 0, 64+len(piece)), &command.Part{Head: s.head()}, len(piece))
-			off := len(entry)
-			_, index, err := proposeEntry[*command.Done](ctx, s, append(entry, piece...))
+			data := command.AppendHead(make([]byte, 0, 64+len(piece)), &command.Part{Head: s.head()}, len(piece))
+			off := len(data)
+			_, index, err := proposeEntry[*command.Done](ctx, s, append(data, piece...))
 			at[i] = command.Extent{Index: index, Off: uint32(off), Len: uint32(len(piece))}
 			return err
 		})
 	}
-	return at, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return at, nil
 }
 
-func recipientsOf(in []DeliveryRecipient) []command.Recipient {
-	out := make([]command.Recipient, len(in))
+// recipients returns the recipients that can be proposed and where their
+// results belong. The others have theirs.
+func recipients(in []DeliveryRecipient, results []DeliveryResult) (out []command.Recipient, at []int) {
+	out, at = make([]command.Recipient, 0, len(in)), make([]int, 0, len(in))
 	for i := range in {
 		r := &in[i]
-		out[i] = command.Recipient{
-			Account: r.Account, Folder: r.Folder, Create: r.Create, Force: r.Force,
-			Key: command.Key(r.Key), Flags: uint64(r.Flags),
+		account, err := accountName(r.Account)
+		if err != nil {
+			results[i].Err = &mail.Error{
+				Op: "mailbox.Deliver", Status: mail.StatusBadMailbox, Reply: "No such mailbox", Err: ErrNoAccount,
+			}
+			continue
 		}
-		if !validAccount(r.Account) {
-			out[i].Account = ""
+		rc := command.Recipient{
+			Account: account, Create: r.Create, Force: r.Force, Key: command.Key(r.Key), Flags: uint64(r.Flags),
 		}
-		if name, err := cleanName(r.Folder); err != nil {
-			out[i].Folder = "" // INBOX: a folder that cannot exist does not
-		} else {
-			out[i].Folder = name
+		if name, err := cleanName(r.Folder); err == nil { // a folder that cannot exist does not: INBOX
+			rc.Folder = name
+		}
+		if validKeywords(r.Keywords) {
+			rc.Keywords = r.Keywords
 		}
 		if q := r.Quota; q != nil {
-			out[i].Limit = &command.Limit{Bytes: q.Bytes, Messages: q.Messages, Stamp: q.Stamp}
+			rc.Limit = &command.Limit{Bytes: q.Bytes, Messages: q.Messages, Stamp: q.Stamp}
 		}
+		out, at = append(out, rc), append(at, i)
 	}
-	return out
+	return out, at
 }
 
 func resultOf(to *command.DeliveredTo) DeliveryResult {
@@ -137,69 +214,10 @@ func resultOf(to *command.DeliveredTo) DeliveryResult {
 		fail(552, mail.Status{5, 2, 2}, "Mailbox may hold no mail", ErrOverQuota)
 	case command.AtLimit:
 		fail(452, mail.StatusOverQuota, "Mailbox at its limit", ErrLimit)
-	case command.KeyMismatch: // our own fault: never bounced
+	case command.KeyMismatch: // a fault of ours: never bounced
 		fail(451, mail.StatusNotServing, "Delivery refused, see the log", ErrKeyMismatch)
 	default:
 		r.Err = codeError(to.Code)
 	}
 	return r
-}
-
-// Append adds messages to the mailbox called name, all or none, and returns
-// their UIDs in the order of msgs.
-func (a *Account) Append(ctx context.Context, name string, msgs []AppendMessage) (uidValidity uint32, uids []uint32, err error) {
-	if name, err = cleanName(name); err != nil {
-		return 0, nil, err
-	}
-	if len(msgs) > command.MaxMessages {
-		return 0, nil, ErrLimit
-	}
-	s := a.s
-	var total int64
-	for i := range msgs {
-		if int64(len(msgs[i].Bytes)) > s.cfg.MaxMessage {
-			return 0, nil, ErrTooBig
-		}
-		total += int64(len(msgs[i].Bytes))
-	}
-	release, err := s.take(total + 512)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer release()
-	c := &command.AppendMessages{Head: s.head(), Account: a.id, Name: name, Messages: make([]command.Appended, len(msgs))}
-	var tail []byte
-	for i := range msgs {
-		in, out := &msgs[i], &c.Messages[i]
-		out.Message = newMessage(in.Bytes)
-		out.Flags, out.Keywords, out.InternalDate = uint64(in.Flags), in.Keywords, in.InternalDate.UnixNano()
-		if in.InternalDate.IsZero() {
-			out.InternalDate = c.Time
-		}
-		switch {
-		case len(in.Bytes) == 0:
-		case len(msgs) == 1 && total <= command.MaxPart:
-			out.Message.Body = []command.Extent{{Len: uint32(total)}}
-			tail = in.Bytes
-		case total <= command.MaxPart:
-			out.Message.Body = []command.Extent{{Off: uint32(len(tail)), Len: uint32(len(in.Bytes))}}
-			tail = append(tail, in.Bytes...)
-		default:
-			if out.Message.Body, err = s.parts(ctx, in.Bytes); err != nil {
-				return 0, nil, err
-			}
-		}
-	}
-	entry := command.AppendHead(make([]byte, 0, 512+len(tail)), c, len(tail))
-	answer, _, err := proposeEntry[*command.AppendedTo](ctx, s, append(entry, tail...))
-	if err == nil {
-		err = codeError(answer.Code)
-	}
-	if err != nil {
-		return 0, nil, err
-	}
-	for i := range msgs {
-		uids = append(uids, answer.FirstUID+uint32(i))
-	}
-	return answer.UIDValidity, uids, nil
 }

@@ -10,6 +10,7 @@ const (
 	maxName    = 500 // octets of a mailbox name
 	maxDepth   = 50  // levels of a mailbox name
 	maxAccount = 320 // octets of an account name
+	maxKeyword = 128 // octets of a keyword
 )
 
 // cleanName returns a mailbox name as it is stored: INBOX in this spelling, at
@@ -50,14 +51,35 @@ func mailboxName(name string) (string, error) {
 	return cleanName(name)
 }
 
-// validAccount reports whether name can be uid@domain.
-func validAccount(name string) bool {
+// accountName returns an account's name, uid@domain, as it is stored: in lower
+// case, since the directory's attributes compare without case. ErrBadName when
+// it cannot be one.
+func accountName(name string) (string, error) {
 	if name == "" || len(name) > maxAccount || !utf8.ValidString(name) {
-		return false
+		return "", ErrBadName
 	}
 	for i := 0; i < len(name); i++ {
 		if name[i] <= ' ' || name[i] == 0x7f {
+			return "", ErrBadName
+		}
+	}
+	return strings.ToLower(name), nil
+}
+
+// validKeywords reports whether the names can be keywords: atoms (RFC 9051 9)
+// of a bounded length.
+func validKeywords(names []string) bool {
+	if len(names) > MaxKeywords {
+		return false
+	}
+	for _, name := range names {
+		if name == "" || len(name) > maxKeyword {
 			return false
+		}
+		for i := 0; i < len(name); i++ {
+			if name[i] <= ' ' || name[i] >= 0x7f || strings.IndexByte(`(){%*"\]`, name[i]) >= 0 {
+				return false
+			}
 		}
 	}
 	return true

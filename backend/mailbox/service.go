@@ -28,7 +28,7 @@ type Config struct {
 // use it.
 type Service struct {
 	cfg      Config
-	inFlight atomic.Int64
+	inFlight atomic.Int64 // octets reserved by take
 }
 
 // New checks cfg.
@@ -60,13 +60,14 @@ func (s *Service) MaxMessage() int64 { return s.cfg.MaxMessage }
 // Account opens the account called name, making it on first use with INBOX and
 // the usual special-use mailboxes. ErrBadName when it cannot be a name.
 func (s *Service) Account(ctx context.Context, name string) (*Account, error) {
-	if !validAccount(name) {
-		return nil, ErrBadName
+	name, err := accountName(name)
+	if err != nil {
+		return nil, err
 	}
 	if err := s.cfg.Log.Confirm(ctx); err != nil {
 		return nil, err
 	}
-	id, err := s.accountID(name)
+	id, err := s.cfg.Store.AccountID(name)
 	if errors.Is(err, store.ErrNotFound) {
 		var done *command.Done
 		done, err = propose[*command.Done](ctx, s, &command.Account{Head: s.head(), Name: name, Seed: s.seed()})
@@ -78,15 +79,6 @@ func (s *Service) Account(ctx context.Context, name string) (*Account, error) {
 		return nil, err
 	}
 	return &Account{s: s, id: id, name: name}, nil
-}
-
-func (s *Service) accountID(name string) (uint64, error) {
-	n, err := s.cfg.Store.Snapshot()
-	if err != nil {
-		return 0, err
-	}
-	defer n.Close()
-	return n.AccountID(name)
 }
 
 // Accounts lists account names in order, at most limit, after the given one.

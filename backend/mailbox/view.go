@@ -19,9 +19,9 @@ type View struct {
 	readOnly bool
 	watch    *notify.Watcher
 
-	info Info     // as of the last Sync
-	uids []uint32 // by sequence number, ascending
-	gone []uint32 // UIDs in uids that are removed and not yet reported, ascending
+	info Info      // as of the last Sync
+	uids numbering // the messages in the picture
+	gone []uint32  // UIDs in uids that are removed and not yet reported, ascending
 }
 
 // Open selects the mailbox called name.
@@ -30,7 +30,7 @@ func (a *Account) Open(ctx context.Context, name string, readOnly bool) (*View, 
 	if err != nil {
 		return nil, ErrNoMailbox
 	}
-	n, err := a.s.cfg.Store.Snapshot()
+	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
 	if err != nil {
 		return nil, err
 	}
@@ -70,17 +70,14 @@ func (v *View) ReadOnly() bool { return v.readOnly }
 func (v *View) Keywords() []string { return v.info.Keywords }
 
 // Len is the number of messages in the picture.
-func (v *View) Len() int { return len(v.uids) }
+func (v *View) Len() int { return v.uids.len() }
 
-// UID of the message with this sequence number, from 1 on.
-func (v *View) UID(seq int) uint32 { return v.uids[seq-1] }
+// UID of the message with this sequence number, from 1 to Len.
+func (v *View) UID(seq int) uint32 { return v.uids.uid(seq) }
 
 // Seq is the sequence number of uid; when it has none, ok is false and seq is
 // the one it would have.
-func (v *View) Seq(uid uint32) (seq int, ok bool) {
-	i, ok := slices.BinarySearch(v.uids, uid)
-	return i + 1, ok
-}
+func (v *View) Seq(uid uint32) (seq int, ok bool) { return v.uids.seq(uid) }
 
 // Changed is readable when Sync may find something.
 func (v *View) Changed() <-chan struct{} { return v.watch.C() }
@@ -92,42 +89,35 @@ func (v *View) Close() { v.watch.Close() }
 const stepsBeforeSeek = 8
 
 // Rows calls f for each of the sequence numbers, ascending, with the row as it
-// is now. Rows that are gone are left out and reported by ErrExpunged at the end.
+// is now. Rows that are gone are left out and reported by ErrExpunged at the
+// end. The row is valid during the call.
 func (v *View) Rows(ctx context.Context, seqs []int, f func(seq int, row *Row) error) error {
 	if err := v.a.s.cfg.Log.Confirm(ctx); err != nil {
 		return err
 	}
-	n, err := v.a.s.cfg.Store.Snapshot()
+	n, err := v.a.s.cfg.Store.MailboxSnapshot(v.id)
 	if err != nil {
 		return err
 	}
 	defer n.Close()
-	scan := n.Rows(v.id)
-	missing, ok, begun := false, false, false
+	w := walk{scan: n.Rows(v.id)}
+	missing := false
+	var row Row
 	for _, seq := range seqs {
-		uid := v.uids[seq-1]
-		if begun && ok {
-			for steps := 0; ok && scan.UID() < uid && steps < stepsBeforeSeek; steps++ {
-				ok = scan.Next()
-			}
-		}
-		if !begun || ok && scan.UID() < uid {
-			ok, begun = scan.Seek(uid), true
-		}
-		if !ok || scan.UID() != uid {
-			if err := scan.Err(); err != nil {
+		if !w.to(v.uids.uid(seq)) {
+			if err := w.scan.Err(); err != nil {
 				return err
 			}
 			missing = true
 			continue
 		}
-		w := scan.Row()
-		if w == nil {
-			return scan.Err()
+		r := w.scan.Row()
+		if r == nil {
+			return w.scan.Err()
 		}
-		row := Row{
-			UID: w.UID, Flags: Flags(w.Flags), ModSeq: w.ModSeq, InternalDate: w.InternalDate,
-			SaveDate: w.SaveDate, Size: w.Size, MessageID: w.MessageID,
+		row = Row{
+			UID: r.UID, Flags: Flags(r.Flags), ModSeq: r.ModSeq, InternalDate: r.InternalDate,
+			SaveDate: r.SaveDate, Size: r.Size, MessageID: r.MessageID,
 		}
 		if err := f(seq, &row); err != nil {
 			return err
@@ -140,6 +130,24 @@ func (v *View) Rows(ctx context.Context, seqs []int, f func(seq int, row *Row) e
 		return ErrExpunged
 	}
 	return nil
+}
+
+// walk goes to rows in the order of UIDs, by steps where they are near.
+type walk struct {
+	scan  store.RowScan
+	begun bool
+	ok    bool
+}
+
+// to goes to the row of uid, and reports whether there is one.
+func (w *walk) to(uid uint32) bool {
+	for steps := 0; w.ok && w.scan.UID() < uid && steps < stepsBeforeSeek; steps++ {
+		w.ok = w.scan.Next()
+	}
+	if !w.begun || w.ok && w.scan.UID() < uid {
+		w.ok, w.begun = w.scan.Seek(uid), true
+	}
+	return w.ok && w.scan.UID() == uid
 }
 
 // Sync brings the picture up to date and says what changed. Without expunge,
@@ -156,12 +164,12 @@ func (v *View) Sync(ctx context.Context, expunge bool) (Changes, error) {
 		c, err = n.Counters(v.a.id, v.id)
 	}
 	if errors.Is(err, store.ErrNotFound) {
-		return Changes{Gone: true, Exists: len(v.uids)}, v.a.unlessStale(ctx, nil)
+		return Changes{Gone: true, Exists: v.uids.len()}, v.a.unlessStale(ctx, nil)
 	}
 	if err != nil {
 		return Changes{}, err
 	}
-	ch := Changes{Exists: len(v.uids), ModSeq: c.ModSeq, Keywords: len(m.Keywords) > len(v.info.Keywords)}
+	ch := Changes{ModSeq: c.ModSeq, Keywords: len(m.Keywords) > len(v.info.Keywords)}
 	var flagged []uint32
 	if c.ModSeq != v.info.HighestModSeq {
 		if flagged, err = v.catchUp(n, &c, &ch); err != nil {
@@ -176,7 +184,7 @@ func (v *View) Sync(ctx context.Context, expunge bool) (Changes, error) {
 			ch.Flagged = append(ch.Flagged, seq)
 		}
 	}
-	ch.Exists = len(v.uids)
+	ch.Exists = v.uids.len()
 	v.info = infoOf(&m, &c)
 	return ch, v.a.s.cfg.Log.Confirm(ctx)
 }
@@ -199,7 +207,7 @@ func (v *View) catchUp(n *store.Snapshot, c *store.Counters, ch *Changes) (flagg
 	}
 	scan := n.Rows(v.id)
 	for ok := scan.Seek(v.info.UIDNext); ok; ok = scan.Next() {
-		v.uids = append(v.uids, scan.UID())
+		v.uids.add(scan.UID())
 		ch.Grown = !first
 	}
 	slices.Sort(v.gone)
@@ -214,21 +222,16 @@ func (v *View) catchUp(n *store.Snapshot, c *store.Counters, ch *Changes) (flagg
 
 // noted takes over one change of the journal, as far as it is in the picture.
 func (v *View) noted(change []byte, flagged *[]uint32) error {
-	if len(change) == 0 {
-		return nil
-	}
-	set, err := command.DecodeUIDSet(change[1:])
+	kind, set, err := decodeChange(change)
 	if err != nil {
 		return err
 	}
+	list := flagged
+	if kind == store.ChangedGone {
+		list = &v.gone
+	}
 	for _, r := range set {
-		for i, _ := slices.BinarySearch(v.uids, r.First); i < len(v.uids) && v.uids[i] <= r.Last; i++ {
-			if change[0] == store.ChangedGone {
-				v.gone = append(v.gone, v.uids[i])
-			} else {
-				*flagged = append(*flagged, v.uids[i])
-			}
-		}
+		v.uids.each(r.First, r.Last, func(uid uint32) { *list = append(*list, uid) })
 	}
 	return nil
 }
@@ -236,12 +239,11 @@ func (v *View) noted(change []byte, flagged *[]uint32) error {
 // compare finds changes by reading every row.
 func (v *View) compare(n *store.Snapshot, since uint64) (flagged []uint32, err error) {
 	scan := n.Rows(v.id)
-	i := 0
+	next := uint32(1)
+	lost := func(uid uint32) { v.gone = append(v.gone, uid) }
 	for ok := scan.Seek(1); ok && scan.UID() < v.info.UIDNext; ok = scan.Next() {
-		for ; i < len(v.uids) && v.uids[i] < scan.UID(); i++ {
-			v.gone = append(v.gone, v.uids[i])
-		}
-		i++
+		v.uids.each(next, scan.UID()-1, lost)
+		next = scan.UID() + 1
 		w := scan.Row()
 		if w == nil {
 			break
@@ -250,9 +252,7 @@ func (v *View) compare(n *store.Snapshot, since uint64) (flagged []uint32, err e
 			flagged = append(flagged, w.UID)
 		}
 	}
-	for ; i < len(v.uids); i++ {
-		v.gone = append(v.gone, v.uids[i])
-	}
+	v.uids.each(next, math.MaxUint32, lost)
 	return flagged, scan.Err()
 }
 
@@ -261,18 +261,14 @@ func (v *View) renumber(ch *Changes) {
 	if len(v.gone) == 0 {
 		return
 	}
-	kept := v.uids[:0]
-	k := 0
-	for i, uid := range v.uids {
-		if k < len(v.gone) && v.gone[k] == uid {
-			ch.Expunged = append(ch.Expunged, i+1-k)
-			ch.ExpungedUIDs = append(ch.ExpungedUIDs, uid)
-			k++
-			continue
-		}
-		kept = append(kept, uid)
+	ch.ExpungedUIDs = v.gone
+	ch.Expunged = make([]int, len(v.gone))
+	for i, uid := range v.gone {
+		seq, _ := v.uids.seq(uid)
+		ch.Expunged[i] = seq - i
 	}
-	v.uids, v.gone = kept, nil
+	v.uids.remove(v.gone)
+	v.gone = nil
 }
 
 // ChangedSince lists the UIDs with a MODSEQ above since and the UIDs removed
@@ -289,7 +285,52 @@ func (v *View) ChangedSince(ctx context.Context, since uint64) (changed, vanishe
 	if err != nil {
 		return nil, nil, false, v.a.unlessStale(ctx, ErrNoMailbox)
 	}
-	complete = since >= c.Floor
+	if complete = since >= c.Floor; complete {
+		changed, vanished, err = v.journalSince(n, since)
+	} else {
+		changed, vanished, err = v.rowsSince(n, since, c.UIDNext)
+	}
+	if err != nil {
+		return nil, nil, false, err
+	}
+	return changed, vanished, complete, v.a.s.cfg.Log.Confirm(ctx)
+}
+
+// journalSince reads the journal for flags and removals, and new rows from the
+// last one back: they came in the order of their MODSEQ.
+func (v *View) journalSince(n *store.Snapshot, since uint64) (changed, vanished []uint32, err error) {
+	err = n.Journal(v.id, since, func(_ uint64, change []byte) error {
+		kind, set, err := decodeChange(change)
+		if kind == store.ChangedGone {
+			vanished = appendSet(vanished, set)
+			return err
+		}
+		changed = appendSet(changed, set)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	scan := n.Rows(v.id)
+	for ok := scan.SeekBefore(math.MaxUint32); ok; ok = scan.Prev() {
+		w := scan.Row()
+		if w == nil || w.Created <= since {
+			break
+		}
+		changed = append(changed, w.UID)
+	}
+	slices.Sort(vanished)
+	vanished = slices.Compact(vanished)
+	slices.Sort(changed)
+	changed = slices.DeleteFunc(slices.Compact(changed), func(uid uint32) bool {
+		_, gone := slices.BinarySearch(vanished, uid)
+		return gone
+	})
+	return changed, vanished, scan.Err()
+}
+
+// rowsSince reads every row.
+func (v *View) rowsSince(n *store.Snapshot, since uint64, next uint32) (changed, vanished []uint32, err error) {
 	at := uint32(1)
 	scan := n.Rows(v.id)
 	for ok := scan.Seek(1); ok; ok = scan.Next() {
@@ -300,167 +341,22 @@ func (v *View) ChangedSince(ctx context.Context, since uint64) (changed, vanishe
 		if w.ModSeq > since {
 			changed = append(changed, w.UID)
 		}
-		if !complete {
-			for ; at < w.UID; at++ {
-				vanished = append(vanished, at)
-			}
-			at = w.UID + 1
-		}
-	}
-	if err := scan.Err(); err != nil {
-		return nil, nil, false, err
-	}
-	if !complete {
-		for ; at < c.UIDNext; at++ {
+		for ; at < w.UID; at++ {
 			vanished = append(vanished, at)
 		}
-		return changed, vanished, false, v.a.s.cfg.Log.Confirm(ctx)
+		at = w.UID + 1
 	}
-	err = n.Journal(v.id, since, func(_ uint64, change []byte) error {
-		if len(change) == 0 || change[0] != store.ChangedGone {
-			return nil
-		}
-		set, err := command.DecodeUIDSet(change[1:])
-		vanished = appendSet(vanished, set)
-		return err
-	})
-	if err != nil {
-		return nil, nil, false, err
+	for ; at < next; at++ {
+		vanished = append(vanished, at)
 	}
-	slices.Sort(vanished)
-	return changed, slices.Compact(vanished), true, v.a.s.cfg.Log.Confirm(ctx)
+	return changed, vanished, scan.Err()
 }
 
-// inBulk calls f with uids, ascending, in sets that one entry can take. nil is
-// every message.
-func (v *View) inBulk(uids []uint32, f func(set command.UIDSet) error) error {
-	if uids == nil && len(v.uids) <= bulk {
-		return f(command.UIDSet{{First: 1, Last: math.MaxUint32}})
+// decodeChange reads a note of the journal.
+func decodeChange(change []byte) (kind byte, set command.UIDSet, err error) {
+	if len(change) == 0 {
+		return 0, nil, errors.New("mailbox: empty note in the journal")
 	}
-	if uids == nil {
-		uids = v.uids
-	}
-	if !slices.IsSorted(uids) {
-		uids = slices.Clone(uids)
-		slices.Sort(uids)
-	}
-	for chunk := range slices.Chunk(slices.Compact(slices.Clone(uids)), bulk) {
-		var set command.UIDSet
-		for _, uid := range chunk {
-			set = set.Add(uid)
-		}
-		if err := f(set); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func appendSet(uids []uint32, set command.UIDSet) []uint32 {
-	for _, r := range set {
-		for uid := r.First; ; uid++ {
-			uids = append(uids, uid)
-			if uid == r.Last {
-				break
-			}
-		}
-	}
-	return uids
-}
-
-// Store changes flags; keywords are names, made when new. With unchangedSince,
-// messages that have a larger MODSEQ are left alone.
-func (v *View) Store(ctx context.Context, uids []uint32, op StoreOp, flags Flags, keywords []string, unchangedSince *uint64) (res StoreResult, err error) {
-	if v.readOnly {
-		return res, ErrReadOnly
-	}
-	if len(keywords) > MaxKeywords {
-		return res, ErrLimit
-	}
-	c := command.Store{
-		Account: v.a.id, Mailbox: v.id, Action: command.StoreOp(op), Flags: uint64(flags), Keywords: keywords,
-	}
-	if unchangedSince != nil {
-		c.Conditional, c.Unchanged = true, *unchangedSince
-	}
-	err = v.inBulk(uids, func(set command.UIDSet) error {
-		c.Head, c.UIDs = v.a.s.head(), set
-		r, err := propose[*command.Stored](ctx, v.a.s, &c)
-		if err == nil {
-			err = codeError(r.Code)
-		}
-		if err != nil {
-			return err
-		}
-		res.Changed = appendSet(res.Changed, r.Changed)
-		res.Modified = appendSet(res.Modified, r.Modified)
-		res.ModSeq = r.ModSeq
-		return nil
-	})
-	return res, err
-}
-
-// Expunge removes those of uids (nil: all) that have \Deleted, or all of uids
-// when force.
-func (v *View) Expunge(ctx context.Context, uids []uint32, force bool) (expunged []uint32, err error) {
-	if v.readOnly {
-		return nil, ErrReadOnly
-	}
-	if uids == nil && force {
-		return nil, nil
-	}
-	err = v.inBulk(uids, func(set command.UIDSet) error {
-		r, err := propose[*command.Expunged](ctx, v.a.s, &command.Expunge{
-			Head: v.a.s.head(), Account: v.a.id, Mailbox: v.id, UIDs: set, Force: force,
-		})
-		if err == nil {
-			err = codeError(r.Code)
-		}
-		if err == nil {
-			expunged = appendSet(expunged, r.UIDs)
-		}
-		return err
-	})
-	return expunged, err
-}
-
-// Copy adds the messages to the mailbox called to.
-func (v *View) Copy(ctx context.Context, uids []uint32, to string) (CopyResult, error) {
-	return v.copy(ctx, uids, to, false)
-}
-
-// Move takes the messages to the mailbox called to.
-func (v *View) Move(ctx context.Context, uids []uint32, to string) (CopyResult, error) {
-	if v.readOnly {
-		return CopyResult{}, ErrReadOnly
-	}
-	return v.copy(ctx, uids, to, true)
-}
-
-func (v *View) copy(ctx context.Context, uids []uint32, to string, move bool) (res CopyResult, err error) {
-	if to, err = mailboxName(to); err != nil {
-		return res, ErrNoMailbox
-	}
-	if len(uids) == 0 {
-		return res, nil
-	}
-	err = v.inBulk(uids, func(set command.UIDSet) error {
-		r, err := propose[*command.Copied](ctx, v.a.s, &command.Copy{
-			Head: v.a.s.head(), Account: v.a.id, Mailbox: v.id, UIDs: set, To: to, Move: move,
-		})
-		if err == nil {
-			err = codeError(r.Code)
-		}
-		if err != nil {
-			return err
-		}
-		res.UIDValidity = r.UIDValidity
-		before := len(res.Source)
-		res.Source = appendSet(res.Source, r.Source)
-		for i := range len(res.Source) - before {
-			res.Target = append(res.Target, r.FirstUID+uint32(i))
-		}
-		return nil
-	})
-	return res, err
+	set, err = command.DecodeUIDSet(change[1:])
+	return change[0], set, err
 }

@@ -98,29 +98,29 @@ func (b *Batch) PutAccount(a *Account) {
 		b.key = keyName(b.key, kindAccountName, a.Name)
 		b.set(b.key, putUint(b.value[:0], a.ID))
 	}
-	b.key = key8(b.key, kindAccount, a.ID)
+	b.key = keyAccount(b.key, a.ID)
 	a.sum = b.put(b.key, a.encode(b.value[:0]), a.sum)
 }
 
 // PutMailbox writes m.
 func (b *Batch) PutMailbox(m *Mailbox) {
-	b.key = key16(b.key, kindMailbox, m.Account, m.ID)
+	b.key = keyMailbox(b.key, m.Account, m.ID)
 	m.sum = b.put(b.key, m.encode(b.value[:0]), m.sum)
 }
 
 // PutCounters writes c of m.
 func (b *Batch) PutCounters(m *Mailbox, c *Counters) {
-	b.key = key16(b.key, kindCounters, m.Account, m.ID)
+	b.key = keyCounters(b.key, m.Account, m.ID)
 	c.sum = b.put(b.key, c.encode(b.value[:0]), c.sum)
 }
 
 // DeleteMailbox removes m with its counters and its journal. Its rows must be
 // gone already.
 func (b *Batch) DeleteMailbox(m *Mailbox, c *Counters) {
-	b.key = key16(b.key, kindMailbox, m.Account, m.ID)
+	b.key = keyMailbox(b.key, m.Account, m.ID)
 	b.delete(b.key)
 	b.digest.Sub(m.sum)
-	b.key = key16(b.key, kindCounters, m.Account, m.ID)
+	b.key = keyCounters(b.key, m.Account, m.ID)
 	b.delete(b.key)
 	b.digest.Sub(c.sum)
 	b.DeleteJournal(m.ID, 0, c.ModSeq+1)

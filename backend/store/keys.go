@@ -5,17 +5,17 @@ import "encoding/binary"
 // First octets of keys. DESIGN.md describes the rows. Numbers in keys are
 // big-endian, so that rows of one thing lie together in order.
 const (
+	kindAccount     = 'A' // account, then a section of it:
+	sectionSelf     = 0   //   -> Account
+	sectionBoxes    = 1   //   mailbox, 0 -> Mailbox; mailbox, 1 -> Counters
+	sectionNames    = 2   //   subscribed name -> nothing
+	kindState       = 'S' // -> State
 	kindAccountName = 'a' // name -> account id
-	kindAccount     = 'A' // account -> Account
-	kindMailbox     = 'b' // account, mailbox -> Mailbox
-	kindCounters    = 'c' // account, mailbox -> Counters
 	kindJournal     = 'j' // mailbox, MODSEQ -> what a command changed
 	kindKey         = 'k' // delivery key -> Delivered
 	kindMessage     = 'm' // message -> Message
 	kindPart        = 'q' // index of a part entry -> message
 	kindRefs        = 'r' // message -> reference count, when not the first one
-	kindSubscribed  = 's' // account, name -> nothing
-	kindState       = 'S' // -> State
 	kindRow         = 'u' // mailbox, UID -> Row
 	kindExpiry      = 'x' // time, index -> delivery keys to forget
 	kindDead        = 'z' // index / DeadSpan -> dead octets in these entries
@@ -29,6 +29,28 @@ func key16(b []byte, kind byte, a, c uint64) []byte {
 	return binary.BigEndian.AppendUint64(key8(b, kind, a), c)
 }
 
+func keyAccount(b []byte, account uint64) []byte {
+	return append(key8(b, kindAccount, account), sectionSelf)
+}
+
+// Places of the parts of a key below kindAccount.
+const (
+	sectionAt = 9  // the section
+	boxAt     = 10 // the mailbox
+	boxPartAt = 18 // 0 or 1
+)
+
+func keyMailbox(b []byte, account, mailbox uint64) []byte {
+	b = append(key8(b, kindAccount, account), sectionBoxes)
+	return append(binary.BigEndian.AppendUint64(b, mailbox), 0)
+}
+
+func keyCounters(b []byte, account, mailbox uint64) []byte {
+	b = keyMailbox(b, account, mailbox)
+	b[boxPartAt] = 1
+	return b
+}
+
 func keyRow(b []byte, mailbox uint64, uid uint32) []byte {
 	return binary.BigEndian.AppendUint32(key8(b, kindRow, mailbox), uid)
 }
@@ -38,7 +60,7 @@ func keyName(b []byte, kind byte, name string) []byte {
 }
 
 func keySubscribed(b []byte, account uint64, name string) []byte {
-	return append(key8(b, kindSubscribed, account), name...)
+	return append(append(key8(b, kindAccount, account), sectionNames), name...)
 }
 
 func keyDelivery(b []byte, k [16]byte) []byte {

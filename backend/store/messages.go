@@ -151,6 +151,9 @@ func (b *Batch) PutDelivered(k [16]byte, d *Delivered) {
 
 // Delivered returns what became of a delivery key in an earlier batch.
 func (b *Batch) Delivered(k [16]byte, d *Delivered) (bool, error) {
+	if b.s.keys.absent(&k) {
+		return false, nil
+	}
 	b.key = keyDelivery(b.key, k)
 	v, err := b.s.get(b.key, b.value)
 	if errors.Is(err, ErrNotFound) {
@@ -168,6 +171,7 @@ func (b *Batch) Delivered(k [16]byte, d *Delivered) (bool, error) {
 func (b *Batch) PutExpiry(at int64, index uint64, keys []byte) {
 	b.key = key16(b.key, kindExpiry, uint64(at), index)
 	b.put(b.key, append(b.value[:0], keys...), Sum{})
+	b.s.keys.add(keys, at)
 }
 
 // maxExpired bounds the keys that one call of Expire removes, the last entry
@@ -187,6 +191,7 @@ func (b *Batch) Expire(now int64) (next int64, err error) {
 	for ok := it.First(); ok; ok = it.Next() {
 		at := expiryTime(it.Key())
 		if at > now || removed >= maxExpired {
+			b.s.keys.forget(min(now, at-1))
 			return at, nil
 		}
 		b.digest.Sub(rowSum(it.Key(), it.Value()))
@@ -197,5 +202,9 @@ func (b *Batch) Expire(now int64) (next int64, err error) {
 			removed++
 		}
 	}
-	return forever, it.Error()
+	if err := it.Error(); err != nil {
+		return 0, fmt.Errorf("store: %w", err)
+	}
+	b.s.keys.forget(now)
+	return forever, nil
 }

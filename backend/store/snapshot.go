@@ -38,6 +38,35 @@ func (s *Store) Snapshot() (*Snapshot, error) {
 	return &Snapshot{it: it, key: make([]byte, 0, 64)}, nil
 }
 
+// AccountSnapshot is Snapshot for the rows of one account: itself, its
+// mailboxes and its subscriptions.
+func (s *Store) AccountSnapshot(id uint64) (*Snapshot, error) {
+	it, err := s.iterator(key8(nil, kindAccount, id), key8(nil, kindAccount, id+1))
+	if err != nil {
+		return nil, err
+	}
+	return &Snapshot{it: it, key: make([]byte, 0, 64)}, nil
+}
+
+// MailboxSnapshot is Snapshot for the rows of one mailbox.
+func (s *Store) MailboxSnapshot(id uint64) (*Snapshot, error) {
+	it, err := s.iterator(key8(nil, kindRow, id), key8(nil, kindRow, id+1))
+	if err != nil {
+		return nil, err
+	}
+	return &Snapshot{it: it, key: make([]byte, 0, 16)}, nil
+}
+
+// AccountID returns the id of the account called name.
+func (s *Store) AccountID(name string) (uint64, error) {
+	v, err := s.get(keyName(nil, kindAccountName, name), nil)
+	if err != nil {
+		return 0, err
+	}
+	r := fields{b: v}
+	return r.uint(), r.err
+}
+
 // Close ends reading.
 func (n *Snapshot) Close() { n.it.Close() }
 
@@ -72,21 +101,10 @@ func (n *Snapshot) done() error {
 	return nil
 }
 
-// AccountID returns the id of the account called name.
-func (n *Snapshot) AccountID(name string) (uint64, error) {
-	n.key = keyName(n.key, kindAccountName, name)
-	v, err := n.get()
-	if err != nil {
-		return 0, err
-	}
-	r := fields{b: v}
-	return r.uint(), r.err
-}
-
 // Account returns the account with this id.
 func (n *Snapshot) Account(id uint64) (Account, error) {
 	var a Account
-	n.key = key8(n.key, kindAccount, id)
+	n.key = keyAccount(n.key, id)
 	v, err := n.get()
 	if err != nil {
 		return a, err
@@ -110,7 +128,7 @@ func (n *Snapshot) Accounts(after string, f func(name string) bool) error {
 // Mailbox returns a mailbox of an account.
 func (n *Snapshot) Mailbox(account, id uint64) (Mailbox, error) {
 	var m Mailbox
-	n.key = key16(n.key, kindMailbox, account, id)
+	n.key = keyMailbox(n.key, account, id)
 	v, err := n.get()
 	if err != nil {
 		return m, err
@@ -122,7 +140,7 @@ func (n *Snapshot) Mailbox(account, id uint64) (Mailbox, error) {
 // Counters returns the counters of a mailbox.
 func (n *Snapshot) Counters(account, id uint64) (Counters, error) {
 	var c Counters
-	n.key = key16(n.key, kindCounters, account, id)
+	n.key = keyCounters(n.key, account, id)
 	v, err := n.get()
 	if err != nil {
 		return c, err
@@ -132,50 +150,43 @@ func (n *Snapshot) Counters(account, id uint64) (Counters, error) {
 }
 
 // Mailboxes calls f with every mailbox of an account, in the order they were
-// made, until f returns false.
-func (n *Snapshot) Mailboxes(account uint64, f func(m *Mailbox) bool) error {
-	n.key = key8(n.key, kindMailbox, account)
+// made, until f returns false. Both arguments are f's to keep.
+func (n *Snapshot) Mailboxes(account uint64, f func(m *Mailbox, c *Counters) bool) error {
+	n.key = append(key8(n.key, kindAccount, account), sectionBoxes)
+	var m *Mailbox
 	for ok := n.it.SeekGE(n.key); ok && bytes.HasPrefix(n.it.Key(), n.key); ok = n.it.Next() {
 		v, err := n.value()
 		if err != nil {
 			return err
 		}
-		var m Mailbox
-		if err := m.decode(account, binary.BigEndian.Uint64(n.it.Key()[9:]), v); err != nil {
+		k := n.it.Key()
+		id := binary.BigEndian.Uint64(k[boxAt:])
+		if k[boxPartAt] == 0 {
+			m = &Mailbox{sum: rowSum(k, v)}
+			if err := m.decode(account, id, v); err != nil {
+				return err
+			}
+			continue
+		}
+		c := &Counters{sum: rowSum(k, v)}
+		if err := c.decode(v); err != nil {
 			return err
 		}
-		m.sum = rowSum(n.it.Key(), v)
-		if !f(&m) {
+		if m == nil || m.ID != id {
+			return fmt.Errorf("%w: counters of mailbox %d alone", ErrInconsistent, id)
+		}
+		if !f(m, c) {
 			return nil
 		}
 	}
 	return n.done()
 }
 
-// AllCounters calls f with the counters of every mailbox of an account, in
-// the order the mailboxes were made.
-func (n *Snapshot) AllCounters(account uint64, f func(mailbox uint64, c *Counters)) error {
-	n.key = key8(n.key, kindCounters, account)
-	for ok := n.it.SeekGE(n.key); ok && bytes.HasPrefix(n.it.Key(), n.key); ok = n.it.Next() {
-		v, err := n.value()
-		if err != nil {
-			return err
-		}
-		var c Counters
-		if err := c.decode(v); err != nil {
-			return err
-		}
-		c.sum = rowSum(n.it.Key(), v)
-		f(binary.BigEndian.Uint64(n.it.Key()[9:]), &c)
-	}
-	return n.done()
-}
-
 // Subscriptions calls f with every subscribed name of an account, in order.
 func (n *Snapshot) Subscriptions(account uint64, f func(name string)) error {
-	n.key = key8(n.key, kindSubscribed, account)
+	n.key = keySubscribed(n.key, account, "")
 	for ok := n.it.SeekGE(n.key); ok && bytes.HasPrefix(n.it.Key(), n.key); ok = n.it.Next() {
-		f(string(n.it.Key()[9:]))
+		f(string(n.it.Key()[boxAt:]))
 	}
 	return n.done()
 }

@@ -27,7 +27,7 @@ var ErrNotFound = errors.New("store: not found")
 type Options struct {
 	FS            FS           // the operating system's
 	CacheSize     int64        // octets of blocks kept in memory, 64 MB
-	MemTableSize  int          // octets gathered before they are written, 32 MB; four of them at most
+	MemTableSize  int          // octets gathered before they are written, 64 MB; three times as many at most
 	MaxOpenFiles  int          // 1000
 	Log           *slog.Logger // none
 	OnDiskFailure func(error)  // told of writes that failed in the background; nil panics
@@ -38,6 +38,10 @@ type Options struct {
 type Store struct {
 	db     *pebble.DB
 	bodies Bodies
+	keys   keyFilter // used by the batch only
+
+	stop chan struct{} // closed by Close
+	done chan struct{} // closed when the keys are loaded
 }
 
 // Open opens the store in dir, or makes it. Bodies may be nil for a store
@@ -47,7 +51,7 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 		o.CacheSize = 64 << 20
 	}
 	if o.MemTableSize == 0 {
-		o.MemTableSize = 32 << 20
+		o.MemTableSize = 64 << 20
 	}
 	if o.MaxOpenFiles == 0 {
 		o.MaxOpenFiles = 1000
@@ -59,7 +63,7 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 		FS:                          o.FS,
 		CacheSize:                   o.CacheSize,
 		MemTableSize:                uint64(o.MemTableSize),
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                o.MaxOpenFiles,
 		DisableWAL:                  true,
 		FormatMajorVersion:          formatMajorVersion,
@@ -79,7 +83,13 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: open: %w", err)
 	}
-	return &Store{db: db, bodies: bodies}, nil
+	s := &Store{db: db, bodies: bodies, stop: make(chan struct{}), done: make(chan struct{})}
+	s.keys.loading, s.keys.unsure = true, forever
+	go func() {
+		defer close(s.done)
+		s.keys.load(s, s.stop)
+	}()
+	return s, nil
 }
 
 // formatMajorVersion is the version of pebble's files. It is raised by a
@@ -88,6 +98,8 @@ const formatMajorVersion = pebble.FormatValueSeparation
 
 // Close writes what is in memory and closes the store. Readers must be closed.
 func (s *Store) Close() error {
+	close(s.stop)
+	<-s.done
 	ferr := s.db.Flush()
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("store: close: %w", err)

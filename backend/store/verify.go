@@ -53,13 +53,15 @@ func (v *verifier) row(key, value []byte) error {
 		id = binary.BigEndian.Uint64(key[1:])
 	}
 	switch key[0] {
-	case kindAccount, kindMailbox, kindPart, kindSubscribed, kindExpiry:
+	case kindPart, kindExpiry:
 		v.sum.Add(rowSum(key, value))
-	case kindCounters:
+	case kindAccount:
 		v.sum.Add(rowSum(key, value))
-		c := new(Counters)
-		v.want[binary.BigEndian.Uint64(key[9:])] = c
-		return c.decode(value)
+		if key[sectionAt] == sectionBoxes && key[boxPartAt] == 1 {
+			c := new(Counters)
+			v.want[binary.BigEndian.Uint64(key[boxAt:])] = c
+			return c.decode(value)
+		}
 	case kindMessage:
 		v.sum.Add(rowSum(key, value))
 		var m Message

@@ -309,6 +309,8 @@ func (c *cluster) config(name string, bootstrap bool) replica.Config {
 	cfg.Dir, cfg.Pair, cfg.ID, cfg.Peers, cfg.Bootstrap = filepath.Join(c.dir, name), "pair1", p.ID, append([]replica.Peer(nil), c.peers...), bootstrap
 	cfg.Bind, cfg.ServerTLS, cfg.ClientTLS, cfg.Authorize = p.Addr, server, client, authorize
 	cfg.Timings, cfg.SegmentSize = c.opt.timings, c.opt.segment
+	// Busy machines starve a test of CPU time for longer than a real node.
+	cfg.Timings.Heartbeat, cfg.Timings.Election, cfg.Timings.Lease = slow*500*time.Millisecond, slow*500*time.Millisecond, slow*400*time.Millisecond
 	cfg.Dial = c.wire.dialer(name, c.names)
 	cfg.OnFatal = func(err error) { c.t.Errorf("%s: fatal: %v", name, err) }
 	if cfg.SegmentSize == 0 {
@@ -407,7 +409,7 @@ func (c *cluster) other(n *node) *node {
 
 func (c *cluster) eventually(what string, ok func() bool) {
 	c.t.Helper()
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(slow * 15 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -9,14 +9,18 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// proposeTime bounds the wait for raft to take a proposal.
-const proposeTime = 10 * time.Second
+// maxGather is the largest batch that feed waits for, and maxPatience the
+// longest that it does.
+const (
+	maxGather   = 128
+	maxPatience = 2 * time.Millisecond
+)
 
-// proposal is one call of Propose that raft has taken.
+// proposal is one call of Propose.
 type proposal struct {
-	future raft.ApplyFuture
-	size   int64
-	answer chan answer // buffered
+	data   []byte
+	future raft.ApplyFuture // set by feed
+	answer chan answer      // buffered
 }
 
 type answer struct {
@@ -38,10 +42,6 @@ func (r *Replica) Propose(ctx context.Context, data []byte) (result any, index u
 		r.inFlight.Add(-size)
 		return nil, 0, fmt.Errorf("propose: %w", ErrBusy)
 	}
-	limit := proposeTime
-	if d, ok := ctx.Deadline(); ok {
-		limit = max(min(limit, time.Until(d)), time.Nanosecond)
-	}
 	r.admission.RLock()
 	if r.stopping {
 		r.admission.RUnlock()
@@ -50,7 +50,8 @@ func (r *Replica) Propose(ctx context.Context, data []byte) (result any, index u
 	}
 	r.outstanding.Add(1)
 	r.admission.RUnlock()
-	p := &proposal{future: r.v.Raft().ApplyLog(raft.Log{Data: data}, limit), size: size, answer: make(chan answer, 1)}
+	r.waiting.Add(1)
+	p := &proposal{data: data, answer: make(chan answer, 1)}
 	r.queue <- p
 	select {
 	case a := <-p.answer:
@@ -76,18 +77,65 @@ func (r *Replica) admit(data []byte) error {
 	return nil
 }
 
+// feed gives proposals to raft in bursts. raft writes what is there when its
+// disk is free. Proposals come back in the rhythm of the commits; given one by
+// one they split into ever smaller batches, each with its own flush. So while
+// others are under way, feed waits for half of all, though never longer than
+// a part of what a flush takes.
+func (r *Replica) feed(done <-chan struct{}) {
+	burst := make([]*proposal, 0, maxGather)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case p := <-r.queue:
+			burst = append(burst, p)
+		case <-done:
+			return
+		}
+		timer.Reset(min(r.v.StoreTime()/2, maxPatience))
+	gather:
+		for len(burst) < maxGather {
+			if len(burst) < min(int(r.waiting.Load()+1)/2, maxGather) {
+				select {
+				case p := <-r.queue:
+					burst = append(burst, p)
+					continue
+				case <-timer.C:
+				}
+			}
+			for len(burst) < maxGather {
+				select {
+				case p := <-r.queue:
+					burst = append(burst, p)
+				default:
+					break gather
+				}
+			}
+		}
+		rf := r.v.Raft()
+		for _, p := range burst {
+			p.future = rf.ApplyLog(raft.Log{Data: p.data}, 0)
+			r.taken <- p
+		}
+		clear(burst)
+		burst = burst[:0]
+	}
+}
+
 // complete hands raft's answers to the proposers. raft answers in order, so
 // that one goroutine waits for all.
 func (r *Replica) complete(done <-chan struct{}) {
 	for {
 		select {
-		case p := <-r.queue:
+		case p := <-r.taken:
 			err := p.future.Error()
 			a := answer{err: r.outcome(err)}
 			if err == nil {
 				a.result, a.index = p.future.Response(), p.future.Index()
 			}
-			r.inFlight.Add(-p.size)
+			r.inFlight.Add(-int64(len(p.data)))
+			r.waiting.Add(-1)
 			p.answer <- a
 			r.outstanding.Done()
 		case <-done:

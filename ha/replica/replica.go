@@ -100,9 +100,11 @@ type Replica struct {
 	log   *slog.Logger
 	v     *voter.Voter
 	fsm   *machine
-	queue chan *proposal
+	queue chan *proposal // from Propose to feed
+	taken chan *proposal // from feed to complete
 
-	inFlight     atomic.Int64
+	inFlight     atomic.Int64   // bytes
+	waiting      atomic.Int64   // proposals without an answer
 	outstanding  sync.WaitGroup // proposals raft has not answered
 	admission    sync.RWMutex   // read: proposing; write: stopping
 	stopping     bool           // guarded by admission
@@ -125,7 +127,7 @@ func New(cfg Config) (*Replica, error) {
 		return nil, errors.New("replica: no state machine")
 	}
 	r := &Replica{
-		cfg: cfg, queue: make(chan *proposal, 4096),
+		cfg: cfg, queue: make(chan *proposal, 1024), taken: make(chan *proposal, 1024),
 		stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	r.fsm = &machine{sm: cfg.FSM}
@@ -181,6 +183,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	inner, cancel := context.WithCancel(context.Background())
+	wg.Go(func() { r.feed(inner.Done()) })
 	wg.Go(func() { r.complete(inner.Done()) })
 	wg.Go(func() { r.lead(inner) })
 	select {

@@ -85,7 +85,8 @@ func (r *Replica) begin(ctx context.Context) {
 	}
 	rf := r.v.Raft()
 	term := rf.CurrentTerm()
-	if err := wait(ctx, rf.Barrier(0)); err != nil {
+	// raft answers at once when leadership is lost.
+	if err := rf.Barrier(0).Error(); err != nil {
 		r.log.Info("leads, but cannot serve", "err", err)
 		return
 	}
@@ -95,18 +96,6 @@ func (r *Replica) begin(ctx context.Context) {
 			r.serve.on.Store(true)
 		}
 	})
-}
-
-// wait waits for a future, or for ctx. raft answers the future in any case.
-func wait(ctx context.Context, f raft.Future) error {
-	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // leaderDied is told that the leader's process has ended. The member that has

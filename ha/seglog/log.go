@@ -8,6 +8,7 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -97,18 +98,19 @@ var (
 )
 
 type counters struct {
-	syncs, batches, entries, bytes, payload atomic.Int64
+	syncs, batches, entries, bytes, payload, busy atomic.Int64
 }
 
 // Stats are totals since Open, except Segments and Low.
 type Stats struct {
-	Batches  int64 // successful StoreLogs
-	Entries  int64 // stored
-	Syncs    int64 // flushes of segment data
-	Bytes    int64 // written to segments, frames and padding included
-	Payload  int64 // of that, data of entries
-	Segments int   // files now
-	Low      bool  // the next segment could not be reserved
+	Batches  int64         // successful StoreLogs
+	Entries  int64         // stored
+	Syncs    int64         // flushes of segment data
+	Bytes    int64         // written to segments, frames and padding included
+	Payload  int64         // of that, data of entries
+	Busy     time.Duration // spent writing and flushing batches
+	Segments int           // files now
+	Low      bool          // the next segment could not be reserved
 }
 
 // Stats returns the counters.
@@ -118,7 +120,7 @@ func (l *Log) Stats() Stats {
 	l.mu.RUnlock()
 	return Stats{
 		Batches: l.stats.batches.Load(), Entries: l.stats.entries.Load(), Syncs: l.stats.syncs.Load(),
-		Bytes: l.stats.bytes.Load(), Payload: l.stats.payload.Load(), Segments: n, Low: l.Low(),
+		Bytes: l.stats.bytes.Load(), Payload: l.stats.payload.Load(), Busy: time.Duration(l.stats.busy.Load()), Segments: n, Low: l.Low(),
 	}
 }
 
@@ -248,6 +250,7 @@ func (l *Log) segmentFor(batch []*raft.Log) (*segment, error) {
 // that a commit waits for on this node.
 func (l *Log) write(s *segment, batch []*raft.Log) error {
 	n := l.enc.encode(s, batch)
+	start := time.Now()
 	off := s.end
 	if s.fresh {
 		off = 0
@@ -261,6 +264,7 @@ func (l *Log) write(s *segment, batch []*raft.Log) error {
 	}
 	l.stats.syncs.Add(1)
 	l.stats.bytes.Add(n)
+	l.stats.busy.Add(int64(time.Since(start)))
 	return nil
 }
 

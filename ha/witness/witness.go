@@ -120,7 +120,6 @@ func (w *Witness) lead(ctx context.Context) {
 		if leads {
 			if w.giveAway(ctx) {
 				leads = false
-				w.handed.Add(1)
 				continue
 			}
 			retry = time.After(20 * time.Millisecond)
@@ -151,7 +150,7 @@ func (w *Witness) settle(ctx context.Context) {
 }
 
 // giveAway hands leadership to a data replica that is alive and has the whole
-// log, and reports whether that is done.
+// log, and reports whether this witness does not lead any more.
 func (w *Witness) giveAway(ctx context.Context) bool {
 	if w.v.Raft().State() != raft.Leader {
 		return true
@@ -164,6 +163,7 @@ func (w *Witness) giveAway(ctx context.Context) bool {
 		w.log.Info("leadership was not handed over; trying again", "to", p.Name, "err", err)
 		return w.v.Raft().State() != raft.Leader
 	}
+	w.handed.Add(1)
 	w.log.Info("leadership handed over", "to", p.Name)
 	return true
 }

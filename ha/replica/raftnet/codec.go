@@ -180,8 +180,6 @@ func decodeAppend(b []byte) (*raft.AppendEntriesRequest, error) {
 	if r.err == nil && n > len(r.b)/entryHeader {
 		return nil, errMessage
 	}
-	//lint:ignore SA1019 other members may read the older field
-	q.Leader = q.Addr
 	if n == 0 {
 		return q, r.end()
 	}
@@ -264,8 +262,6 @@ func decode(b []byte, v any) error {
 	case *raft.RequestVoteRequest:
 		v.RPCHeader, v.Term, v.LastLogIndex, v.LastLogTerm = r.header(), r.u64(), r.u64(), r.u64()
 		v.LeadershipTransfer = r.bool()
-		//lint:ignore SA1019 other members may read the older field
-		v.Candidate = v.Addr
 	case *raft.RequestPreVoteRequest:
 		v.RPCHeader, v.Term, v.LastLogIndex, v.LastLogTerm = r.header(), r.u64(), r.u64(), r.u64()
 	case *raft.TimeoutNowRequest:
@@ -274,7 +270,6 @@ func decode(b []byte, v any) error {
 		v.RPCHeader, v.SnapshotVersion = r.header(), raft.SnapshotVersion(r.u8())
 		v.Term, v.LastLogIndex, v.LastLogTerm = r.u64(), r.u64(), r.u64()
 		v.Configuration, v.ConfigurationIndex, v.Size = r.bytes(), r.u64(), int64(r.u64())
-		v.Leader = v.Addr
 		if v.Size < 0 || v.Size > maxSnapshot {
 			return fmt.Errorf("%w: snapshot of %d bytes", errMessage, v.Size)
 		}

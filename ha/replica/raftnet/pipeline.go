@@ -12,6 +12,7 @@ import (
 // pipeline sends AppendEntries without waiting for the reply to the one
 // before: at most two are under way, since more only makes batches smaller.
 type pipeline struct {
+	t       *Transport
 	l       *link
 	sent    chan *future // unbuffered: blocks the sender while one is awaited
 	replies chan raft.AppendFuture
@@ -40,11 +41,10 @@ func (t *Transport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerAddr
 		return nil, err
 	}
 	l.deadline(0)
-	p := &pipeline{l: l, sent: make(chan *future), replies: make(chan raft.AppendFuture), done: make(chan struct{})}
+	p := &pipeline{t: t, l: l, sent: make(chan *future), replies: make(chan raft.AppendFuture), done: make(chan struct{})}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		l.Close()
 		return nil, ErrClosed
 	}
 	t.wg.Go(func() { p.receive(t.done) })
@@ -98,7 +98,7 @@ func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.replies }
 func (p *pipeline) Close() error {
 	p.once.Do(func() {
 		close(p.done)
-		_ = p.l.Close()
+		p.t.drop(p.l)
 	})
 	return nil
 }

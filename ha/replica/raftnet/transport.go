@@ -65,7 +65,8 @@ type Transport struct {
 
 	mu      sync.Mutex // guards what follows
 	idle    map[idleKey][]*link
-	serving map[*link]uint8 // purpose
+	active  map[*link]struct{} // taken by get
+	serving map[*link]uint8    // purpose
 	closed  bool
 	wg      sync.WaitGroup
 }
@@ -93,7 +94,7 @@ func New(cfg Config) (*Transport, error) {
 	cfg.TLS.DynamicRecordSizingDisabled = true
 	t := &Transport{
 		cfg: cfg, consume: make(chan raft.RPC), done: make(chan struct{}),
-		idle: map[idleKey][]*link{}, serving: map[*link]uint8{},
+		idle: map[idleKey][]*link{}, active: map[*link]struct{}{}, serving: map[*link]uint8{},
 	}
 	return t, cfg.Port.add(t)
 }
@@ -128,6 +129,9 @@ func (t *Transport) Close() error {
 	}
 	for _, list := range t.idle {
 		links = append(links, list...)
+	}
+	for l := range t.active {
+		links = append(links, l)
 	}
 	t.idle = nil
 	t.mu.Unlock()
@@ -203,37 +207,56 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, addr string, pre prea
 	return l, pre.write(l)
 }
 
-// get returns an idle connection or a new one.
+// get returns an idle connection or a new one. It ends with put or drop.
 func (t *Transport) get(ctx context.Context, id, addr string, purpose uint8) (l *link, reused bool, err error) {
 	k := idleKey{id, purpose}
 	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
+	if list := t.idle[k]; len(list) > 0 {
+		l, reused = list[len(list)-1], true
+		t.idle[k] = list[:len(list)-1]
+		t.active[l] = struct{}{}
+	}
+	closed := t.closed
+	t.mu.Unlock()
+	if closed {
 		return nil, false, ErrClosed
 	}
-	if list := t.idle[k]; len(list) > 0 {
-		l = list[len(list)-1]
-		t.idle[k] = list[:len(list)-1]
-		t.mu.Unlock()
+	if l != nil {
 		return l, true, nil
 	}
-	t.mu.Unlock()
-	l, err = t.dial(ctx, id, addr, purpose)
-	return l, false, err
+	if l, err = t.dial(ctx, id, addr, purpose); err != nil {
+		return nil, false, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		l.Close()
+		return nil, false, ErrClosed
+	}
+	t.active[l] = struct{}{}
+	return l, false, nil
 }
 
+// put keeps a connection for the next call.
 func (t *Transport) put(l *link, id string, purpose uint8) {
 	k := idleKey{id, purpose}
 	l.deadline(0)
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.active, l)
 	if !t.closed && len(t.idle[k]) < maxIdle {
 		t.idle[k] = append(t.idle[k], l)
-		l = nil
+		return
 	}
+	l.Close()
+}
+
+// drop closes a connection that cannot be used again.
+func (t *Transport) drop(l *link) {
+	t.mu.Lock()
+	delete(t.active, l)
 	t.mu.Unlock()
-	if l != nil {
-		l.Close()
-	}
+	l.Close()
 }
 
 // remote is an error that the other member answered with.
@@ -256,7 +279,7 @@ func (t *Transport) call(ctx context.Context, id, addr string, purpose, kind uin
 			t.put(l, id, purpose)
 			return err
 		}
-		l.Close()
+		t.drop(l)
 		if ne := net.Error(nil); !reused || ctx.Err() != nil || errors.As(err, &ne) && ne.Timeout() {
 			return err
 		}

@@ -12,8 +12,8 @@ var ErrBroken = errors.New("raftnet: watched connection broke")
 
 // Watch holds a connection to a member until it ends: nil after the member's
 // farewell, ErrBroken if it broke, another error if there was none or ctx
-// ended.
-func (t *Transport) Watch(ctx context.Context, id, addr string) error {
+// ended. It calls made when the connection stands.
+func (t *Transport) Watch(ctx context.Context, id, addr string, made func()) error {
 	l, err := t.dial(ctx, id, addr, forWatch)
 	if err != nil {
 		return err
@@ -22,6 +22,7 @@ func (t *Transport) Watch(ctx context.Context, id, addr string) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	l.deadline(0)
+	made()
 	kind, _, _, err := l.receive()
 	switch {
 	case ctx.Err() != nil:

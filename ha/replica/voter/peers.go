@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -150,8 +151,9 @@ func (v *Voter) watch(ctx context.Context) {
 			continue
 		}
 		err := v.watchOne(ctx, leader)
-		if errors.Is(err, raftnet.ErrBroken) && ctx.Err() == nil {
-			v.broken.Store(leader.ID, time.Now())
+		// A leader that follows right after the last may die before a watch
+		// is there: its refusal says the same.
+		if ctx.Err() == nil && (errors.Is(err, raftnet.ErrBroken) || errors.Is(err, syscall.ECONNREFUSED)) {
 			v.ended(ctx, leader)
 		}
 		sleep(ctx, pause)
@@ -165,6 +167,7 @@ func (v *Voter) watchOne(ctx context.Context, leader Peer) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	defer v.watched.Store(nil)
 	wg.Go(func() {
 		for sleep(ctx, 100*time.Millisecond) {
 			// Without a leader the watch goes on: its process may have died.
@@ -174,7 +177,7 @@ func (v *Voter) watchOne(ctx context.Context, leader Peer) error {
 			}
 		}
 	})
-	return v.Net.Watch(ctx, leader.ID, leader.Addr)
+	return v.Net.Watch(ctx, leader.ID, leader.Addr, func() { v.watched.Store(&leader.ID) })
 }
 
 // ended finds out whether the leader's process has ended: nothing listens at
@@ -199,14 +202,10 @@ func (v *Voter) ended(ctx context.Context, leader Peer) {
 	}
 }
 
-// brokenFor is how long a broken watch counts.
-const brokenFor = 2 * time.Second
-
 // SeesDead implements raftnet.Handler.
 func (v *Voter) SeesDead(ctx context.Context, id string) bool {
-	at, ok := v.broken.Load(id)
-	if !ok || time.Since(at.(time.Time)) > brokenFor {
-		return false
+	if w := v.watched.Load(); w != nil && *w == id {
+		return false // the connection to its process stands
 	}
 	p, ok := v.Peer(id)
 	return ok && v.Net.Refused(ctx, p.ID, p.Addr)

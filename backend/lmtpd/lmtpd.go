@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/maillog"
+	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/smtp"
 )
 
@@ -36,6 +39,7 @@ type Config struct {
 	MaxMessage int64         // octets, 50 MB
 	Commit     time.Duration // how long a commit may take, 30 s
 	Log        *slog.Logger
+	Mail       *maillog.Log // told of each recipient stored; nil: nobody
 }
 
 // Server serves LMTP.
@@ -181,23 +185,50 @@ func (s *session) Data(ctx context.Context, m *smtp.Message) []*smtp.Reply {
 	s.d.Message = m.Bytes
 	results, err := s.srv.cfg.Mailboxes.Deliver(ctx, &s.d)
 	replies := make([]*smtp.Reply, len(s.d.Recipients))
-	failed := 0
 	for i := range replies {
 		if err != nil {
 			replies[i] = s.srv.reply(err)
 		} else {
 			replies[i] = s.srv.result(&s.d.Recipients[i], s.addrs[i], &results[i])
 		}
-		if !replies[i].OK() {
-			failed++
-		}
 	}
-	if err != nil || failed > 0 || s.srv.cfg.Log.Enabled(ctx, slog.LevelDebug) {
-		s.srv.cfg.Log.Info("lmtp delivery", "trace", s.d.TraceID, "reverse_path", s.d.ReversePath.String(),
-			"recipients", len(replies), "failed", failed, "size", len(m.Bytes), "took", time.Since(began), "err", err)
-	}
+	s.note(results, replies, err, len(m.Bytes), began)
 	return replies
 }
+
+// note counts what became of a transaction and tells the mail log of what was
+// stored, one event a recipient.
+func (s *session) note(results []mailbox.DeliveryResult, replies []*smtp.Reply, err error, size int, began time.Time) {
+	stored := 0
+	for i, r := range replies {
+		metrics.LMTPDeliveries.With(class(r.Code)).Inc()
+		if !r.OK() {
+			continue
+		}
+		stored++
+		res := &results[i]
+		if res.Duplicate {
+			metrics.LMTPDuplicates.Inc()
+		}
+		if s.srv.cfg.Mail != nil {
+			s.srv.cfg.Mail.Stored(maillog.Event{
+				TraceID: s.d.TraceID, ReversePath: s.d.ReversePath, NullSender: s.d.ReversePath.IsNull(), Recipient: s.addrs[i],
+				Code: r.Code, Status: r.Status, Size: int64(size), Delay: time.Since(began),
+				Reply: fmt.Sprintf("%s in %s, uid %d", r.Text, res.Mailbox, res.UID),
+			})
+		}
+	}
+	if stored > 0 {
+		metrics.LMTPBytes.Add(float64(size))
+	}
+	if stored < len(replies) {
+		s.srv.cfg.Log.Info("lmtp delivery", "trace", s.d.TraceID, "reverse_path", s.d.ReversePath.String(),
+			"recipients", len(replies), "refused", len(replies)-stored, "size", size, "took", time.Since(began), "err", err)
+	}
+}
+
+// class is the label of a reply code in the metrics: "2", "4" or "5".
+func class(code int) string { return string(rune('0' + code/100%10)) }
 
 func (s *session) Reset() {
 	clear(s.d.Recipients)

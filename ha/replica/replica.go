@@ -121,6 +121,10 @@ type Replica struct {
 	ran     atomic.Bool
 }
 
+// Create makes the directory of a data replica of a group that is being
+// created; see voter.Create.
+func Create(cfg voter.Config) error { return voter.Create(cfg, manifest.Data) }
+
 // New opens a replica. It listens, but takes part only with Run.
 func New(cfg Config) (*Replica, error) {
 	if cfg.FSM == nil {
@@ -277,8 +281,8 @@ type PeerStatus struct {
 	Lag      uint64 // entries of ours that it does not have; 0 if not alive
 }
 
-// Status asks the other members, for at most a second.
-func (r *Replica) Status() Status {
+// Local is this replica's view of itself, without Peers. It asks nobody.
+func (r *Replica) Local() Status {
 	s := r.v.Status()
 	me, _ := r.v.Peer(r.cfg.ID)
 	out := Status{
@@ -292,6 +296,15 @@ func (r *Replica) Status() Status {
 	if p, ok := r.v.Leader(); ok {
 		out.Leader = p.Name
 	}
+	return out
+}
+
+// Status is Local, and asks the other members, for at most a second.
+func (r *Replica) Status() Status {
+	out := r.Local()
+	if out.State == "" {
+		return out
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	others := r.v.Others()
@@ -299,8 +312,8 @@ func (r *Replica) Status() Status {
 	for _, p := range others {
 		a, alive := answers[p.ID]
 		ps := PeerStatus{ID: p.ID, Name: p.Name, Witness: p.Witness, Alive: alive, Applied: a.Applied}
-		if alive && a.Last < s.Last {
-			ps.Lag = s.Last - a.Last
+		if alive && a.Last < out.Last {
+			ps.Lag = out.Last - a.Last
 		}
 		out.Peers = append(out.Peers, ps)
 	}

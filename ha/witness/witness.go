@@ -58,6 +58,15 @@ func New(cfg Config) (*Witness, error) {
 	return w, nil
 }
 
+// Create makes the directory of a witness of a group that is being created; see
+// voter.Create.
+func Create(cfg Config) error {
+	if cfg.SegmentSize == 0 {
+		cfg.SegmentSize = DefaultSegmentSize
+	}
+	return voter.Create(cfg, manifest.Witness)
+}
+
 // Run takes part in the group until ctx ends, and closes the witness.
 func (w *Witness) Run(ctx context.Context) error {
 	if !w.ran.CompareAndSwap(false, true) {

@@ -73,6 +73,13 @@ func (a *agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Resu
 	return out
 }
 
+// counts are the deliveries to hop under way now, and the most there were.
+func (a *agent) counts(hop string) (now, most int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.active[hop], a.most[hop]
+}
+
 func (a *agent) attempts() []attemptLog {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -391,10 +398,13 @@ func TestConcurrency(t *testing.T) {
 			h.submit(nil, fmt.Sprintf("a@d%d.example", i))
 		}
 		time.Sleep(time.Hour)
-		if h.a.most["one.example"] != 4 || h.a.most[""] != 10 || len(h.a.attempts()) != 80 {
-			t.Errorf("at most %d of one, %d in all, %d attempts", h.a.most["one.example"], h.a.most[""], len(h.a.attempts()))
+		_, one := h.a.counts("one.example")
+		_, all := h.a.counts("")
+		log := h.a.attempts()
+		if one != 4 || all != 10 || len(log) != 80 {
+			t.Fatalf("at most %d of one, %d in all, %d attempts", one, all, len(log))
 		}
-		if took := h.a.log[79].done.Sub(h.a.log[0].at); took > 15*time.Second {
+		if took := log[79].done.Sub(log[0].at); took > 15*time.Second {
 			t.Errorf("took %v", took)
 		}
 	})
@@ -633,7 +643,7 @@ func TestCrashes(t *testing.T) {
 		}
 		for crash := 1; crash <= 3; crash++ {
 			time.Sleep(time.Minute)
-			if n := h.a.active["one.example"]; (crash == 1) != (n == 3) || n == 0 {
+			if n, _ := h.a.counts("one.example"); (crash == 1) != (n == 3) || n == 0 {
 				t.Errorf("run %d: %d at once", crash, n)
 			}
 			// A crash: the file of active messages stays as it is.

@@ -9,6 +9,7 @@ import (
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
+	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/smtp"
 )
 
@@ -92,6 +93,8 @@ func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, body 
 			}
 			t.logQueued(it)
 		}
+	} else {
+		metrics.MailThrough.Inc()
 	}
 	return t.accepted(h, size, "")
 }

@@ -156,9 +156,9 @@ serve: {lmtp: "127.0.0.1:2400", imap: "127.0.0.1:2401", pop3: "127.0.0.1:2402"}
 groups:
   - pair: pair1
     members:
-      - {node: pair1-a, addr: "127.0.0.1:8300"}
-      - {node: pair1-b, addr: "127.0.0.1:8301"}
-      - {node: witness1, addr: "127.0.0.1:8302", witness: true}
+      - {node: pair1-a, id: 000000000000000a, addr: "127.0.0.1:8300"}
+      - {node: pair1-b, id: 000000000000000b, addr: "127.0.0.1:8301"}
+      - {node: witness1, id: 000000000000000c, addr: "127.0.0.1:8302", witness: true}
 `
 	c, err := Load[Backend](write(t, text), nil)
 	if err != nil {

@@ -131,6 +131,13 @@ type Directory struct {
 	CacheTTL      time.Duration `mapstructure:"cache_ttl"`
 	NegativeTTL   time.Duration `mapstructure:"negative_ttl"`
 	StaleTTL      time.Duration `mapstructure:"stale_ttl"`
+	Domains       []Domain
+}
+
+// Domain is a hosted domain that has no entry of its own.
+type Domain struct {
+	Name, Base string
+	Aliases    []string
 }
 
 // StaticNode tells a relay where a node is, for when gossip says nothing.
@@ -213,6 +220,7 @@ type Group struct {
 // GroupMember is one voter of a group.
 type GroupMember struct {
 	Node    string
+	ID      string
 	Addr    string
 	Witness bool
 }
@@ -220,6 +228,7 @@ type GroupMember struct {
 // Bench are plain listeners for measuring, on loopback only.
 type Bench struct {
 	LMTP, IMAP string
+	Domain     string
 	Password   Secret
 }
 

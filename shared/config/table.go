@@ -144,6 +144,11 @@ var Table = []Option{
 	{Name: "directory.negative_ttl", Type: Duration, Default: "1m", Tier: TierRelay, Help: "How long a clean answer of no such entry is used."},
 	{Name: "directory.stale_ttl", Type: Duration, Default: "4h", Tier: TierRelay, Help: "How long an old answer is used while no server answers."},
 
+	{Name: "directory.domains", Type: Objects, Tier: TierRelay, Help: "Hosted domains that have no entry of their own in the directory."},
+	{Name: "directory.domains[].name", Type: String, Tier: TierRelay, Need: true, Help: "Name of the domain."},
+	{Name: "directory.domains[].base", Type: String, Tier: TierRelay, Help: "Distinguished name below which its users and groups are. Empty: directory.base."},
+	{Name: "directory.domains[].aliases", Type: Words, Tier: TierRelay, Help: "Other names of the domain."},
+
 	{Name: "dns.servers", Type: HostPorts, Tier: TierRelay, Help: "Resolvers. Empty: those of /etc/resolv.conf."},
 
 	{Name: "pairs", Type: Objects, Tier: TierRelay, Help: "Nodes of the pairs, used until gossip tells more."},
@@ -181,6 +186,7 @@ var Table = []Option{
 	{Name: "groups[].dir", Type: File, Tier: store, Help: "Directory of the replica. Empty: the name of the pair below dir."},
 	{Name: "groups[].members", Type: Objects, Tier: store, Need: true, Help: "The voters of the pair when it is first made: two with data and a witness."},
 	{Name: "groups[].members[].node", Type: String, Tier: store, Need: true, Help: "Name of the node."},
+	{Name: "groups[].members[].id", Type: String, Tier: store, Need: true, Help: "Random id of its replica, made once and never used again: 16 hexadecimal digits. A replica that lost its directory gets a new one."},
 	{Name: "groups[].members[].addr", Type: HostPort, Tier: store, Need: true, Help: "Its raft address."},
 	{Name: "groups[].members[].witness", Type: Bool, Default: "no", Tier: store, Help: "It holds the log only."},
 
@@ -189,6 +195,7 @@ var Table = []Option{
 	{Name: "serve.pop3", Type: HostPort, Tier: TierBackend, Need: true, Help: "Address for POP3 sessions from relays."},
 	{Name: "bench.lmtp", Type: HostPort, Tier: TierBackend, Help: "Plain LMTP for measuring, on a loopback address only."},
 	{Name: "bench.imap", Type: HostPort, Tier: TierBackend, Help: "Plain IMAP for measuring, on a loopback address only; every account has the password bench.password."},
+	{Name: "bench.domain", Type: String, Tier: TierBackend, Help: "Domain of names without one on bench.lmtp and bench.imap."},
 	{Name: "bench.password", Type: Hidden, Tier: TierBackend, Help: "Password of every account on bench.imap."},
 	{Name: "mail.max_size", Type: Octets, Default: "50MB", Tier: TierBackend, Min: 64 << 10, Max: 1 << 30, Help: "Largest message stored."},
 	{Name: "mail.max_sessions", Type: Int, Default: "20000", Tier: TierBackend, Min: 1, Help: "IMAP and POP3 sessions open at once."},

@@ -115,6 +115,9 @@ func (l *Log) write(kind Kind, e *Event) {
 	if l.journal != nil {
 		l.journal.add(e)
 	}
+	if l.cfg.Observe != nil {
+		l.cfg.Observe(e)
+	}
 }
 
 // logger hands e to slog with the keys in their fixed order.

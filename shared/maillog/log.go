@@ -23,6 +23,10 @@ type Config struct {
 	// Flush is the longest time an event stays in memory only (default 200 ms).
 	Flush time.Duration
 
+	// Observe, when not nil, is told of each event, to count it. It must be
+	// quick, and must not keep or change the event.
+	Observe func(*Event)
+
 	Now func() time.Time // default time.Now
 }
 

@@ -10,18 +10,16 @@ var (
 
 // Figures of every daemon.
 var (
-	GossipMembers  = Every.gauges("postern_gossip_members", "Members of the cluster as gossip sees them.", "state")
-	GossipRefused  = Every.counters("postern_gossip_refused_total", "Gossip refused, by reason.", "reason")
-	ConfigReloads  = Every.counters("postern_config_reloads_total", "Reloads of the configuration, by result.", "result")
-	AdminRequests  = Every.counters("postern_admin_requests_total", "Calls of the admin API, by result.", "result")
-	AdminRefusals  = Every.counter("postern_admin_refusals_total", "Calls of the admin API by a peer without the role.")
-	TLSHandshakeKO = Every.counter("postern_tls_handshake_failures_total", "TLS handshakes between nodes that failed.")
+	GossipMembers = Every.gauges("postern_gossip_members", "Members of the cluster as gossip sees them.", "state")
+	GossipRefused = Every.counters("postern_gossip_refused_total", "Gossip refused, by reason.", "reason")
+	ConfigReloads = Every.counters("postern_config_reloads_total", "Reloads of the configuration, by result.", "result")
+	AdminRequests = Every.counters("postern_admin_requests_total", "Calls of the admin API, by result.", "result")
+	AdminRefusals = Every.counter("postern_admin_refusals_total", "Calls of the admin API by a peer without the role.")
 )
 
 // Figures of relays.
 var (
 	SMTPSessions  = Relay.counters("postern_smtp_sessions_total", "Sessions begun, by service.", "service")
-	SMTPOpen      = Relay.gauges("postern_smtp_sessions_open", "Sessions open now, by service.", "service")
 	MailAccepted  = Relay.counter("postern_mail_accepted_total", "Messages answered 250 after DATA.")
 	MailRefused   = Relay.counters("postern_mail_refused_total", "Messages or recipients refused, by class of the reply.", "class")
 	MailBytes     = Relay.counter("postern_mail_accepted_bytes_total", "Octets of the messages answered 250.")
@@ -29,14 +27,16 @@ var (
 	MailQueued    = Relay.counter("postern_mail_queued_total", "Messages that went through the queue.")
 	Deliveries    = Relay.counters("postern_deliveries_total", "Deliveries to a recipient, by channel and result.", "channel", "result")
 	LMTPRedirects = Relay.counter("postern_lmtp_redirects_total", "Answers of a replica that named another one.")
-	ProxySessions = Relay.gauges("postern_proxy_sessions_open", "Client sessions open now, by protocol.", "protocol")
 	ProxyLogins   = Relay.counters("postern_proxy_logins_total", "Logins, by protocol and result.", "protocol", "result")
 	DirSearches   = Relay.counters("postern_directory_searches_total", "Questions to the directory, by result.", "result")
-	DirStale      = Relay.counter("postern_directory_stale_answers_total", "Stale answers served while every server was away.")
 )
 
 // Names of relay figures that are read when they are scraped.
 const (
+	SMTPOpenNow    = "postern_smtp_sessions_open"
+	ProxyOpenNow   = "postern_proxy_sessions_open"
+	DirStale       = "postern_directory_stale_answers"
+	MailDropped    = "postern_mail_events_dropped"
 	QueueMessages  = "postern_queue_messages"
 	QueueOldest    = "postern_queue_oldest_seconds"
 	DirServersUp   = "postern_directory_servers_up"
@@ -46,12 +46,12 @@ const (
 
 // Figures of backends.
 var (
-	LMTPDeliveries = Backend.counters("postern_lmtp_deliveries_total", "Recipients answered, by class of the reply.", "class")
-	LMTPDuplicates = Backend.counter("postern_lmtp_duplicates_total", "Deliveries recognised by their key.")
-	LMTPBytes      = Backend.counter("postern_lmtp_bytes_total", "Octets of the messages delivered.")
-	IMAPSessions   = Backend.gauge("postern_imap_sessions_open", "IMAP sessions open now.")
-	POP3Sessions   = Backend.gauge("postern_pop3_sessions_open", "POP3 sessions open now.")
-	CommitSeconds  = Backend.seconds("postern_commit_seconds", "Time from proposing an entry to its being applied here.")
+	LMTPDeliveries  = Backend.counters("postern_lmtp_deliveries_total", "Recipients answered, by class of the reply.", "class")
+	LMTPDuplicates  = Backend.counter("postern_lmtp_duplicates_total", "Deliveries recognised by their key.")
+	LMTPKeyMismatch = Backend.counter("postern_lmtp_key_mismatches_total", "Deliveries refused because their key was seen with another body.")
+	LMTPBytes       = Backend.counter("postern_lmtp_bytes_total", "Octets of the messages delivered.")
+	IMAPSessions    = Backend.gauge("postern_imap_sessions_open", "IMAP sessions open now.")
+	CommitSeconds   = Backend.seconds("postern_commit_seconds", "Time from proposing an entry to its being applied here.")
 )
 
 // Names of backend and witness figures that are read when they are scraped.

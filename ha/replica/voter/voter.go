@@ -284,6 +284,30 @@ func (v *Voter) listen() (err error) {
 	return err
 }
 
+// Create makes the directory of a member of a group that is being created, and
+// writes the group's first configuration to its log. Doing it again changes
+// nothing. Members whose directories were made so run without
+// Config.Bootstrap, so that one which has lost its directory does not start.
+func Create(cfg Config, kind manifest.Kind) error {
+	cfg.Bootstrap = true
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	v := &Voter{cfg: cfg, role: Role{Kind: kind}}
+	err := v.takeDir()
+	if err == nil {
+		err = v.openStores()
+	}
+	if err == nil {
+		conf := raft.DefaultConfig()
+		conf.LocalID = raft.ServerID(cfg.ID)
+		conf.Logger = bridge{log: cfg.Log.With("part", "raft")}
+		_, trans := raft.NewInmemTransport("") // raft wants one to spell addresses with
+		err = v.bootstrap(conf, trans)
+	}
+	return errors.Join(err, v.release())
+}
+
 // Start makes this member take part in the group.
 func (v *Voter) Start() error {
 	c, t := &v.cfg, v.cfg.Timings
@@ -299,7 +323,7 @@ func (v *Voter) Start() error {
 	conf.NoLegacyTelemetry = true
 	conf.Logger = bridge{log: c.Log.With("part", "raft")}
 	if c.Bootstrap {
-		if err := v.bootstrap(conf); err != nil {
+		if err := v.bootstrap(conf, v.Net); err != nil {
 			return err
 		}
 	}
@@ -328,14 +352,14 @@ func (v *Voter) Start() error {
 // 256 KB then bound a request at 32 MB.
 const maxAppend = 128
 
-func (v *Voter) bootstrap(conf *raft.Config) error {
+func (v *Voter) bootstrap(conf *raft.Config, trans raft.Transport) error {
 	var group raft.Configuration
 	for _, p := range v.cfg.Peers {
 		group.Servers = append(group.Servers, raft.Server{ID: raft.ServerID(p.ID), Address: raft.ServerAddress(p.Addr)})
 	}
 	// Members that list the same peers in another order begin alike.
 	slices.SortFunc(group.Servers, func(a, b raft.Server) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	err := raft.BootstrapCluster(conf, v.log, v.Stable, v.Manifests, v.Net, group)
+	err := raft.BootstrapCluster(conf, v.log, v.Stable, v.Manifests, trans, group)
 	if errors.Is(err, raft.ErrCantBootstrap) {
 		return nil // made earlier
 	}

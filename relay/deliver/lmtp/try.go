@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/smtp"
 )
 
@@ -88,6 +89,7 @@ func (t *try) follow(pair string, n *node) *node {
 	}
 	t.hops++
 	t.a.cfg.Routes.Redirect(pair, t.leader)
+	metrics.LMTPRedirects.Inc()
 	var room [4]*node
 	for _, c := range t.a.candidates(pair, room[:0]) {
 		if c.name == t.leader {

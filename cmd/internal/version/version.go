@@ -1,0 +1,33 @@
+// Package version says which release a program is. Everything that crosses a
+// process carries a format version of its own; this one is for people.
+package version
+
+import (
+	"runtime/debug"
+	"sync"
+)
+
+// Release is the release that this source makes.
+const Release = "0.1.0"
+
+// String is the release, followed by the commit it was built from when the
+// build knows it: "0.1.0+4f1c2d3a9b77", with ".dirty" for changed sources.
+var String = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return Release
+	}
+	var commit, dirty string
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision" && len(s.Value) >= 12:
+			commit = "+" + s.Value[:12]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = ".dirty"
+		}
+	}
+	if commit == "" {
+		return Release
+	}
+	return Release + commit + dirty
+})

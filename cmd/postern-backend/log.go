@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/postern-mail/postern/backend/fsm"
+	"github.com/postern-mail/postern/backend/mailbox"
+	"github.com/postern-mail/postern/ha/replica"
+	"github.com/postern-mail/postern/shared/metrics"
+)
+
+// applier is the state machine as the replica wants it.
+type applier struct {
+	*fsm.FSM
+	entries []fsm.Entry // reused; calls of Apply never overlap
+}
+
+// Apply implements replica.StateMachine.
+func (a *applier) Apply(batch []replica.Entry) []any {
+	a.entries = a.entries[:0]
+	for _, e := range batch {
+		a.entries = append(a.entries, fsm.Entry(e))
+	}
+	out := a.FSM.Apply(a.entries)
+	clear(a.entries)
+	return out
+}
+
+// pairLog is the replica as packages mailbox and store want it: the log that
+// takes commands and holds the bodies. It refuses everything until open.
+type pairLog struct {
+	r       *replica.Replica
+	witness map[string]bool // names of members that no client can be sent to
+}
+
+var _ mailbox.Log = (*pairLog)(nil)
+
+func (l *pairLog) open(r *replica.Replica, peers []replica.Peer) {
+	l.witness = map[string]bool{}
+	for _, p := range peers {
+		l.witness[p.Name] = p.Witness
+	}
+	l.r = r
+}
+
+// Propose implements mailbox.Log.
+func (l *pairLog) Propose(ctx context.Context, data []byte) (any, uint64, error) {
+	began := time.Now()
+	result, index, err := l.r.Propose(ctx, data)
+	if err != nil {
+		return nil, 0, l.translate(err)
+	}
+	metrics.CommitSeconds.Observe(time.Since(began).Seconds())
+	return result, index, nil
+}
+
+// Confirm implements mailbox.Log.
+func (l *pairLog) Confirm(ctx context.Context) error {
+	err := l.r.Confirm(ctx)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, replica.ErrNoQuorum) {
+		return &mailbox.ErrNotServing{}
+	}
+	return l.translate(err)
+}
+
+// ReadEntry implements store.Bodies.
+func (l *pairLog) ReadEntry(index uint64, buf []byte) ([]byte, error) {
+	return l.r.Log().ReadEntry(index, buf)
+}
+
+// translate gives the replica's errors the names that mail servers know.
+func (l *pairLog) translate(err error) error {
+	var not replica.ErrNotServing
+	switch {
+	case errors.As(err, &not):
+		leader := not.Name
+		if l.witness[leader] {
+			leader = ""
+		}
+		return &mailbox.ErrNotServing{Leader: leader}
+	case errors.Is(err, replica.ErrUnknown):
+		return fmt.Errorf("%w: %w", mailbox.ErrUnknownState, err)
+	case errors.Is(err, replica.ErrBusy), errors.Is(err, replica.ErrNoSpace):
+		return fmt.Errorf("%w: %w", mailbox.ErrBusy, err)
+	case errors.Is(err, replica.ErrTooLarge):
+		return fmt.Errorf("%w: %w", mailbox.ErrTooBig, err)
+	}
+	return err
+}

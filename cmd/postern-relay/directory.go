@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/postern-mail/postern/ha/route"
+	"github.com/postern-mail/postern/shared/config"
+	"github.com/postern-mail/postern/shared/directory/cache"
+	"github.com/postern-mail/postern/shared/directory/ldap"
+	"github.com/postern-mail/postern/shared/metrics"
+	"github.com/postern-mail/postern/shared/tlsconf"
+)
+
+// lookups is the directory and what is remembered of it.
+type lookups struct {
+	servers *ldap.Directory
+	cache   *cache.Cache
+}
+
+func (r *relay) openDirectory() error {
+	d := &r.c.Directory
+	password, err := config.SecretOf(d.Password, d.PasswordFile)
+	if err != nil {
+		return err
+	}
+	roots, err := pool(d.CA)
+	if err != nil {
+		return err
+	}
+	var domains []ldap.Domain
+	for _, h := range d.Domains {
+		if h.Base == "" {
+			h.Base = d.Base
+		}
+		domains = append(domains, ldap.Domain(h))
+	}
+	servers, err := ldap.New(ldap.Config{
+		Domains: domains,
+		Servers: d.URLs, StartTLS: d.StartTLS, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		BindDN: d.BindDN, Password: password.Reveal(), Base: d.Base, DefaultDomain: d.DefaultDomain,
+		Timeout: d.Timeout, SearchConns: d.Connections, Log: r.n.Log,
+		Observe: func(_ string, _ int, _ time.Duration, err error) {
+			result := "ok"
+			if err != nil {
+				result = "failed"
+			}
+			metrics.DirSearches.With(result).Inc()
+		},
+	})
+	if err != nil {
+		return err
+	}
+	r.n.OnStop("directory", func(context.Context) error { servers.Close(); return nil })
+	r.dir = &lookups{servers: servers, cache: cache.New(servers, cache.Config{
+		Entries: d.CacheEntries, TTL: d.CacheTTL, NegativeDomain: d.NegativeTTL, Stale: d.StaleTTL,
+		PasswordTTL: r.c.Proxy.PasswordCacheTTL, Timeout: 2 * d.Timeout,
+	})}
+	return nil
+}
+
+// pool reads CAs; nil, which means those of the system, without a file.
+func pool(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	p := x509.NewCertPool()
+	if !p.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return p, nil
+}
+
+// backendTLS makes the configuration for connections to a node once.
+func (r *relay) backendTLS() func(node string) *tls.Config {
+	var made sync.Map // node: *tls.Config
+	return func(node string) *tls.Config {
+		if c, ok := made.Load(node); ok {
+			return c.(*tls.Config)
+		}
+		c, _ := made.LoadOrStore(node, r.n.TLS.Client(node, tlsconf.Backend))
+		return c.(*tls.Config)
+	}
+}
+
+// static is a node that the configuration knows.
+func static(s config.StaticNode) route.Node {
+	return route.Node{
+		Name: s.Node, Pair: s.Pair, Alive: true,
+		Addr: map[route.Service]string{route.LMTP: s.LMTP, route.IMAP: s.IMAP, route.POP3: s.POP3},
+	}
+}
+
+func port(n int) string { return strconv.Itoa(n) }
+
+// dialFrom connects from a given address; nil lets the system choose.
+func dialFrom(source string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if source == "" {
+		return nil
+	}
+	d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	if d.LocalAddr.(*net.TCPAddr).IP == nil {
+		return func(context.Context, string, string) (net.Conn, error) {
+			return nil, errors.New("outbound.source is not an address")
+		}
+	}
+	return d.DialContext
+}

@@ -5,7 +5,7 @@ PKGS    ?= ./...
 FUZZTIME ?= 5s
 export CGO_ENABLED ?= 1
 
-.PHONY: all check test unit e2e peers bench fuzz nightly vuln clean help
+.PHONY: all check test unit dev man peers bench fuzz nightly vuln clean help
 
 all: ## build everything
 	CGO_ENABLED=0 $(GO) build $(PKGS)
@@ -24,6 +24,13 @@ peers: ## install the outside programs that tests talk to (Debian, root)
 test: peers ## all tests with the race detector, on real peers and real binaries
 	$(GO) test -race -shuffle=on -timeout 25m $(PKGS)
 
+dev: ## a whole cluster on loopback in the foreground; ^C ends it
+	$(GO) run ./cmd/postern dev
+
+man: ## manual pages, into man/
+	@mkdir -p man
+	@for f in cmd/*/*.[0-9].md; do $(GO) tool go-md2man -in $$f -out man/$$(basename $$f .md); echo man/$$(basename $$f .md); done
+
 unit: ## tests of the packages alone, without installing anything
 	$(GO) test -short -shuffle=on -timeout 10m $(PKGS)
 
@@ -41,7 +48,7 @@ vuln: ## known flaws, against a supplied database (GOVULNDB); "not run" without 
 	@if [ -z "$$GOVULNDB" ]; then echo "not run: set GOVULNDB to a vulnerability database"; else $(GO) run golang.org/x/vuln/cmd/govulncheck@latest $(PKGS); fi
 
 clean: ## remove what the targets above made
-	rm -rf $(BIN)
+	rm -rf $(BIN) man
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12

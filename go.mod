@@ -100,6 +100,7 @@ require (
 )
 
 tool (
+	github.com/cpuguy83/go-md2man/v2
 	honnef.co/go/tools/cmd/staticcheck
 	mvdan.cc/gofumpt
 )

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/postern-mail/postern/backend/command"
 	"github.com/postern-mail/postern/backend/fsm"
 	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/backend/notify"
@@ -96,7 +97,7 @@ func start(_ context.Context, n *daemon.Node[config.Backend]) error {
 	n.OnClose("rows", rows)
 	machine, err := fsm.New(fsm.Config{
 		Store: rows, Hub: hub, Fatal: n.Fatal,
-		Mismatch: func(account string, _ [16]byte) {
+		Mismatch: func(account string, _ command.Key) {
 			metrics.LMTPKeyMismatch.Inc()
 			n.Log.Error("delivery refused: its key was seen with another body", "account", account)
 		},
@@ -115,8 +116,8 @@ func start(_ context.Context, n *daemon.Node[config.Backend]) error {
 		return err
 	}
 	n.OnClose("raft port", port)
-	m.Port, m.Authorize, m.OnFatal = port, group.Authorize, n.Fatal
-	m.ServerTLS, m.ClientTLS = n.TLS.Server(), group.Client(n.TLS)
+	m.Port, m.Authorize, m.NodeOf, m.OnFatal = port, group.Authorize, group.NodeOf, n.Fatal
+	m.ClientTLS = group.Client(n.TLS)
 	r, err := replica.New(replica.Config{Config: m, FSM: &applier{FSM: machine}})
 	if err != nil {
 		return err

@@ -65,8 +65,8 @@ func start(_ context.Context, n *daemon.Node[config.Witness]) error {
 		if err != nil {
 			return err
 		}
-		m.Port, m.Authorize, m.OnFatal = port, group.Authorize, n.Fatal
-		m.ServerTLS, m.ClientTLS = n.TLS.Server(), group.Client(n.TLS)
+		m.Port, m.Authorize, m.NodeOf, m.OnFatal = port, group.Authorize, group.NodeOf, n.Fatal
+		m.ClientTLS = group.Client(n.TLS)
 		w, err := witness.New(m)
 		if err != nil {
 			return err

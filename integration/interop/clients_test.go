@@ -199,12 +199,15 @@ User %s
 Pass %s
 SSLType IMAPS
 CertificateFile %s
+
 IMAPStore far
 Account a
+
 MaildirStore near
 Path %s/mail/
 Inbox %s/mail/INBOX
 SubFolders Verbatim
+
 Channel all
 Far :far:
 Near :near:
@@ -266,7 +269,7 @@ func testNeomutt(t *testing.T, c *cluster.Cluster, u cluster.User) {
 	out := filepath.Join(dir, "saved")
 	cfg := write(t, filepath.Join(dir, "muttrc"), 0o600, fmt.Sprintf(`
 set imap_user="%s" imap_pass="%s" folder="imaps://%s/" spoolfile="imaps://%s/INBOX"
-set ssl_force_tls=yes ssl_verify_host=no ssl_verify_dates=no ssl_usesystemcerts=no certificate_file="%s"
+set ssl_force_tls=yes ssl_verify_host=no ssl_verify_dates=no ssl_ca_certificates_file="%s"
 set from="%s" smtp_url="smtp://%s@%s/" smtp_pass="%s" record="" copy=no
 set confirmappend=no delete=yes quit=yes mbox_type=mbox header_cache=""
 `, u.Login, u.Password, r.IMAPS, r.IMAPS, c.Info().CA, u.Address, strings.ReplaceAll(u.Login, "@", "%40"), r.Submission, u.Password))
@@ -276,7 +279,7 @@ set confirmappend=no delete=yes quit=yes mbox_type=mbox header_cache=""
 	}
 	// Batch: tag everything and copy it to a local file. The program wants a
 	// terminal, so script(1) gives it one.
-	cmd := fmt.Sprintf(`TERM=vt100 neomutt -n -F %s -e 'push "T.<enter>;C%s<enter>q"'`, cfg, out)
+	cmd := fmt.Sprintf(`TERM=vt100 neomutt -n -F %s -e 'push "T.<enter>;C%s<enter>yq"'`, cfg, out)
 	run(t, dir, "", "timeout", "40", "script", "-qec", cmd, "/dev/null")
 	data, err := os.ReadFile(out)
 	if err != nil || bytes.Count(data, []byte("\nSubject: ")) != 4 {
@@ -313,8 +316,22 @@ func testGetmail(t *testing.T, c *cluster.Cluster, u cluster.User) {
 	seed(t, c, u, 3)
 	dir, r := t.TempDir(), c.Info().Relays[0]
 	host, port, _ := net.SplitHostPort(r.POP3)
-	for _, d := range []string{"new", "cur", "tmp"} {
-		os.MkdirAll(filepath.Join(dir, "mail", d), 0o700)
+	owner := "" // getmail does not deliver as root
+	if os.Getuid() == 0 {
+		owner = "user = nobody"
+	}
+	mail, err := os.MkdirTemp("", "getmail") // where another user may read, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(mail) })
+	os.Chmod(mail, 0o755)
+	for _, d := range []string{"", "new", "cur", "tmp"} {
+		box := filepath.Join(mail, "box", d)
+		os.MkdirAll(box, 0o700)
+		if owner != "" {
+			os.Chown(box, 65534, 65534)
+		}
 	}
 	write(t, filepath.Join(dir, "getmailrc"), 0o600, fmt.Sprintf(`[retriever]
 type = SimplePOP3Retriever
@@ -324,13 +341,14 @@ username = %s
 password = %s
 [destination]
 type = Maildir
-path = %s/mail/
+path = %s/box/
+%s
 [options]
 read_all = true
 delete = true
-`, host, port, u.Login, u.Password, dir))
+`, host, port, u.Login, u.Password, mail, owner))
 	run(t, dir, "", "getmail", "-g", dir)
-	if got, _ := filepath.Glob(filepath.Join(dir, "mail/new/*")); len(got) != 3 {
+	if got, _ := filepath.Glob(filepath.Join(mail, "box/new/*")); len(got) != 3 {
 		t.Errorf("%d messages fetched, want 3", len(got))
 	}
 	if got := inbox(t, c, u); len(got) != 0 {

@@ -208,10 +208,15 @@ func (n *Node[T]) main(ctx context.Context) error {
 	if n.gossip, err = n.newGossip(); err != nil {
 		return err
 	}
-	if err := n.program.Start(ctx, n); err != nil {
-		return errors.Join(err, n.shut(cancel))
+	err = n.program.Start(ctx, n)
+	if err == nil {
+		err = n.serveAdmin()
 	}
-	if err := n.serveAdmin(); err != nil {
+	if err != nil {
+		cancel()
+		if n.gossip != nil { // it listens already, and Run is what closes it
+			err = errors.Join(err, n.gossip.Run(run))
+		}
 		return errors.Join(err, n.shut(cancel))
 	}
 	n.Go("certificates", func(ctx context.Context) error { n.TLS.Watch(ctx, 10*time.Second, n.Log); return nil })

@@ -68,6 +68,12 @@ func Authorize(cs tls.ConnectionState) error {
 	return nil
 }
 
+// NodeOf is the node that a certificate is for.
+func NodeOf(cs tls.ConnectionState) (string, error) {
+	id, err := tlsconf.Peer(&cs)
+	return id.Node, err
+}
+
 // DirSize is how many octets the files below dir take.
 func DirSize(dir string) (n int64) {
 	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {

@@ -38,7 +38,9 @@ type Port struct {
 // NewPort serves l. The configuration must demand and verify client
 // certificates.
 func NewPort(l net.Listener, conf *tls.Config, authorize Authorize, log *slog.Logger) (*Port, error) {
-	if conf == nil || conf.GetConfigForClient == nil && conf.ClientAuth != tls.RequireAndVerifyClientCert {
+	verifies := conf != nil && (conf.GetConfigForClient != nil || conf.ClientAuth == tls.RequireAndVerifyClientCert ||
+		conf.ClientAuth == tls.RequireAnyClientCert && conf.VerifyConnection != nil)
+	if !verifies {
 		return nil, errors.New("raftnet: the server's TLS configuration does not verify client certificates")
 	}
 	if authorize == nil {
@@ -103,6 +105,8 @@ func (p *Port) handle(c net.Conn) {
 		err = fmt.Errorf("looks for member %s of pair %s, this is %s", pre.to, pre.pair, t.cfg.ID)
 	case !t.cfg.Member(pre.from):
 		err = fmt.Errorf("%s is no member of pair %s", pre.from, pre.pair)
+	default:
+		err = t.speaks(pre.from, l)
 	}
 	if err != nil {
 		p.log.Warn("connection refused", "remote", c.RemoteAddr(), "err", err)

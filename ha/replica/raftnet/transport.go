@@ -48,10 +48,13 @@ type Config struct {
 	Port      *Port
 	TLS       *tls.Config // for dialing; it has our certificate
 	Authorize Authorize
-	Member    func(id string) bool          // is id configured now?
-	Resolve   func(id string) (addr string) // address of a member, "" if not known
-	Handler   Handler
-	Log       *slog.Logger
+	// Speaks says whether a certificate that Authorize accepted is that of the
+	// member id. Nil: any such certificate speaks for every member.
+	Speaks  func(id string, cs tls.ConnectionState) error
+	Member  func(id string) bool          // is id configured now?
+	Resolve func(id string) (addr string) // address of a member, "" if not known
+	Handler Handler
+	Log     *slog.Logger
 	// Dial replaces net.Dialer in tests.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -203,8 +206,22 @@ func (t *Transport) greet(ctx context.Context, c net.Conn, addr string, pre prea
 		return nil, fmt.Errorf("not authorized: %w", err)
 	}
 	l := newLink(s, raw)
+	if err := t.speaks(pre.to, l); err != nil {
+		return nil, err
+	}
 	l.deadline(dialTime)
 	return l, pre.write(l)
+}
+
+// speaks checks that the certificate at the other end is the member's own.
+func (t *Transport) speaks(id string, l *link) error {
+	if t.cfg.Speaks == nil {
+		return nil
+	}
+	if err := t.cfg.Speaks(id, l.tls.ConnectionState()); err != nil {
+		return fmt.Errorf("does not speak for member %s of pair %s: %w", id, t.cfg.Pair, err)
+	}
+	return nil
 }
 
 // get returns an idle connection or a new one. It ends with put or drop.

@@ -87,6 +87,9 @@ type Config struct {
 	ServerTLS *tls.Config       // demands and verifies client certificates
 	ClientTLS *tls.Config       // with our certificate
 	Authorize raftnet.Authorize // may this certificate speak for a member of the pair?
+	// NodeOf is the node that a certificate is for; it must be the Name of the
+	// member that the connection claims to be. Nil: not checked.
+	NodeOf func(tls.ConnectionState) (string, error)
 
 	FS          fsx.FS // nil: fsx.OS
 	SegmentSize int64  // of the log; 0: its default
@@ -279,9 +282,24 @@ func (v *Voter) listen() (err error) {
 	v.Net, err = raftnet.New(raftnet.Config{
 		Pair: c.Pair, ID: c.ID, Addr: v.peer(c.ID).Addr, Port: port, TLS: c.ClientTLS, Authorize: c.Authorize,
 		Member: v.member, Resolve: func(id string) string { return v.peer(id).Addr },
-		Handler: v, Log: c.Log, Dial: c.Dial,
+		Handler: v, Log: c.Log, Dial: c.Dial, Speaks: v.speaks,
 	})
 	return err
+}
+
+// speaks reports whether a certificate is that of the member id.
+func (v *Voter) speaks(id string, cs tls.ConnectionState) error {
+	if v.cfg.NodeOf == nil {
+		return nil
+	}
+	node, err := v.cfg.NodeOf(cs)
+	if err != nil {
+		return err
+	}
+	if p := v.peer(id); p.Name != node {
+		return fmt.Errorf("certificate is for node %s, the member is on %s", node, p.Name)
+	}
+	return nil
 }
 
 // Create makes the directory of a member of a group that is being created, and

@@ -1,0 +1,32 @@
+/*
+Package imapd is the IMAP server of a pair: IMAP4rev1 (RFC 3501), IMAP4rev2
+(RFC 9051) and the extensions that CAPABILITY lists, over package mailbox. It
+is spoken to by access proxies that have authenticated the user; the proxy's
+certificate is the credential and the user's name its authorization identity.
+
+	conn -> imapwire.Reader -> session: one command at a time -> mailbox
+	     <- imapwire.Writer <-         one file a command     <-
+
+A tagged OK to a command that changes something is sent after the change is
+committed by the pair's majority and applied here. When it is not known whether
+a change was made, no tagged answer is sent: the connection ends with BYE. When
+this replica does not serve, or stops serving, the answer is NO [UNAVAILABLE]
+or BYE [UNAVAILABLE], so that the proxy can look for the one that does.
+
+What other sessions change is sent during IDLE at once and before each tagged
+OK, except that no message disappears during FETCH, STORE or SEARCH without UID
+(RFC 9051 7.5.1).
+
+A literal is never read as anything else: one that is too large is refused
+before it is sent if its sender waits, and skipped or answered with BYE if not.
+Memory, time and number of everything a client can ask for are bounded by
+Config and by the limits of package imapwire. What a client sends that is wrong
+gets BAD or NO and changes nothing; ten BAD in a row end the connection.
+
+A connection has one goroutine, and one more while it waits in IDLE with a
+mailbox selected; it then holds no buffers.
+
+Package imapd does not store, count quota or check passwords: those are
+packages mailbox and, by Config.Authenticate, the caller's question.
+*/
+package imapd

@@ -104,7 +104,10 @@ Exit status: 0 done, 1 failed, 2 wrongly given or could not run.`,
 		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
+				return err // cobra would look at them later only
+			}
 			if !slices.Contains([]string{outTable, outJSON}, a.output) {
 				return usagef("--output %s: want %s or %s", a.output, outTable, outJSON)
 			}

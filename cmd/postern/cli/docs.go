@@ -71,95 +71,127 @@ func buildDate() (time.Time, error) {
 	return time.Unix(n, 0).UTC(), nil
 }
 
-// Manual writes the whole manual as one page.
+// Manual writes the whole manual as one page, in the Markdown of go-md2man.
 func Manual(w io.Writer, root *cobra.Command) error {
 	var b strings.Builder
-	b.WriteString("# postern(1)\n\nThis page is made from the program by `postern docs --manual`.\n\n## Name\n\npostern - " +
-		lower(root.Short) + "\n\n## Synopsis\n\n")
+	const title = `postern 1 "" Postern "Postern manual"`
+	b.WriteString(title + "\n" + strings.Repeat("=", len(title)) + "\n\n# NAME\n\npostern - " + lower(root.Short) + "\n\n# SYNOPSIS\n\n")
 	for _, c := range leaves(root) {
-		fmt.Fprintf(&b, "    %s\n", strings.TrimSuffix(c.UseLine(), " [flags]"))
+		b.WriteString("**" + c.CommandPath() + "**")
+		if args := strings.TrimPrefix(strings.TrimSuffix(c.UseLine(), " [flags]"), c.CommandPath()); args != "" {
+			b.WriteString(" *" + strings.TrimSpace(args) + "*")
+		}
+		b.WriteString(" [*option* ...]\n\n")
 	}
-	b.WriteString("\n## Description\n\n" + root.Long + "\n\n")
-	flagTable(&b, "Options of every command:", root.PersistentFlags())
-	b.WriteString(manualTail)
-	b.WriteString("## Commands\n\n")
+	b.WriteString("**postern completion** *bash|fish|powershell|zsh*\n\n# DESCRIPTION\n\n" + block(root.Long) + "\n\n# OPTIONS\n\nOptions of every command:\n\n")
+	flagList(&b, root.PersistentFlags())
+	b.WriteString("# COMMANDS\n\n")
 	for _, c := range root.Commands() {
-		command(&b, c, 3)
+		command(&b, c)
 	}
-	_, err := io.WriteString(w, strings.TrimRight(b.String(), "\n")+"\n")
+	b.WriteString(manualTail)
+	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-const manualTail = `## Exit status
+const manualTail = `# EXIT STATUS
 
-| status | meaning |
-|---|---|
-| 0 | what was asked for is done |
-| 1 | it failed, or was done in part only; a message says what |
-| 2 | the command was given wrongly, or could not run: no such cluster, no node that answers |
+**0**
+: What was asked for is done.
 
-A node that does not answer does not make ` + "`status`" + ` or ` + "`pair status`" + ` fail as long as
-another one does; it is shown as ` + "`unreachable`" + ` or ` + "`down`" + `. ` + "`status --check`" + ` is for
-monitoring.
+**1**
+: It failed, or was done in part only; a message says what.
 
-## Files
+**2**
+: The command was given wrongly, or could not run: no such cluster, no node that
+  answers.
 
-A development cluster keeps in its folder: ` + "`cluster.json`" + `, where everything is, while
-it runs; ` + "`dev.json`" + `, what it was made with; ` + "`NODE/NODE.yaml`" + `, ` + "`NODE/log`" + ` and the state
-of each node; ` + "`ca`" + `, ` + "`admin`" + ` and ` + "`gossip.key`" + `, its certificates and keys; ` + "`directory`" + `, the
-changes to its LDAP tree.
+A node that does not answer makes neither **postern status** nor **postern pair
+status** fail as long as another one does; it is shown as unreachable or down.
+**postern status --check** is for monitoring.
 
+# FILES
+
+The folder of a development cluster:
+
+**cluster.json**
+: Where everything is, from when it is ready. The pid of a node that is down is 0.
+
+**dev.json**
+: What the cluster was made with: names, addresses, ids, people.
+
+*NODE*/*NODE*.yaml, *NODE*/log
+: Configuration and log of a node; its state is beside them.
+
+**ca**, **admin**, **gossip.key**
+: CA of the cluster, a certificate of role admin, key of the membership protocol.
+
+**directory**
+: The LDAP tree with its changes.
+
+# SEE ALSO
+
+**postern-relay**(8), **postern-backend**(8), **postern-witness**(8)
 `
 
-func command(b *strings.Builder, c *cobra.Command, level int) {
+func command(b *strings.Builder, c *cobra.Command) {
 	if c.Hidden || c.Name() == "help" || c.Name() == "completion" {
 		return
 	}
-	fmt.Fprintf(b, "%s %s\n\n", strings.Repeat("#", level), c.CommandPath())
+	fmt.Fprintf(b, "## %s\n\n", c.CommandPath())
 	text := c.Long
 	if text == "" {
 		text = c.Short + "."
 	}
-	b.WriteString(text + "\n\n")
+	b.WriteString(block(text) + "\n\n")
 	if c.Example != "" {
-		fmt.Fprintf(b, "```\n%s\n```\n\n", strings.TrimRight(unindent(c.Example), "\n"))
+		b.WriteString("Example:\n\n" + block(c.Example) + "\n\n")
 	}
-	flagTable(b, "", c.NonInheritedFlags())
+	flagList(b, c.NonInheritedFlags())
 	for _, sub := range c.Commands() {
-		command(b, sub, min(level+1, 6))
+		command(b, sub)
 	}
 }
 
-func flagTable(b *strings.Builder, title string, fs *pflag.FlagSet) {
-	var rows []string
+// block makes lines that are set in by two spaces a block of their own.
+func block(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(l, "  ") {
+			lines[i] = "  " + l
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+func flagList(b *strings.Builder, fs *pflag.FlagSet) {
 	fs.VisitAll(func(f *pflag.Flag) {
 		if f.Hidden || f.Name == "help" || f.Name == "version" {
 			return
 		}
-		name := "`--" + f.Name + "`"
 		if f.Shorthand != "" {
-			name = "`-" + f.Shorthand + "`, " + name
+			fmt.Fprintf(b, "**-%s**, ", f.Shorthand)
 		}
-		def := f.DefValue
-		if def == "" || def == "[]" || def == "false" || def == "0s" {
-			def = "-"
+		kind, usage := pflag.UnquoteUsage(f)
+		b.WriteString("**--" + f.Name + "**")
+		if kind != "" {
+			b.WriteString(" *" + kind + "*")
 		}
-		rows = append(rows, fmt.Sprintf("| %s | %s | %s |", name, def, f.Usage))
+		fmt.Fprintf(b, "\n: %s%s.", strings.ToUpper(usage[:1]), usage[1:])
+		switch f.DefValue {
+		case "", "[]", "false", "0s":
+		default:
+			fmt.Fprintf(b, " Default: %s.", f.DefValue)
+		}
+		b.WriteString("\n\n")
 	})
-	if len(rows) == 0 {
-		return
-	}
-	if title != "" {
-		b.WriteString(title + "\n\n")
-	}
-	b.WriteString("| option | default | |\n|---|---|---|\n" + strings.Join(rows, "\n") + "\n\n")
 }
 
 // leaves are the commands that do something.
 func leaves(c *cobra.Command) (out []*cobra.Command) {
 	for _, sub := range c.Commands() {
 		switch {
-		case sub.Hidden || sub.Name() == "help":
+		case sub.Hidden || sub.Name() == "help" || sub.Name() == "completion":
 		case sub.HasSubCommands():
 			out = append(out, leaves(sub)...)
 		default:
@@ -167,14 +199,6 @@ func leaves(c *cobra.Command) (out []*cobra.Command) {
 		}
 	}
 	return out
-}
-
-func unindent(s string) string {
-	lines := strings.Split(s, "\n")
-	for i := range lines {
-		lines[i] = strings.TrimPrefix(lines[i], "  ")
-	}
-	return strings.Join(lines, "\n")
 }
 
 func lower(s string) string { return strings.ToLower(s[:1]) + s[1:] }

@@ -50,16 +50,23 @@ func printStatus(w io.Writer, s *fleet.Status, now time.Time) error {
 	nodes := table.New("node", "role", "pair", "state", ">pid", "up", ">sessions", "certificate", "version")
 	for _, n := range s.Nodes {
 		pid, sessions, ends := "-", "-", "-"
-		if n.State != fleet.StateUnreachable {
+		if n.State != fleet.StateUnreachable && !n.Gossip {
 			pid, sessions = strconv.Itoa(n.PID), strconv.Itoa(n.Sessions)
 			if !n.CertEnds.IsZero() {
 				ends = days(n.CertEnds.Sub(now))
 			}
 		}
-		nodes.Row(n.Name, dash(n.Role), dash(n.Pair), n.State, pid, since(n.Started, now), sessions, ends, dash(n.Version))
+		state := n.State
+		if n.Gossip {
+			state += " (by gossip)"
+		}
+		nodes.Row(n.Name, dash(n.Role), dash(n.Pair), state, pid, since(n.Started, now), sessions, ends, dash(n.Version))
 	}
 	pairs := table.New("pair", "serving", ">term", ">applied", "replica", "state", ">lag")
 	for _, p := range s.Pairs {
+		if len(p.Nodes) == 0 {
+			pairs.Row(p.Name, dash(p.Serving), p.Term, p.Applied, "-", "-", "-")
+		}
 		for i, r := range p.Nodes {
 			name, serving, term, applied := "", "", "", ""
 			if i == 0 {

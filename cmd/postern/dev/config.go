@@ -78,6 +78,12 @@ type ldapConfig struct {
 	BindDN        string   `yaml:"bind_dn,omitempty"`
 	PasswordFile  string   `yaml:"password_file,omitempty"`
 	DefaultDomain string   `yaml:"default_domain"`
+
+	Domains []domainConfig `yaml:"domains,omitempty"`
+}
+
+type domainConfig struct {
+	Name string `yaml:"name"`
 }
 
 type dnsConfig struct {
@@ -125,6 +131,7 @@ type serveConfig struct {
 type benchConfig struct {
 	LMTP     string `yaml:"lmtp"`
 	IMAP     string `yaml:"imap"`
+	Domain   string `yaml:"domain"`
 	Password string `yaml:"password"`
 }
 
@@ -196,6 +203,9 @@ func (l *layout) relay(dir string, n *node, o *Options) *relayConfig {
 		DNS:        dnsConfig{[]string{l.DNS}},
 		Retry:      retryConfig{retrySchedule},
 	}
+	if l.Unlisted {
+		c.Directory.Domains = []domainConfig{{l.Domains[0]}}
+	}
 	if o.Directory != "" {
 		c.Directory.URLs, c.Directory.BindDN = []string{o.Directory}, o.BindDN
 		if o.BindPassword != "" {
@@ -221,7 +231,7 @@ func (l *layout) store(dir string, n *node, o *Options) *storeConfig {
 	if n.Tier == backendTier {
 		c.Serve = &serveConfig{LMTP: n.Addr["lmtp"], IMAP: n.Addr["imap"], POP3: n.Addr["pop3"]}
 		if o.BenchPorts {
-			c.Bench = &benchConfig{LMTP: n.Addr["bench_lmtp"], IMAP: n.Addr["bench_imap"], Password: benchPassword}
+			c.Bench = &benchConfig{LMTP: n.Addr["bench_lmtp"], IMAP: n.Addr["bench_imap"], Domain: l.Domains[0], Password: benchPassword}
 		}
 	}
 	return c

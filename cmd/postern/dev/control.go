@@ -68,6 +68,7 @@ func (c *cluster) control() error {
 			if err := f(ctx, p, in.Kill); err != nil {
 				return NodeProcess{}, fmt.Errorf("%w: %w", admin.ErrConflict, err)
 			}
+			c.update() // whoever asked finds the pid in cluster.json
 			return NodeProcess{n.Name, n.Tier, p.pid()}, nil
 		}
 	}

@@ -220,6 +220,9 @@ func (c *cluster) prepare() error {
 	if err := c.layout.secrets(c.dir, time.Now()); err != nil {
 		return err
 	}
+	if err := c.layout.outside(c.ctx, c.o); err != nil {
+		return err
+	}
 	if err := c.layout.configs(c.dir, c.o); err != nil {
 		return err
 	}

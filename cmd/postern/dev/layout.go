@@ -48,6 +48,8 @@ type layout struct {
 	RootDN   string   `json:"root_dn,omitempty"`
 	RootPass string   `json:"root_password,omitempty"`
 	Domains  []string `json:"domains"`
+	// Unlisted: the directory has no entry for the domain.
+	Unlisted bool `json:"unlisted_domain,omitempty"`
 
 	Users []clusterfile.User `json:"users"`
 	Lists []clusterfile.List `json:"lists"`

@@ -87,8 +87,10 @@ func (f *Fleet) Pairs(ctx context.Context, name string) ([]PairDetail, error) {
 
 func replicaOf(r *Result[replicaAnswer]) Replica {
 	g := &r.Value.group
-	out := Replica{Name: r.Node.Name, Role: "data", State: strings.ToLower(g.State), Serving: g.Serving, Term: g.Term,
-		Applied: g.Applied, Commit: g.Commit, First: g.First, Last: g.Last, LogBytes: g.LogBytes}
+	out := Replica{
+		Name: r.Node.Name, Role: "data", State: strings.ToLower(g.State), Serving: g.Serving, Term: g.Term,
+		Applied: g.Applied, Commit: g.Commit, First: g.First, Last: g.Last, LogBytes: g.LogBytes,
+	}
 	if r.Node.Role == Witness {
 		out.Role = "witness"
 	}

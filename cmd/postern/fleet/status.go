@@ -32,6 +32,7 @@ type NodeState struct {
 	Sessions int       `json:"sessions"`
 	CertEnds time.Time `json:"certificate_ends,omitzero"`
 	Error    string    `json:"error,omitempty"`
+	Gossip   bool      `json:"gossip,omitempty"` // not asked itself: what another node has heard of it
 }
 
 // PairState is who serves a pair, and how far its replicas are.
@@ -63,9 +64,11 @@ type QueueState struct {
 	Oldest time.Time `json:"oldest,omitzero"`
 }
 
-// Healthy reports whether every node is ready and every pair served.
+// Healthy reports whether every node is ready, or alive as far as is known, and
+// every pair served.
 func (s *Status) Healthy() bool {
-	return !slices.ContainsFunc(s.Nodes, func(n NodeState) bool { return n.State != "ready" }) &&
+	well := func(n NodeState) bool { return n.State == "ready" || n.Gossip && n.State == "alive" }
+	return !slices.ContainsFunc(s.Nodes, func(n NodeState) bool { return !well(n) }) &&
 		!slices.ContainsFunc(s.Pairs, func(p PairState) bool { return p.Serving == "" })
 }
 
@@ -104,7 +107,33 @@ func (f *Fleet) Status(ctx context.Context) (*Status, error) {
 		}
 	}
 	s.Pairs = pairsOf(groups)
+	if f.Dev == nil {
+		f.hearsay(ctx, s)
+	}
 	return s, nil
+}
+
+// hearsay adds what the nodes that answered know by gossip of others.
+func (f *Fleet) hearsay(ctx context.Context, s *Status) {
+	for _, r := range All(ctx, f, f.Nodes, func(ctx context.Context, n *Node) (admin.Cluster, error) {
+		return Call(ctx, n, admin.GetCluster, admin.None{})
+	}) {
+		for _, m := range r.Value.Nodes {
+			if !slices.ContainsFunc(s.Nodes, func(n NodeState) bool { return n.Name == m.Name }) {
+				s.Nodes = append(s.Nodes, NodeState{Name: m.Name, Role: m.Role, Pair: m.Pair, State: m.State, Version: m.Version, Gossip: true})
+			}
+		}
+		for _, p := range r.Value.Pairs {
+			i := slices.IndexFunc(s.Pairs, func(o PairState) bool { return o.Name == p.Name })
+			if i < 0 {
+				i = len(s.Pairs)
+				s.Pairs = append(s.Pairs, PairState{Name: p.Name, Nodes: []ReplicaState{}})
+			}
+			if o := &s.Pairs[i]; o.Serving == "" {
+				o.Serving, o.Term, o.Applied = p.Serving, max(o.Term, p.Term), max(o.Applied, p.Applied)
+			}
+		}
+	}
 }
 
 // pairsOf puts the replicas' views of their groups together. A replica that

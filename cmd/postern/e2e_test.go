@@ -51,9 +51,11 @@ func start(t *testing.T, bin, dir string, args ...string) *cluster {
 		t.Fatal(err)
 	}
 	go func() { c.done <- c.cmd.Wait() }()
+	began := time.Now()
 	t.Cleanup(func() { _ = c.cmd.Process.Kill() })
 	for deadline := time.Now().Add(90 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(dir, clusterfile.Name)); err == nil {
+			t.Logf("ready after %v", time.Since(began).Round(time.Millisecond))
 			return c
 		}
 		select {
@@ -78,7 +80,7 @@ func (c *cluster) info() *clusterfile.File {
 // stop ends the cluster by sig and checks that none of its processes is left.
 func (c *cluster) stop(sig os.Signal, want string) {
 	c.t.Helper()
-	f := c.info()
+	f, began := c.info(), time.Now()
 	if err := c.cmd.Process.Signal(sig); err != nil {
 		c.t.Fatal(err)
 	}
@@ -90,6 +92,7 @@ func (c *cluster) stop(sig os.Signal, want string) {
 	case <-time.After(30 * time.Second):
 		c.t.Fatal("postern dev does not end")
 	}
+	c.t.Logf("ended after %v", time.Since(began).Round(time.Millisecond))
 	pids := []int{}
 	for _, r := range f.Relays {
 		pids = append(pids, r.PID)

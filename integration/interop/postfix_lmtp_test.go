@@ -124,7 +124,7 @@ func postfixLMTP(t *testing.T, c *cluster.Cluster, users []cluster.User) {
 		Main: []string{
 			"sender_dependent_default_transport_maps = inline:{" + strings.Join([]string{
 				"{plain@client.test = plain:inet:" + serving.LMTP + "}",
-				"{both@client.test = both:inet:" + other.LMTP + ", inet:" + serving.LMTP + "}",
+				"{both@client.test = both:inet:" + other.LMTP + ", " + serving.LMTP + "}",
 				"{mutual@client.test = mutual:inet:" + serving.LMTPTLS + "}",
 				"{bare@client.test = bare:inet:" + serving.LMTPTLS + "}",
 				"{stranger@client.test = stranger:inet:" + serving.LMTPTLS + "}",
@@ -149,9 +149,9 @@ func postfixLMTP(t *testing.T, c *cluster.Cluster, users []cluster.User) {
 			for _, m := range msgs {
 				s.transaction(way+"@client.test", m, users[i].Address)
 			}
-			p.AwaitLog(`postfix/`+way+`/lmtp\[.*to=<`+regexp.QuoteMeta(users[i].Address)+`>.*status=sent \(250 2\.1\.5`, len(msgs), time.Minute)
+			p.AwaitLog(t, `postfix/`+way+`/lmtp\[.*to=<`+regexp.QuoteMeta(users[i].Address)+`>.*status=sent \(250 2\.1\.5`, len(msgs), time.Minute)
 			arrived(t, names, msgs, inbox(t, c, users[i]))
-			if tls := strings.Contains(p.Log(), "postfix/"+way+"/lmtp") && regexp.MustCompile(`postfix/`+way+`/lmtp\[\d+\]: Trusted TLS connection established to \S+: TLSv1\.3`).MatchString(p.Log()); tls != (way == "mutual") {
+			if tls := strings.Contains(p.Log(t), "postfix/"+way+"/lmtp") && regexp.MustCompile(`postfix/`+way+`/lmtp\[\d+\]: Trusted TLS connection established to \S+: TLSv1\.3`).MatchString(p.Log(t)); tls != (way == "mutual") {
 				t.Errorf("TLS used: %v", tls)
 			}
 		})
@@ -161,26 +161,26 @@ func postfixLMTP(t *testing.T, c *cluster.Cluster, users []cluster.User) {
 		msg := fmt.Appendf(nil, "From: <a@client.test>\r\nSubject: too much for one\r\n\r\n%s", strings.Repeat(strings.Repeat("x", 70)+"\r\n", 50))
 		submit(t, p.Addr, "plain@client.test", msg, users[0].Address, users[2].Address, users[3].Address)
 		for _, u := range []cluster.User{users[0], users[3]} {
-			p.AwaitLog(`to=<`+regexp.QuoteMeta(u.Address)+`>.*status=sent \(250 2\.1\.5 <`+regexp.QuoteMeta(u.Address)+`> delivered`, 1, 30*time.Second)
+			p.AwaitLog(t, `to=<`+regexp.QuoteMeta(u.Address)+`>.*status=sent \(250 2\.1\.5 <`+regexp.QuoteMeta(u.Address)+`> delivered`, 1, 30*time.Second)
 			await(t, c, u, "Subject: too much for one", 1)
 		}
-		p.AwaitLog(`to=<`+regexp.QuoteMeta(users[2].Address)+`>.*status=deferred \(.* said: 452 4\.2\.2 `, 1, 30*time.Second)
-		if one := regexp.MustCompile(`MAIL RCPT RCPT RCPT DATA`); !one.MatchString(commands(p.Log(), "plain")) {
+		p.AwaitLog(t, `to=<`+regexp.QuoteMeta(users[2].Address)+`>.*status=deferred \(.* said: 452 4\.2\.2 `, 1, 30*time.Second)
+		if one := regexp.MustCompile(`MAIL RCPT RCPT RCPT DATA`); !one.MatchString(commands(p.Log(t), "plain")) {
 			t.Error("the three recipients did not share a transaction")
 		}
 	})
 	// Postfix knows both nodes and tries the wrong one first.
 	t.Run("not serving", func(t *testing.T) {
 		submit(t, p.Addr, "both@client.test", []byte("From: <a@client.test>\r\nSubject: by the second\r\n\r\nx\r\n"), users[3].Address)
-		p.AwaitLog(`postfix/both/lmtp\[\d+\]: < .*451 4\.3\.0 not serving; leader=`+regexp.QuoteMeta(serving.Name), 1, 30*time.Second)
-		p.AwaitLog(`postfix/both/lmtp\[.*status=sent \(250 2\.1\.5`, 1, 30*time.Second)
+		p.AwaitLog(t, `postfix/both/lmtp\[\d+\]: < .*451 4\.3\.0 not serving; leader=`+regexp.QuoteMeta(serving.Name), 1, 30*time.Second)
+		p.AwaitLog(t, `postfix/both/lmtp\[.*status=sent \(250 2\.1\.5`, 1, 30*time.Second)
 		await(t, c, users[3], "Subject: by the second", 1)
 	})
 	for _, way := range []string{"bare", "stranger", "proxy"} {
 		t.Run("refused "+way, func(t *testing.T) {
 			submit(t, p.Addr, way+"@client.test", []byte("From: <a@client.test>\r\nSubject: by "+way+"\r\n\r\nx\r\n"), users[3].Address)
-			p.AwaitLog(`postfix/`+way+`/lmtp\[.*status=deferred`, 1, 30*time.Second)
-			if said := regexp.MustCompile(`postfix/` + way + `/lmtp\[\d+\]: [<>] .*`).FindString(p.Log()); said != "" {
+			p.AwaitLog(t, `postfix/`+way+`/lmtp\[.*status=deferred`, 1, 30*time.Second)
+			if said := regexp.MustCompile(`postfix/` + way + `/lmtp\[\d+\]: [<>] .*`).FindString(p.Log(t)); said != "" {
 				t.Errorf("something was said: %s", said)
 			}
 			for _, m := range inbox(t, c, users[3]) {

@@ -320,6 +320,40 @@ func TestPeopleOfLDIF(t *testing.T) {
 	}
 }
 
+func TestFaultyLDIF(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(t.TempDir(), "tree.ldif")
+	if err := os.WriteFile(file, []byte("dn: o=isp\nno colon here\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := openLayout(dir, options(func(o *Options) { o.LDIF = file }))
+	if err == nil || !strings.Contains(err.Error(), "line 2") {
+		t.Errorf("error %v, want the line", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, layoutName)); err == nil {
+		t.Error("a layout was kept of it")
+	}
+}
+
+func FuzzParseLDIF(f *testing.F) {
+	f.Add([]byte(ldif))
+	f.Add([]byte("dn: a\nuserPassword:: ====\nx:< file:///etc\n b\n:\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		l := &layout{}
+		for _, e := range parseLDIF(text) {
+			if e.get("dn") == "" {
+				t.Fatalf("an entry without a name: %v", e)
+			}
+			l.person(e, "a.test")
+		}
+		for _, u := range l.Users {
+			if u.Login == "" || u.Password == "" || !strings.Contains(u.Address, "@") {
+				t.Fatalf("a user who cannot log in: %+v", u)
+			}
+		}
+	})
+}
+
 func TestNodeEnv(t *testing.T) {
 	got := nodeEnv([]string{"HOME=/h", "POSTERN_NODE=x", "POSTERN_LOG_LEVEL=debug", "POSTERN_DIR=/d"})
 	if want := []string{"HOME=/h", "POSTERN_LOG_LEVEL=debug"}; !slices.Equal(got, want) {

@@ -91,6 +91,9 @@ func newLayout(o *Options) (*layout, error) {
 		if text, err = readLDIF(o.LDIF); err != nil {
 			return nil, err
 		}
+		if err := loads(text); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.LDIF, err)
+		}
 	}
 	if err := l.people(o, text); err != nil {
 		return nil, err

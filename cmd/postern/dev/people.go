@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/cmd/postern/clusterfile"
+	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/directory/fixture"
 )
 
@@ -25,6 +26,16 @@ func readLDIF(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %d octets are more than the %d that are taken", name, fi.Size(), maxLDIF)
 	}
 	return os.ReadFile(name)
+}
+
+// loads reports what keeps our directory from loading text, before anything is
+// made of it.
+func loads(text []byte) error {
+	s, err := embedded.New(embedded.Config{LDIF: text})
+	if err != nil {
+		return err
+	}
+	return s.Close()
 }
 
 // tree is the LDIF that our own directory begins with.

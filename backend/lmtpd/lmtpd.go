@@ -15,6 +15,7 @@ import (
 	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
+	"github.com/postern-mail/postern/shared/message"
 	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/smtp"
 )
@@ -105,6 +106,7 @@ func (s *session) Mail(ctx context.Context, m *smtp.MailArgs) error {
 		return s.srv.reply(err)
 	}
 	s.d.ReversePath = m.From
+	s.d.Trace = message.AppendReturnPath(s.d.Trace[:0], m.From) // RFC 5321 4.4
 	s.d.TraceID = m.Private["XTRACE"]
 	if v := m.Private["XTIME"]; v != "" {
 		ns, err := strconv.ParseInt(v, 10, 64)
@@ -232,7 +234,7 @@ func class(code int) string { return string(rune('0' + code/100%10)) }
 
 func (s *session) Reset() {
 	clear(s.d.Recipients)
-	s.d = mailbox.Delivery{Recipients: s.d.Recipients[:0]}
+	s.d = mailbox.Delivery{Recipients: s.d.Recipients[:0], Trace: s.d.Trace[:0]}
 	s.addrs = s.addrs[:0]
 }
 

@@ -92,10 +92,21 @@ func (r *relay) load() float64 {
 func (r *relay) status(s *admin.NodeStatus) {
 	st := r.queue.Stats()
 	s.Queue = &admin.QueueStatus{Queued: int(st.Messages), Bytes: st.Bytes, Oldest: r.jobs.Status().Oldest}
+	if st.Messages > 0 && st.Messages <= countHeld {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if held, _, err := r.jobs.List(ctx, jobctl.Query{State: "held"}); err == nil {
+			s.Queue.Held = len(held)
+		}
+	}
 	for _, p := range r.sessions {
 		s.Sessions += p.Sessions()
 	}
 }
+
+// countHeld is the largest queue whose held messages are counted for a status:
+// it means reading every envelope.
+const countHeld = 10_000
 
 func missing(err error) error {
 	if errors.Is(err, queue.ErrNotFound) {

@@ -3,6 +3,7 @@ package bounce
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -214,6 +215,9 @@ func said(r *queue.Recipient) string {
 	s := r.Answer.Text
 	if st := r.Answer.Status.String(); st != "" && !strings.HasPrefix(s, st) {
 		s = st + " " + s
+	}
+	if r.Answer.Code != 0 {
+		s = strconv.Itoa(r.Answer.Code) + " " + s
 	}
 	if host := remote(r); host != "" {
 		s = "host " + host + " said: " + s

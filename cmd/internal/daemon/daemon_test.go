@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -198,6 +199,14 @@ func TestCluster(t *testing.T) {
 	c := clusterOf([]gossip.Member{member("a", "alive", true, 3), member("b", "alive", true, 4), member("c", "dead", true, 9), {Name: "r"}})
 	if len(c.Nodes) != 4 || len(c.Pairs) != 1 || c.Pairs[0] != (admin.Pair{Name: "p", Serving: "b", Term: 4, Applied: 40}) {
 		t.Errorf("%+v", c)
+	}
+}
+
+func TestReachable(t *testing.T) {
+	c := &config.Common{Gossip: config.Gossip{Listen: "[::]:7946", Advertise: "192.0.2.7:7946"}, Admin: config.AdminAPI{Listen: "0.0.0.0:9000"}}
+	got := reachable(map[string]string{"lmtp": ":24", "imap": "192.0.2.9:143", "none": ""}, c)
+	if want := map[string]string{"lmtp": "192.0.2.7:24", "imap": "192.0.2.9:143", "admin": "192.0.2.7:9000"}; !maps.Equal(got, want) {
+		t.Errorf("%v", got)
 	}
 }
 

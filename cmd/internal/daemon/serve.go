@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -247,6 +248,7 @@ func (n *Node[T]) announce(ctx context.Context) {
 			self = n.Self()
 		}
 		self.Draining = n.Draining()
+		self.Services = reachable(self.Services, n.common)
 		n.gossip.Announce(self)
 		select {
 		case <-n.changed:
@@ -255,4 +257,30 @@ func (n *Node[T]) announce(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// reachable adds the admin port to the services of a node, and names the node's
+// own host where a listener has all addresses: the others cannot dial those.
+func reachable(services map[string]string, c *config.Common) map[string]string {
+	own := c.Gossip.Advertise
+	if own == "" {
+		own = c.Gossip.Listen
+	}
+	ownHost, _, _ := net.SplitHostPort(own)
+	out := map[string]string{}
+	add := func(name, addr string) {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return
+		}
+		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+			host = ownHost
+		}
+		out[name] = net.JoinHostPort(host, port)
+	}
+	for name, addr := range services {
+		add(name, addr)
+	}
+	add("admin", c.Admin.Listen)
+	return out
 }

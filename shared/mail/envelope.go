@@ -126,6 +126,8 @@ type Recipient struct {
 	Quota    *Quota   // nil: the directory says nothing
 	Via      []string // how expansion came here: addresses and lists, outermost first
 	ListName string   // list that produced it, for its errors-to; "" if none
+
+	Autoreply *Autoreply // how the mail is answered; nil: it is not
 }
 
 // Quota is what the directory allows a user; -1 is without limit.

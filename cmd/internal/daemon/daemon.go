@@ -97,7 +97,8 @@ func (p Program[T]) Main() int {
 	}
 	common := p.Common(c)
 	level := new(slog.LevelVar)
-	log := newLog(os.Stderr, common, level)
+	log, flush := newLog(os.Stderr, common, level)
+	defer flush()
 	if create {
 		if err := p.Create(c, log); err != nil {
 			log.Error("create", "err", err)
@@ -164,23 +165,6 @@ func (p *Program[T]) configure(args []string, stdout, stderr io.Writer) (c *T, f
 		return nil, "", false, 0
 	}
 	return c, file, create, 0
-}
-
-func newLog(w io.Writer, c *config.Common, level *slog.LevelVar) *slog.Logger {
-	setLevel(level, c.Log.Level)
-	opts := &slog.HandlerOptions{Level: level}
-	var h slog.Handler = slog.NewJSONHandler(w, opts)
-	if c.Log.Format == "text" {
-		h = slog.NewTextHandler(w, opts)
-	}
-	return slog.New(h).With("node", c.Node)
-}
-
-func setLevel(level *slog.LevelVar, name string) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(name)); err == nil { // the table allows these only
-		level.Set(l)
-	}
 }
 
 // main is the life of the node.

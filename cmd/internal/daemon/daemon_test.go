@@ -14,7 +14,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -200,6 +202,58 @@ func TestCluster(t *testing.T) {
 	if len(c.Nodes) != 4 || len(c.Pairs) != 1 || c.Pairs[0] != (admin.Pair{Name: "p", Serving: "b", Term: 4, Applied: 40}) {
 		t.Errorf("%+v", c)
 	}
+}
+
+// shared is a buffer that a timer writes to.
+type shared struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *shared) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *shared) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// TestLog: lines wait for each other, warnings for nobody.
+func TestLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &shared{}
+		log, flush := newLog(out, &config.Common{Node: "n", Log: struct{ Level, Format string }{"info", "text"}}, new(slog.LevelVar))
+		log.Debug("zero")
+		log.Info("one")
+		log.With("a", 1).WithGroup("g").Info("two")
+		if out.String() != "" {
+			t.Errorf("written at once: %s", out)
+		}
+		time.Sleep(logEvery)
+		synctest.Wait()
+		if n := strings.Count(out.String(), "\n"); n != 2 {
+			t.Errorf("%d lines after a moment: %s", n, out)
+		}
+		log.Info("three")
+		log.Error("four")
+		if n := strings.Count(out.String(), "\n"); n != 4 {
+			t.Errorf("%d lines after an error: %s", n, out)
+		}
+		log.Info(strings.Repeat("x", logBytes))
+		if len(out.String()) < logBytes {
+			t.Error("a full buffer waits")
+		}
+		log.Info("last")
+		flush()
+		if !strings.HasSuffix(out.String(), "msg=last node=n\n") {
+			t.Errorf("ends %q", out.String())
+		}
+		time.Sleep(time.Second)
+	})
 }
 
 func TestReachable(t *testing.T) {

@@ -113,7 +113,9 @@ func (a *appending) readHead(lit imapwire.Literal, has bool) error {
 		p.SP()
 	}
 	if p.Peek() == '"' {
-		m.InternalDate = p.DateTime()
+		if date := p.DateTime(); p.Err() == nil {
+			m.InternalDate = time.Unix(0, nanos(date))
+		}
 		p.SP()
 	}
 	if a.wrapped = p.HasWord("UTF8"); a.wrapped { // RFC 6855 4
@@ -190,7 +192,7 @@ func (a *appending) readMessage(lit imapwire.Literal) (next imapwire.Literal, ha
 	line, err := s.r.Line()
 	switch {
 	case errors.Is(err, imapwire.ErrLineTooLong):
-		return next, false, false, s.longLine(nil)
+		return next, false, false, s.skipLong()
 	case err != nil:
 		return next, false, false, ioError{err}
 	}

@@ -408,7 +408,7 @@ var conformance = map[string]string{
 		S: * SEARCH
 		S: a OK *`,
 	"WITHIN": `
-		L: APPEND INBOX "01-Jan-2020 00:00:00 +0000" {1+}
+		L: APPEND INBOX "01-Jan-2020 00:00:00 +0000" {1+}\r\nA
 		L: SELECT INBOX
 		C: a SEARCH OLDER 3600
 		S: * SEARCH 4

@@ -49,7 +49,11 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.write)); err != nil {
+	limit := c.write
+	if c.woken.Load() && c.heed() { // the session ends: a client that does not read holds nobody up
+		limit = min(limit, lastWrite)
+	}
+	if err := c.SetWriteDeadline(time.Now().Add(limit)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)

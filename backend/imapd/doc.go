@@ -24,7 +24,8 @@ Config and by the limits of package imapwire. What a client sends that is wrong
 gets BAD or NO and changes nothing; ten BAD in a row end the connection.
 
 A connection has one goroutine, and one more while it waits in IDLE with a
-mailbox selected; it then holds no buffers.
+mailbox selected. It holds no buffers then, nor after some seconds without a
+command.
 
 Package imapd does not store, count quota or check passwords: those are
 packages mailbox and, by Config.Authenticate, the caller's question.

@@ -16,15 +16,16 @@ const fetchRows = 256
 
 // fetcher is what a FETCH or SEARCH needs while it runs.
 type fetcher struct {
+	s       *session
 	items   fetchItems
 	seqs    [fetchRows]int
 	places  [fetchRows]int // sequence numbers of rows
 	rows    [fetchRows]mailbox.Row
-	n       int    // rows
-	scratch []byte // octets of one item
+	bits    [fetchRows]uint32 // items of rows
+	n       int               // rows
+	scratch []byte            // octets of one item
 
 	wide     bool // quoted strings may be UTF-8
-	withMod  bool
 	keywords []string
 
 	missing    bool // some messages were gone
@@ -37,25 +38,32 @@ const maxScratch = 64 << 10
 
 var fetchers = sync.Pool{New: func() any { return new(fetcher) }}
 
+func (s *session) newFetcher() *fetcher {
+	f := fetchers.Get().(*fetcher)
+	f.s, f.wide, f.keywords = s, s.wide(), s.view.Keywords()
+	return f
+}
+
 func (f *fetcher) release() {
 	if cap(f.scratch) > maxScratch {
 		f.scratch = nil
 	}
-	f.items, f.keywords, f.n = fetchItems{}, nil, 0
+	f.s, f.items, f.keywords, f.n = nil, fetchItems{}, nil, 0
 	f.missing, f.unknownCTE, f.damaged = false, false, false
 	fetchers.Put(f)
 }
 
 // read gets the rows of the next numbers of cur, and reports whether there were
 // numbers.
-func (f *fetcher) read(s *session, cur *cursor) (bool, error) {
+func (f *fetcher) read(cur *cursor) (bool, error) {
 	f.n = 0
+	bits := f.items.bits
 	seqs := cur.fill(f.seqs[:0])
 	if len(seqs) == 0 {
 		return false, nil
 	}
-	err := s.view.Rows(s.ctx, seqs, func(seq int, row *mailbox.Row) error {
-		f.places[f.n], f.rows[f.n] = seq, *row
+	err := f.s.view.Rows(f.s.ctx, seqs, func(seq int, row *mailbox.Row) error {
+		f.places[f.n], f.rows[f.n], f.bits[f.n] = seq, *row, bits
 		f.n++
 		return nil
 	})
@@ -66,36 +74,26 @@ func (f *fetcher) read(s *session, cur *cursor) (bool, error) {
 }
 
 func (s *session) fetch() error {
-	f := fetchers.Get().(*fetcher)
+	f := s.newFetcher()
 	defer f.release()
 	ranges, err := s.fetchArguments(f)
 	if err != nil {
 		return err
 	}
-	f.wide, f.keywords = s.wide(), s.view.Keywords()
-	f.withMod = f.items.bits&itemModSeq != 0
 	cur := cursor{ranges: ranges}
 	for {
-		more, err := f.read(s, &cur)
+		more, err := f.read(&cur)
 		if err != nil {
 			return err
 		}
 		if !more {
 			break
 		}
-		told, err := s.markSeen(f)
-		if err != nil {
+		if err := f.markSeen(); err != nil {
 			return err
 		}
 		for i := range f.n {
-			bits := f.items.bits
-			if _, ok := slices.BinarySearch(told, f.rows[i].UID); ok {
-				bits |= itemFlags
-				if s.condstore {
-					bits |= itemModSeq
-				}
-			}
-			if err := s.fetchOne(f, f.places[i], &f.rows[i], bits); err != nil {
+			if err := f.answer(f.places[i], &f.rows[i], f.bits[i]); err != nil {
 				return err
 			}
 			if err := s.spill(); err != nil {
@@ -183,11 +181,12 @@ func (s *session) changedSince(set imapwire.Set, ranges []imapwire.Range, since 
 	return intersect(ranges, s.seqRanges(uidRanges(changed))), nil
 }
 
-// markSeen sets \Seen on the messages whose text will be sent, and returns the
-// UIDs of those that it changed, ascending.
-func (s *session) markSeen(f *fetcher) ([]uint32, error) {
+// markSeen sets \Seen on the messages whose text will be sent. The flags of
+// those that had it not are sent too.
+func (f *fetcher) markSeen() error {
+	s := f.s
 	if !f.items.seen || s.view.ReadOnly() {
-		return nil, nil
+		return nil
 	}
 	var uids []uint32
 	for i := range f.n {
@@ -196,25 +195,30 @@ func (s *session) markSeen(f *fetcher) ([]uint32, error) {
 		}
 	}
 	if len(uids) == 0 {
-		return nil, nil
+		return nil
 	}
 	res, err := s.view.Store(s.ctx, uids, mailbox.StoreAdd, mailbox.FlagSeen, nil, nil)
 	if err != nil || len(res.Changed) == 0 {
-		return nil, err
+		return err
 	}
-	s.own = append(s.own, res.ModSeq)
+	s.own++
 	for i := range f.n {
 		if _, ok := slices.BinarySearch(res.Changed, f.rows[i].UID); ok {
 			f.rows[i].Flags |= mailbox.FlagSeen
 			f.rows[i].ModSeq = res.ModSeq
+			f.bits[i] |= itemFlags
+			if s.condstore {
+				f.bits[i] |= itemModSeq
+			}
 		}
 	}
-	return res.Changed, nil
+	return nil
 }
 
-// fetchOne writes the FETCH response of one message.
-func (s *session) fetchOne(f *fetcher, seq int, row *mailbox.Row, bits uint32) error {
+// answer writes the FETCH response of one message.
+func (f *fetcher) answer(seq int, row *mailbox.Row, bits uint32) error {
 	var (
+		s    = f.s
 		c    *mailbox.Content
 		root *message.Part
 	)
@@ -228,10 +232,11 @@ func (s *session) fetchOne(f *fetcher, seq int, row *mailbox.Row, bits uint32) e
 		ok := false
 		if err == nil {
 			defer c.Close()
-			root, ok, err = f.prepare(s, c, bits)
+			root, ok, err = f.prepare(c, bits)
 		}
 		if err != nil {
-			return s.unreadable(f, row, err)
+			f.damaged = true
+			return s.unreadable(row, err)
 		}
 		if !ok {
 			f.unknownCTE = true
@@ -262,7 +267,7 @@ func (s *session) fetchOne(f *fetcher, seq int, row *mailbox.Row, bits uint32) e
 		if !first || i > 0 {
 			s.w.B = append(s.w.B, ' ')
 		}
-		if err := f.writeSection(s, c, root, &f.items.sections[i]); err != nil {
+		if err := f.writeSection(c, root, &f.items.sections[i]); err != nil {
 			return err
 		}
 	}
@@ -299,13 +304,13 @@ func (f *fetcher) appendRow(b []byte, row *mailbox.Row, bits uint32) []byte {
 	return b
 }
 
-// unreadable notes that a message cannot be read, unless the session must end.
-func (s *session) unreadable(f *fetcher, row *mailbox.Row, err error) error {
+// unreadable logs that a message cannot be read, and returns nil unless the
+// session must end.
+func (s *session) unreadable(row *mailbox.Row, err error) error {
 	var not *mailbox.ErrNotServing
 	if errors.As(err, &not) || s.ctx.Err() != nil {
 		return err
 	}
 	s.srv.cfg.Log.Error("imap message cannot be read", "account", s.accountName(), "mailbox", s.view.Info().Name, "uid", row.UID, "err", err)
-	f.damaged = true
 	return nil
 }

@@ -31,8 +31,11 @@ type fetchItems struct {
 	seen     bool // sets \Seen
 }
 
-// maxSections bounds the sections of one FETCH.
-const maxSections = 200
+// Limits of one FETCH.
+const (
+	maxSections   = 200
+	maxFieldNames = 500 // of one section
+)
 
 // sectionText says which octets of a part a section is.
 type sectionText int
@@ -206,6 +209,9 @@ func readSectionText(p *imapwire.Parser, sec *section) {
 				if c <= ' ' || c >= 0x7f || c == ':' {
 					p.Fail("not the name of a field")
 				}
+			}
+			if len(sec.names) >= maxFieldNames {
+				p.Fail("too many names of fields")
 			}
 			if len(sec.names) > 0 {
 				sec.label = append(sec.label, ' ')

@@ -20,13 +20,15 @@ func (s *session) idle() error {
 			return err
 		}
 	}
+	s.p.Reset(nil, 0) // it refers to the buffer
 	s.w.WriteString("+ idling\r\n")
 	s.idling = true
 	stop := s.watch()
 	err := s.waitDone()
 	stop()
 	s.idling = false
-	s.conn.rearm() // a wake for the end of the session is seen before the next command
+	s.conn.rearm()  // a wake for the end of the session is seen before the next command
+	s.behind = true // the announcement of a change may have been spent on a wake
 	s.conn.readLimit = s.srv.cfg.IOTimeout
 	return err
 }
@@ -93,10 +95,11 @@ func (s *session) waitDone() error {
 
 // readDone reads the line that ends an IDLE, which ought to be DONE.
 func (s *session) readDone() error {
+	s.idling = false // a change does not interrupt the line
 	s.conn.readLimit = s.srv.cfg.IOTimeout
 	line, err := s.r.Line()
 	if errors.Is(err, imapwire.ErrLineTooLong) {
-		return s.longLine(nil)
+		return s.skipLong()
 	}
 	if err != nil {
 		return ioError{err}

@@ -201,10 +201,7 @@ func (c *client) talk(dialog string) {
 		}
 		switch {
 		case strings.HasPrefix(step, "L: "):
-			if strings.HasSuffix(step, "{1+}") {
-				step += "\r\nA"
-			}
-			c.do(step[3:])
+			c.do(unquote(step[3:]))
 		case strings.HasPrefix(step, "B: "):
 			want, err := hex.DecodeString(strings.ReplaceAll(step[3:], " ", ""))
 			if err != nil {

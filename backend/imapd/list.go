@@ -1,6 +1,7 @@
 package imapd
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -39,7 +40,11 @@ func (s *session) list() error {
 	var raw [][]byte
 	if p.Peek() == '(' {
 		extended = true
-		p.List(func() { raw = append(raw, p.ListMailbox()) })
+		p.List(func() {
+			if raw = append(raw, p.ListMailbox()); len(raw) > maxPatterns {
+				p.Fail("too many patterns")
+			}
+		})
 	} else {
 		raw = append(raw, p.ListMailbox())
 	}
@@ -70,7 +75,7 @@ func (s *session) list() error {
 }
 
 // maxPatterns bounds the patterns of one LIST.
-const maxPatterns = 100
+const maxPatterns = 20
 
 // addPatterns decodes the patterns, each behind the reference. What is no name
 // matches nothing.
@@ -79,7 +84,7 @@ func (s *session) addPatterns(c *listCommand, ref []byte, raw [][]byte) {
 	if !ok {
 		return
 	}
-	for _, b := range raw[:min(len(raw), maxPatterns)] {
+	for _, b := range raw {
 		if pattern, ok := s.decodeName(b); ok {
 			c.patterns = append(c.patterns, prefix+pattern)
 		}
@@ -114,20 +119,18 @@ func (s *session) writeList(c *listCommand, infos []mailbox.Info) error {
 	if c.returns&listStatus != 0 && c.status&statusHighestModSeq != 0 {
 		s.needModSeq()
 	}
-	recursive := c.selection&listRecursive != 0
-	if recursive {
+	var above map[string]bool
+	if c.selection&listRecursive != 0 {
 		infos = withParents(infos)
+		above = parents(infos, c.selects)
 	}
 	for i := range infos {
 		info := &infos[i]
 		if !c.matches(info.Name) {
 			continue
 		}
-		selected := c.selects(info)
-		child := recursive && slices.ContainsFunc(infos, func(other mailbox.Info) bool {
-			return strings.HasPrefix(other.Name, info.Name+"/") && c.selects(&other)
-		})
-		if !selected && !child {
+		child := above[info.Name]
+		if !child && !c.selects(info) {
 			continue
 		}
 		s.writeListed(c, info, child)
@@ -141,23 +144,31 @@ func (s *session) writeList(c *listCommand, infos []mailbox.Info) error {
 	return nil
 }
 
-// withParents adds the levels above subscriptions that have no mailbox.
-func withParents(infos []mailbox.Info) []mailbox.Info {
-	have := make(map[string]bool, len(infos))
+// parents is the names of all levels above the mailboxes that f wants.
+func parents(infos []mailbox.Info, f func(*mailbox.Info) bool) map[string]bool {
+	above := make(map[string]bool)
 	for i := range infos {
-		have[infos[i].Name] = true
-	}
-	var more []mailbox.Info
-	for i := range infos {
+		if !f(&infos[i]) {
+			continue
+		}
 		name := infos[i].Name
 		for at := strings.LastIndexByte(name, '/'); at > 0; at = strings.LastIndexByte(name[:at], '/') {
-			if parent := name[:at]; !have[parent] {
-				have[parent] = true
-				more = append(more, mailbox.Info{Name: parent, NonExistent: true})
-			}
+			above[name[:at]] = true
 		}
 	}
-	return append(infos, more...)
+	return above
+}
+
+// withParents adds the levels above subscriptions that have no mailbox.
+func withParents(infos []mailbox.Info) []mailbox.Info {
+	above := parents(infos, func(*mailbox.Info) bool { return true })
+	for i := range infos {
+		delete(above, infos[i].Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(above)) {
+		infos = append(infos, mailbox.Info{Name: name, NonExistent: true})
+	}
+	return infos
 }
 
 func (c *listCommand) matches(name string) bool {
@@ -245,15 +256,16 @@ func (s *session) lsub() error {
 		return err
 	}
 	infos = withParents(infos)
-	levels := strings.HasSuffix(string(pattern), "%")
+	var parent map[string]bool
+	if strings.HasSuffix(string(pattern), "%") {
+		parent = parents(infos, func(info *mailbox.Info) bool { return info.Subscribed })
+	}
 	for i := range infos {
 		info := &infos[i]
 		if !c.matches(info.Name) {
 			continue
 		}
-		above := !info.Subscribed && levels && slices.ContainsFunc(infos, func(other mailbox.Info) bool {
-			return other.Subscribed && strings.HasPrefix(other.Name, info.Name+"/")
-		})
+		above := !info.Subscribed && parent[info.Name]
 		if !info.Subscribed && !above {
 			continue
 		}

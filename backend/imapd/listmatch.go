@@ -6,6 +6,9 @@ import "strings"
 // for anything, "%" for anything within a level. INBOX fits in any case. Its
 // time is bounded by the product of both lengths.
 func matchName(name, pattern string) bool {
+	if len(pattern)-strings.Count(pattern, "*")-strings.Count(pattern, "%") > len(name) {
+		return false
+	}
 	fold := 0 // octets that compare without case
 	if top, _, _ := strings.Cut(name, "/"); top == "INBOX" {
 		fold = len(top)

@@ -22,9 +22,11 @@ func (s *session) mailboxName(code string) (string, error) {
 }
 
 // decodeName reads a name or pattern as the client writes it: UTF-8 once that
-// is enabled, else modified UTF-7.
+// is enabled, else modified UTF-7. What cannot be that because it is not ASCII
+// is taken as UTF-8 all the same: some clients write so as soon as they see
+// IMAP4rev2 listed.
 func (s *session) decodeName(raw []byte) (string, bool) {
-	if s.wide() {
+	if s.wide() || !isASCII(raw) {
 		return string(raw), utf8.Valid(raw)
 	}
 	name, err := imapwire.DecodeUTF7(raw)

@@ -112,7 +112,7 @@ func readReturn(p *imapwire.Parser) int {
 
 // find looks at the messages. A key with a set at the top bounds which.
 func (s *session) find(c *searchCommand, res *found) error {
-	f := fetchers.Get().(*fetcher)
+	f := s.newFetcher()
 	defer f.release()
 	ranges := []imapwire.Range{}
 	if n := s.view.Len(); n > 0 {
@@ -126,7 +126,7 @@ func (s *session) find(c *searchCommand, res *found) error {
 	m := candidate{s: s}
 	cur := cursor{ranges: ranges}
 	for {
-		more, err := f.read(s, &cur)
+		more, err := f.read(&cur)
 		if err != nil || !more {
 			return err
 		}
@@ -135,7 +135,7 @@ func (s *session) find(c *searchCommand, res *found) error {
 			matches := c.key.match(&m)
 			m.close()
 			if m.err != nil && !errors.Is(m.err, mailbox.ErrExpunged) {
-				if err := s.unreadable(f, m.row, m.err); err != nil {
+				if err := s.unreadable(m.row, m.err); err != nil {
 					return err
 				}
 				return no("SERVERBUG", "Some messages cannot be read")

@@ -16,7 +16,7 @@ const streamSize = 256 << 10
 // prepare reads of a message what its answer needs, so that what cannot be
 // read or decoded is known before the response begins. ok is false when a part
 // is in an unknown encoding.
-func (f *fetcher) prepare(s *session, c *mailbox.Content, bits uint32) (root *message.Part, ok bool, err error) {
+func (f *fetcher) prepare(c *mailbox.Content, bits uint32) (root *message.Part, ok bool, err error) {
 	octets := false
 	structure := bits&needPart != 0
 	for i := range f.items.sections {
@@ -41,7 +41,7 @@ func (f *fetcher) prepare(s *session, c *mailbox.Content, bits uint32) (root *me
 		}
 	}
 	if octets && c.Size() > 0 {
-		_, err = c.Bytes(s.ctx, 0, 1)
+		_, err = c.Bytes(f.s.ctx, 0, 1)
 	}
 	return root, true, err
 }
@@ -95,27 +95,27 @@ func (sec *section) cut(span message.Span) message.Span {
 }
 
 // writeSection writes the label and the octets of a section.
-func (f *fetcher) writeSection(s *session, c *mailbox.Content, root *message.Part, sec *section) error {
-	s.w.B = append(append(s.w.B, sec.label...), ' ')
+func (f *fetcher) writeSection(c *mailbox.Content, root *message.Part, sec *section) error {
+	f.s.w.B = append(append(f.s.w.B, sec.label...), ' ')
 	if sec.kind != kindBody {
-		return f.writeBinary(s, c, root, sec)
+		return f.writeBinary(c, root, sec)
 	}
 	span, ok := sec.span(root, c.Size())
 	if !ok {
-		s.w.B = append(s.w.B, "NIL"...)
+		f.s.w.B = append(f.s.w.B, "NIL"...)
 		return nil
 	}
 	if sec.text == textFields || sec.text == textFieldsNot {
-		header, err := c.Bytes(s.ctx, span.Off, span.Len)
+		header, err := c.Bytes(f.s.ctx, span.Off, span.Len)
 		if err != nil {
 			return cutShort(err)
 		}
 		f.scratch = message.Select(f.scratch[:0], header, sec.names, sec.text == textFieldsNot)
 		part := sec.cut(message.Span{Len: int64(len(f.scratch))})
-		s.w.B = imapwire.AppendLiteral(s.w.B, f.scratch[part.Off:part.End()])
+		f.s.w.B = imapwire.AppendLiteral(f.s.w.B, f.scratch[part.Off:part.End()])
 		return nil
 	}
-	return s.writeOctets(c, sec.cut(span))
+	return f.writeOctets(c, sec.cut(span))
 }
 
 // cutShort is a failure inside a response: nothing that follows could be told
@@ -123,22 +123,22 @@ func (f *fetcher) writeSection(s *session, c *mailbox.Content, root *message.Par
 func cutShort(err error) error { return fmt.Errorf("%w: %w", errCut, err) }
 
 // writeOctets writes octets of a message as a literal.
-func (s *session) writeOctets(c *mailbox.Content, span message.Span) error {
-	s.w.B = imapwire.AppendLiteralHeader(s.w.B, span.Len, false)
+func (f *fetcher) writeOctets(c *mailbox.Content, span message.Span) error {
+	f.s.w.B = imapwire.AppendLiteralHeader(f.s.w.B, span.Len, false)
 	if span.Len <= streamSize {
-		octets, err := c.Bytes(s.ctx, span.Off, span.Len)
+		octets, err := c.Bytes(f.s.ctx, span.Off, span.Len)
 		if err != nil || int64(len(octets)) != span.Len {
 			return cutShort(err)
 		}
-		if _, err := s.w.Write(octets); err != nil {
+		if _, err := f.s.w.Write(octets); err != nil {
 			return ioError{err}
 		}
 		return nil
 	}
 	left := span.Len
-	err := c.Stream(s.ctx, span.Off, span.Len, func(piece []byte) error {
+	err := c.Stream(f.s.ctx, span.Off, span.Len, func(piece []byte) error {
 		left -= int64(len(piece))
-		if _, err := s.w.Write(piece); err != nil {
+		if _, err := f.s.w.Write(piece); err != nil {
 			return ioError{err}
 		}
 		return nil
@@ -151,23 +151,23 @@ func (s *session) writeOctets(c *mailbox.Content, span message.Span) error {
 
 // writeBinary writes the octets that a part stands for, or their number (RFC
 // 3516 4.3).
-func (f *fetcher) writeBinary(s *session, c *mailbox.Content, root *message.Part, sec *section) error {
-	octets, ok, err := f.decode(s, c, root, sec)
+func (f *fetcher) writeBinary(c *mailbox.Content, root *message.Part, sec *section) error {
+	octets, ok, err := f.decode(c, root, sec)
 	if err != nil {
 		return cutShort(err)
 	}
 	switch {
 	case sec.kind == kindSize:
-		s.w.B = imapwire.AppendNumber(s.w.B, len(octets))
+		f.s.w.B = imapwire.AppendNumber(f.s.w.B, len(octets))
 		return nil
 	case !ok:
-		s.w.B = append(s.w.B, "NIL"...)
+		f.s.w.B = append(f.s.w.B, "NIL"...)
 		return nil
 	}
 	part := sec.cut(message.Span{Len: int64(len(octets))})
 	octets = octets[part.Off:part.End()]
-	s.w.B = imapwire.AppendLiteralHeader(s.w.B, part.Len, bytes.IndexByte(octets, 0) >= 0)
-	if _, err := s.w.Write(octets); err != nil {
+	f.s.w.B = imapwire.AppendLiteralHeader(f.s.w.B, part.Len, bytes.IndexByte(octets, 0) >= 0)
+	if _, err := f.s.w.Write(octets); err != nil {
 		return ioError{err}
 	}
 	return nil
@@ -175,16 +175,16 @@ func (f *fetcher) writeBinary(s *session, c *mailbox.Content, root *message.Part
 
 // decode returns the octets of a part without its transfer encoding; ok is
 // false when there is no such part.
-func (f *fetcher) decode(s *session, c *mailbox.Content, root *message.Part, sec *section) (octets []byte, ok bool, err error) {
+func (f *fetcher) decode(c *mailbox.Content, root *message.Part, sec *section) (octets []byte, ok bool, err error) {
 	if len(sec.path) == 0 {
-		octets, err = c.Bytes(s.ctx, 0, c.Size())
+		octets, err = c.Bytes(f.s.ctx, 0, c.Size())
 		return octets, true, err
 	}
 	part := root.Find(sec.path)
 	if part == nil {
 		return nil, false, nil
 	}
-	octets, err = c.Bytes(s.ctx, part.Body.Off, part.Body.Len)
+	octets, err = c.Bytes(f.s.ctx, part.Body.Off, part.Body.Len)
 	if err != nil || whole(part) {
 		return octets, true, err
 	}

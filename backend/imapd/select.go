@@ -64,15 +64,16 @@ func (s *session) open(readOnly bool) error {
 	if condstore {
 		s.condstore = true
 	}
-	if err := s.describe(); err != nil {
+	if err = s.describe(); err == nil && qr != nil && qr.uidValidity == view.Info().UIDValidity {
+		err = s.catchUp(qr)
+	}
+	if err != nil {
+		s.deselect()
 		return err
 	}
 	s.code, s.text = "[READ-WRITE]", "Selected"
 	if readOnly {
 		s.code = "[READ-ONLY]"
-	}
-	if qr != nil && qr.uidValidity == view.Info().UIDValidity {
-		return s.catchUp(qr)
 	}
 	return nil
 }

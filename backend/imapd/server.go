@@ -17,6 +17,9 @@ import (
 // for sessions that wait in IDLE.
 const servingCheck = time.Second
 
+// lastWrite is how long a write may still take once a session must end.
+const lastWrite = 5 * time.Second
+
 // Server answers IMAP connections.
 type Server struct {
 	cfg Config
@@ -224,6 +227,9 @@ func (s *Server) wakeAll() {
 	defer s.mu.Unlock()
 	for ses := range s.sessions {
 		ses.conn.wake()
+		if ses.ctx.Err() != nil { // a client that does not read holds nobody up
+			ses.conn.raw.SetWriteDeadline(time.Now().Add(lastWrite))
+		}
 	}
 }
 

@@ -38,7 +38,8 @@ type session struct {
 	account *mailbox.Account // nil before login
 	view    *mailbox.View    // nil unless a mailbox is selected
 	behind  bool             // removals may wait to be told
-	own     []uint64         // MODSEQs of changes of this session that were told or need not be
+	own     int              // changes of this session since the last Sync
+	told    []uint64         // MODSEQs of those of them whose results were told
 
 	condstore, qresync, rev2, utf8 bool // what was enabled
 
@@ -93,7 +94,7 @@ func (s *session) deselect() {
 		s.view.Close()
 		s.view = nil
 	}
-	s.behind, s.own, s.saved = false, nil, nil
+	s.behind, s.own, s.told, s.saved = false, 0, nil, nil
 }
 
 func (s *session) greet() {
@@ -117,9 +118,7 @@ func (s *session) next() bool {
 		}
 		s.w.Release()
 	}
-	s.conn.readLimit = s.srv.cfg.IdleTimeout
-	s.r.Begin()
-	line, err := s.r.Line()
+	line, err := s.readLine()
 	s.w.Acquire()
 	begun := time.Now()
 	if err == nil {
@@ -136,6 +135,26 @@ func (s *session) next() bool {
 		m.Command(s.cmd.name, answer, time.Since(begun))
 	}
 	return ok
+}
+
+// linger is how long a session waits for a command with a buffer for it.
+const linger = 5 * time.Second
+
+// readLine reads the first line of a command.
+func (s *session) readLine() ([]byte, error) {
+	idle := s.srv.cfg.IdleTimeout
+	s.conn.readLimit = min(linger, idle)
+	s.r.Begin()
+	line, err := s.r.Line()
+	var ne net.Error
+	if idle <= linger || !errors.As(err, &ne) || !ne.Timeout() {
+		return line, err
+	}
+	s.conn.readLimit = idle - linger
+	if err := s.r.Wait(); err != nil {
+		return nil, err
+	}
+	return s.r.Line()
 }
 
 // goodbye says why the server ends the session.
@@ -233,16 +252,24 @@ func (s *session) setTag(tag []byte) {
 	}
 }
 
-// longLine answers a line beyond the limit.
+// longLine answers a command whose first line is beyond the limit.
 func (s *session) longLine(line []byte) error {
 	s.cmd = nil
 	tag, _, _, _, _ := imapwire.SplitCommand(line)
 	s.setTag(tag)
+	return s.skipLong()
+}
+
+// skipLong reads the rest of a command with a line beyond the limit.
+func (s *session) skipLong() error {
 	lit, has, err := s.r.SkipLine(skipBound)
-	if err == nil {
+	switch {
+	case err == nil:
 		err = s.skip(lit, has)
-	} else if errors.Is(err, imapwire.ErrLineTooLong) {
+	case errors.Is(err, imapwire.ErrLineTooLong):
 		err = bye("", "Line too long")
+	default:
+		err = ioError{err}
 	}
 	if err != nil {
 		return err
@@ -271,7 +298,7 @@ func (s *session) inline(lit imapwire.Literal) (next imapwire.Literal, has bool,
 	}
 	line, err := s.r.Line()
 	if errors.Is(err, imapwire.ErrLineTooLong) {
-		return next, false, s.longLine(nil)
+		return next, false, s.skipLong()
 	}
 	if err != nil {
 		return next, false, ioError{err}

@@ -25,6 +25,11 @@ func (s *session) store() error {
 	if err := s.readStore(&c); err != nil {
 		return err
 	}
+	if c.silent { // so that it hides nothing that others did before
+		if err := s.update(s.uid, false); err != nil {
+			return err
+		}
+	}
 	ranges, err := s.resolve(c.set, s.uid)
 	if err != nil {
 		return err
@@ -47,7 +52,7 @@ func (s *session) store() error {
 			return err
 		}
 		if len(res.Changed) > 0 {
-			s.own = append(s.own, res.ModSeq)
+			s.own++
 		}
 		modified = append(modified, res.Modified...)
 		gone, err := s.tellStored(&c, step, &res)
@@ -147,12 +152,15 @@ func (s *session) tellStored(c *storeCommand, uids []uint32, res *mailbox.StoreR
 		return nil
 	})
 	if errors.Is(err, mailbox.ErrExpunged) {
-		return true, s.spill()
+		gone, err = true, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	return false, s.spill()
+	if len(res.Changed) > 0 {
+		s.told = append(s.told, res.ModSeq)
+	}
+	return gone, s.spill()
 }
 
 // newKeywords tells the flag table when the command made a keyword that this
@@ -161,7 +169,7 @@ func (s *session) newKeywords(c *storeCommand) (told bool, err error) {
 	table := s.view.Keywords()
 	for _, name := range c.flags.keywords {
 		if !contains(table, name) && c.op != mailbox.StoreRemove {
-			s.own = s.own[:0]
+			s.own = 0 // what is not told here is told by that
 			return true, s.update(s.uid, true)
 		}
 	}

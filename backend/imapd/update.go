@@ -42,11 +42,12 @@ func (s *session) update(expunge, always bool) error {
 		s.untagged(ch.Exists, "EXISTS")
 	}
 	// Each change of a mailbox has a MODSEQ of its own: when there were as many
-	// as this session made, none is news.
-	if ch.ModSeq-before != uint64(len(s.own)) {
+	// as this session made, none is news. Else a change of this session may hide
+	// one of another, unless its result was told.
+	if ch.ModSeq-before != uint64(s.own) {
 		err = s.writeFlagged(ch.Flagged)
 	}
-	s.own = s.own[:0]
+	s.own, s.told = 0, s.told[:0]
 	return err
 }
 
@@ -88,13 +89,12 @@ func (s *session) writeVanished(uids []uint32, earlier bool) error {
 	return nil
 }
 
-// writeFlagged tells the flags of messages, those apart that this session
-// changed itself.
+// writeFlagged tells the flags of messages, those apart that have been told.
 func (s *session) writeFlagged(seqs []int) error {
 	keywords := s.view.Keywords()
 	withUID := s.uid || s.condstore || s.rev2
 	err := s.view.Rows(s.ctx, seqs, func(seq int, row *mailbox.Row) error {
-		if slices.Contains(s.own, row.ModSeq) {
+		if slices.Contains(s.told, row.ModSeq) {
 			return nil
 		}
 		s.writeFlags(seq, row, keywords, withUID)

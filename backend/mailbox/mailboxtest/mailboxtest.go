@@ -28,6 +28,7 @@ type Log struct {
 	end     int64
 	fsm     *fsm.FSM
 	away    error // answered by Confirm and Propose while not nil
+	broken  error // answered by ReadEntry while not nil
 }
 
 // Propose appends data and applies it.
@@ -63,9 +64,20 @@ func (l *Log) SetAway(err error) {
 	l.away = err
 }
 
+// SetBroken makes entries unreadable with err, or readable again with nil.
+func (l *Log) SetBroken(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broken = err
+}
+
 // ReadEntry returns the data of an entry.
 func (l *Log) ReadEntry(index uint64, buf []byte) ([]byte, error) {
 	l.mu.Lock()
+	if l.broken != nil {
+		defer l.mu.Unlock()
+		return nil, l.broken
+	}
 	if index == 0 || index > uint64(len(l.offsets)) {
 		l.mu.Unlock()
 		return nil, fmt.Errorf("no entry %d", index)

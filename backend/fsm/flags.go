@@ -104,12 +104,8 @@ func (f *FSM) each(m *mailbox, set command.UIDSet, fn func(w *store.Row) error) 
 	}
 	defer n.Close()
 	scan := n.Rows(m.ID)
-	ok := false
-	for i, r := range set {
-		if i == 0 || ok && scan.UID() < r.First {
-			ok = scan.Seek(r.First)
-		}
-		for ; ok && scan.UID() <= r.Last; ok = scan.Next() {
+	for _, r := range set {
+		for ok := scan.Seek(r.First); ok && scan.UID() <= r.Last; ok = scan.Next() {
 			w := scan.Row()
 			if w == nil {
 				return scan.Err()
@@ -117,12 +113,17 @@ func (f *FSM) each(m *mailbox, set command.UIDSet, fn func(w *store.Row) error) 
 			if err := fn(w); err != nil {
 				return err
 			}
+			// No step further than needed: it would pass every older value of
+			// the last row that is still in memory.
+			if w.UID == r.Last {
+				break
+			}
 		}
-		if !ok {
-			break
+		if err := scan.Err(); err != nil {
+			return err
 		}
 	}
-	return scan.Err()
+	return nil
 }
 
 // journal notes a change under the mailbox's MODSEQ and forgets old ones.

@@ -151,33 +151,38 @@ func (n *Snapshot) Counters(account, id uint64) (Counters, error) {
 
 // Mailboxes calls f with every mailbox of an account, in the order they were
 // made, until f returns false. Both arguments are f's to keep.
+//
+// It seeks every row: a step from the counters to the next row would pass all
+// their older values that are still in memory, one for each delivery.
 func (n *Snapshot) Mailboxes(account uint64, f func(m *Mailbox, c *Counters) bool) error {
 	n.key = append(key8(n.key, kindAccount, account), sectionBoxes)
-	var m *Mailbox
-	for ok := n.it.SeekGE(n.key); ok && bytes.HasPrefix(n.it.Key(), n.key); ok = n.it.Next() {
+	prefix := len(n.key)
+	for n.it.SeekGE(n.key) && bytes.HasPrefix(n.it.Key(), n.key[:prefix]) {
 		v, err := n.value()
 		if err != nil {
 			return err
 		}
 		k := n.it.Key()
 		id := binary.BigEndian.Uint64(k[boxAt:])
-		if k[boxPartAt] == 0 {
-			m = &Mailbox{sum: rowSum(k, v)}
-			if err := m.decode(account, id, v); err != nil {
-				return err
-			}
-			continue
+		if k[boxPartAt] != 0 {
+			return fmt.Errorf("%w: counters of mailbox %d alone", ErrInconsistent, id)
 		}
-		c := &Counters{sum: rowSum(k, v)}
-		if err := c.decode(v); err != nil {
+		m := &Mailbox{sum: rowSum(k, v)}
+		if err := m.decode(account, id, v); err != nil {
 			return err
 		}
-		if m == nil || m.ID != id {
-			return fmt.Errorf("%w: counters of mailbox %d alone", ErrInconsistent, id)
+		n.key = keyCounters(n.key, account, id)
+		if v, err = n.get(); err != nil {
+			return fmt.Errorf("counters of mailbox %d: %w", id, err)
+		}
+		c := &Counters{sum: rowSum(n.key, v)}
+		if err := c.decode(v); err != nil {
+			return err
 		}
 		if !f(m, c) {
 			return nil
 		}
+		n.key = keyMailbox(n.key, account, id+1)
 	}
 	return n.done()
 }

@@ -3,6 +3,7 @@ GO      ?= go
 BIN     ?= bin
 PKGS    ?= ./...
 FUZZTIME ?= 5s
+FUZZJOBS ?= 1
 export CGO_ENABLED ?= 1
 
 .PHONY: all check test unit dev man peers bench fuzz nightly vuln clean help
@@ -42,7 +43,7 @@ fuzz: ## each fuzz target for FUZZTIME (default 5s)
 
 nightly: peers ## every crash state, five minutes of each fuzz target, the long ledger run
 	POSTERN_NIGHTLY=1 $(GO) test -race -shuffle=on -timeout 120m $(PKGS)
-	@integration/tools/fuzz 5m
+	@integration/tools/fuzz 5m $(FUZZJOBS)
 
 vuln: ## known flaws, against a supplied database (GOVULNDB); "not run" without one
 	@if [ -z "$$GOVULNDB" ]; then echo "not run: set GOVULNDB to a vulnerability database"; else $(GO) run golang.org/x/vuln/cmd/govulncheck@latest $(PKGS); fi

@@ -183,8 +183,21 @@ func TestCorpus(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: needs a running cluster")
 	}
+	testCorpus(t, cluster.Start(t, "--users", "4"))
+}
+
+// TestCorpusOpenLDAP is TestCorpus with OpenLDAP as the directory.
+func TestCorpusOpenLDAP(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: needs a running cluster")
+	}
+	cluster.Need(t, "slapd")
+	url, base := cluster.Slapd(t, "postern.test", 4, 1)
+	testCorpus(t, cluster.Start(t, "--users", "4", "--directory", url, "--base", base, "--domain", "postern.test"))
+}
+
+func testCorpus(t *testing.T, c *cluster.Cluster) {
 	names, msgs := corpus(t)
-	c := cluster.Start(t, "--users", "4")
 	info := c.Info()
 	relay, users := info.Relays[0], info.Users
 	sent := make([][]int, len(users)) // per user: indexes of msgs in order

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // ErrNoSpace is returned, wrapped, when a device or a quota is full.
@@ -124,22 +125,28 @@ func WriteFileAtomic(fsys FS, name string, data []byte) error {
 	return fsys.SyncDir(filepath.Dir(name))
 }
 
-// MkdirAllSync makes a directory and those above it, and makes the names
-// durable from the first existing ancestor down.
+// MkdirAllSync makes a directory and those above it and makes the names
+// durable. A directory that a killed process made last may exist and not be
+// durable; so the name of the lowest one that exists is made durable too.
 func MkdirAllSync(fsys FS, name string, perm fs.FileMode) error {
 	name = filepath.Clean(name)
-	var parents []string
-	for dir := name; ; dir = filepath.Dir(dir) {
-		if _, err := fsys.ReadDir(dir); err == nil || dir == filepath.Dir(dir) {
+	missing := []string{}
+	dir := name
+	for dir != filepath.Dir(dir) {
+		if _, err := fsys.ReadDir(dir); err == nil {
 			break
 		}
-		parents = append(parents, filepath.Dir(dir))
+		missing = append(missing, dir)
+		dir = filepath.Dir(dir)
 	}
-	if err := fsys.MkdirAll(name, perm); err != nil {
-		return err
+	if err := fsys.SyncDir(filepath.Dir(dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err // what is not ours to read was not made by us
 	}
-	for _, dir := range parents {
-		if err := fsys.SyncDir(dir); err != nil {
+	for _, dir := range slices.Backward(missing) {
+		if err := fsys.MkdirAll(dir, perm); err != nil {
+			return err
+		}
+		if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,23 @@ func TestContract(t *testing.T) {
 	}
 }
 
+// TestMkdirKilled ends the process during MkdirAllSync, calls it again, and
+// cuts the power: the directory is there.
+func TestMkdirKilled(t *testing.T) {
+	for n := range 8 {
+		fsys := faultfs.New(1)
+		fsys.CrashAfter(n)
+		_ = fsx.MkdirAllSync(fsys, "/a/b/c", 0o700) // fails, except at the end
+		fsys.CrashAfter(1 << 40)
+		must(t, fsx.MkdirAllSync(fsys, "/a/b/c", 0o700))
+		for seed := range uint64(10) {
+			if _, err := fsys.Crash(seed).ReadDir("/a/b/c"); err != nil {
+				t.Errorf("killed after %d, power cut, seed %d: %v", n, seed, err)
+			}
+		}
+	}
+}
+
 func contract(t *testing.T, fsys fsx.FS, root string) {
 	dir := filepath.Join(root, "a", "b")
 	must(t, fsx.MkdirAllSync(fsys, dir, 0o700))

@@ -1,6 +1,8 @@
 package faultfs
 
 import (
+	"encoding/binary"
+	"hash/maphash"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -46,6 +48,32 @@ func (f *FS) Crash(seed uint64) *FS {
 	seen := map[*node]bool{}
 	after.root.lose(rng, content, seen)
 	return after
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// Sum is a hash of all names and contents as the program sees them, to tell
+// states of one process apart.
+func (f *FS) Sum() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var h maphash.Hash
+	h.SetSeed(hashSeed)
+	f.root.sum(&h)
+	return h.Sum64()
+}
+
+func (n *node) sum(h *maphash.Hash) {
+	size := len(n.data)
+	if n.dir {
+		size = -1 - len(n.entries)
+	}
+	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(size))) // a hash takes all
+	_, _ = h.Write(n.data)
+	for _, name := range slices.Sorted(maps.Keys(n.entries)) {
+		_, _ = h.WriteString(name + "\x00")
+		n.entries[name].sum(h)
+	}
 }
 
 // choose says which of n changes survive.

@@ -22,9 +22,11 @@ func TestCrashContent(t *testing.T) {
 	_, err = h.WriteAt(fresh, 0)
 	must(t, err)
 
-	states := map[string]bool{}
+	states, sums := map[string]bool{}, map[uint64]bool{}
 	for seed := range uint64(200) {
-		got, err := fsx.ReadFile(f.Crash(seed), "/a")
+		disk := f.Crash(seed)
+		sums[disk.Sum()] = true
+		got, err := fsx.ReadFile(disk, "/a")
 		must(t, err)
 		again, _ := fsx.ReadFile(f.Crash(seed), "/a")
 		if !bytes.Equal(got, again) {
@@ -42,6 +44,9 @@ func TestCrashContent(t *testing.T) {
 	}
 	if !states[string(old)] || !states[string(fresh)] || len(states) < 50 {
 		t.Errorf("200 crashes gave only %d states", len(states))
+	}
+	if len(sums) != len(states) {
+		t.Errorf("%d sums for %d states", len(sums), len(states))
 	}
 }
 

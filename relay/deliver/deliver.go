@@ -9,7 +9,8 @@ and unknown outcomes apart: Deferred and Failed promise that the next hop has
 not taken the message for that recipient, Unknown does not.
 
 The agents are packages lmtp, to the backend pairs, smtp, to other domains, and
-reprocess, back to the door.
+reprocess, back to the door. Package autoreply stands before lmtp and answers
+for people who are away.
 */
 package deliver
 
@@ -79,6 +80,9 @@ type Result struct {
 	Text   string // the peer's words, or ours
 	Relay  string // the peer: name, and address where it has one
 	Err    error  // for the log
+	// Answer says that the pair wants this delivery answered by the recipient's
+	// Autoreply: nobody else was told so, and a repeated key is told the same.
+	Answer bool
 }
 
 // Agent delivers messages of one channel. Deliver may be called by any number

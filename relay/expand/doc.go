@@ -18,22 +18,47 @@ What it keeps true:
     refused, so that no message is accepted for nobody.
   - It ends: at most MaxDepth steps from the address given, an address on the
     present path is not entered again, an entry is expanded once, and one
-    recipient yields at most MaxFinal deliveries. What came through the channel
+    recipient yields at most MaxFinal deliveries, four times that in pieces. What came through the channel
     reprocess keeps the path it had.
   - Each final delivery says in Via how it came about, outermost first. Via is
     empty for the address itself.
+  - Explain and Rcpt are one piece of code: what a tool prints is what live mail
+    gets.
 
-A list of more than Config.ListLimit members goes to the channel reprocess as
-one recipient, unless the message comes from there. Which of its results a
-sender may reach, an address of this relay that nobody has (postmaster), and
-leaving out what two recipients of one message share, is package transaction's;
-delivery keys are made there too. A percent sign, an exclamation mark or an at
-sign in a local part means nothing: such an address belongs to an entry or to
-nobody.
+The stages of an entry are those of the specification, in their order: object
+class, status, uid, message capture, mail host and routing address, limits,
+delivery options, dates, what the person opted into, deferral, a group's rules,
+and the addresses that its options produce. Delivery options are written in the
+language of the old servers (see Options); the values native, program and file
+lead to channels that this release has not, so they are passed over and an alarm
+is raised.
 
-This release reads the options mailbox, forward, members, members_offline and
-hold; others are ignored, and with none left the default applies, as in the
-specification. Posting rules of lists are not evaluated yet: a group that has
-any is refused for now rather than open to all.
+# Lists
+
+A list of more than Config.ListLimit members, and one whose mail differs from
+what was sent to it (fields, texts, errors-to), goes to the channel reprocess as
+one recipient. Again is what happens there:
+
+	posting rules -> a copy with the list's changes, under a root id of its own
+	                 (package list), which comes back once more
+	              -> members, ChunkSize of them at a time, in the order of their
+	                 names, and the list itself again to go on after the last
+
+Each piece is queued together with the recipient that continues it, so nothing
+needs to be remembered elsewhere: a crash either has both or neither. The whole
+membership is read before each piece, so a cut-short answer of the directory is
+a failure of the piece and sends nothing; the memory it takes is that of one
+piece and the names of the entries on the way.
+
+Posting rules are checked against whoever posted, also for a list inside
+another one and for a copy whose envelope sender is the outer list's owner.
+
+# What is left to others
+
+Which of its results a sender may reach, an address of this relay that nobody
+has (postmaster), and leaving out what two recipients of one message share, is
+package transaction's; delivery keys are made there too. Filters are package
+sieve's. A percent sign, an exclamation mark or an at sign in a local part means
+nothing: such an address belongs to an entry or to nobody.
 */
 package expand

@@ -7,86 +7,59 @@ import (
 	"github.com/postern-mail/postern/shared/mail"
 )
 
-// option is a delivery option that this release knows (directory.md 8.1).
-type option uint8
-
-const (
-	optMailbox option = 1 << iota
-	optForward
-	optMembers
-	optMembersOffline
-	optHold
-)
-
-// options reads mailDeliveryOption. Values that are unknown, or not for this
-// kind of entry, are ignored; with none left the default applies.
-func options(e *directory.Entry) (set option) {
-	for _, v := range e.DeliveryOptions {
-		v = strings.TrimSpace(v)
-		switch {
-		case strings.EqualFold(v, "forward"):
-			set |= optForward
-		case strings.EqualFold(v, "hold"):
-			set |= optHold
-		case e.Kind == directory.User && strings.EqualFold(v, "mailbox"):
-			set |= optMailbox
-		case e.Kind == directory.Group && strings.EqualFold(v, "members"):
-			set |= optMembers
-		case e.Kind == directory.Group && strings.EqualFold(v, "members_offline"):
-			set |= optMembersOffline
-		}
-	}
-	switch {
-	case set != 0:
-		return set
-	case e.Kind == directory.Group:
-		return optMembers
-	}
-	return optMailbox
-}
-
-// entry expands the entry e of domain d that r.Address belongs to.
+// entry expands the entry e of domain d that r.Address belongs to, by the
+// stages of directory.md 5.
 func (w *walk) entry(r mail.Recipient, d *directory.Domain, e *directory.Entry) error {
-	status, _ := directory.Effective(d, e)
+	status, level := directory.Effective(d, e)
 	if w.trace != nil {
-		w.note(r.Address, e.DN, e.Kind.String()+", status "+status.String(), nil)
+		w.rule(r.Address, e.DN, "5/2", statusAttribute(level, e), e.Kind.String()+", status "+status.String(), nil)
 	}
 	if status != directory.Active {
-		what := "User"
-		if e.Kind == directory.Group {
-			what = "Group"
-		}
-		return w.status(r, status, what)
+		return w.status(r, status, e.Kind.String())
 	}
 	if e.Kind == directory.User && e.UID == "" {
 		return w.misconfigured(r.Address, e.DN, "user has no usable uid", nil)
 	}
-	set := options(e)
-	if set == optMailbox && len(w.path) == 0 {
-		return w.mailbox(r, d, e) // almost everybody
+	if len(e.Capture) > 0 {
+		if err := w.capture(r, e.DN, e.Capture); err != nil {
+			return err
+		}
 	}
-	if (r.Folder == "" || set != optMailbox) && w.again(e.DN) {
-		w.note(r.Address, e.DN, "left out: reached already", nil)
+	if done, err := w.route(r, d, e); done || err != nil {
+		return err
+	}
+	if e.Kind == directory.User {
+		if err := w.limits(&r, d, e); err != nil {
+			return err
+		}
+	}
+	set := w.active(r, e)
+	if set == 1 && w.x.options[0].does == doMailbox && e.Defer != "yes" && w.top() && !w.now() {
+		return w.mailbox(r, d, e, "") // almost everybody
+	}
+	if e.Defer == "yes" && !(w.now() && w.top()) {
+		return w.putOff(r, e, "5/14", "mailDeferProcessing", "the entry says so")
+	}
+	if (r.Folder == "" || set != 1) && !(w.apart && e.Kind == directory.User) && w.again(e.DN) {
+		w.rule(r.Address, e.DN, "13.4", "", "left out: reached already", nil)
 		return nil
 	}
-	if set&optHold != 0 {
-		r.Channel, r.NextHop = mail.ChannelHold, ""
-		return w.add(r)
-	}
-	if set&optMailbox != 0 {
-		if err := w.mailbox(r, d, e); err != nil {
-			return err
+	return w.produce(r, d, e, set)
+}
+
+func statusAttribute(l directory.Level, e *directory.Entry) string {
+	switch l {
+	case directory.LevelDomainMail:
+		return "mailDomainStatus"
+	case directory.LevelEntry:
+		return "inetUserStatus"
+	case directory.LevelEntryMail:
+		if e.Kind == directory.Group {
+			return "inetMailGroupStatus"
 		}
+		return "mailUserStatus"
 	}
-	if set&(optMembers|optMembersOffline) != 0 {
-		if err := w.group(r, e, set&optMembers == 0); err != nil {
-			return err
-		}
-	}
-	if set&optForward != 0 {
-		return w.forward(r, e, set == optForward)
-	}
-	return nil
+	return "inetDomainStatus"
 }
 
 // again reports whether the entry was expanded in this walk before: whoever it
@@ -102,32 +75,89 @@ func (w *walk) again(dn string) bool {
 	return false
 }
 
-// status answers for a user, group or domain that is not active (directory.md 6).
-func (w *walk) status(r mail.Recipient, s directory.Status, what string) error {
-	switch s {
-	case directory.Hold:
-		r.Channel, r.NextHop = mail.ChannelHold, ""
-		return w.add(r)
-	case directory.Disabled:
-		return refuse(r.Address, 550, mail.StatusDisabled, what+" disabled", nil)
-	case directory.Deleted, directory.Removed:
-		return refuse(r.Address, 550, mail.Status{5, 1, 6}, what+" no longer here", nil)
-	case directory.OverQuota:
-		if w.x.cfg.OverQuotaTemporary {
-			return refuse(r.Address, 452, mail.StatusOverQuota, "Mailbox full", nil)
-		}
-		return refuse(r.Address, 552, mail.Status{5, 2, 2}, "Mailbox full", nil)
-	case directory.Unused:
-		return refuse(r.Address, 550, mail.StatusBadMailbox, "No such user here", nil)
+// route is stage 6: who has the entry's mail when it is not one of our pairs
+// (directory.md 7). done says that nothing else follows.
+func (w *walk) route(r mail.Recipient, d *directory.Domain, e *directory.Entry) (done bool, err error) {
+	if e.Kind == directory.Group {
+		return w.groupHost(r, e)
 	}
-	return refuse(r.Address, 450, mail.Status{4, 2, 1}, what+" inactive, try again later", nil)
+	if e.MailHost != "" {
+		if _, ok := w.x.cfg.Pair(e.MailHost); ok {
+			return false, nil
+		}
+	}
+	if e.RoutingAddress != "" {
+		to, err := mail.ParseAddress(strings.TrimSpace(e.RoutingAddress), true)
+		if err != nil {
+			return false, w.misconfigured(r.Address, e.DN, "mailRoutingAddress is not well formed: "+e.RoutingAddress, err)
+		}
+		w.rule(r.Address, e.DN, "7", "mailRoutingAddress", "the mail goes to "+to.String(), nil)
+		return true, w.redirect(r, e.DN, to)
+	}
+	if e.MailHost != "" || !w.needsHost(r, e) {
+		return false, nil // a fault of the option mailbox, if that is active
+	}
+	if d != nil && d.SmartHost != "" {
+		w.rule(r.Address, e.DN, "7", "mailRoutingSmartHost", "user without mailHost goes to the smart host", nil)
+		r.Channel, r.NextHop = mail.ChannelSMTP, strings.ToLower(d.SmartHost)
+		return true, w.takenOn(r)
+	}
+	return false, nil
 }
 
-// mailbox delivers to the user's pair.
-func (w *walk) mailbox(r mail.Recipient, d *directory.Domain, e *directory.Entry) error {
-	pair, ok := w.x.cfg.Pair(e.MailHost)
+// groupHost passes a group on to the host that expands it, unless all its
+// options can be carried out anywhere.
+func (w *walk) groupHost(r mail.Recipient, e *directory.Entry) (done bool, err error) {
+	if e.MailHost == "" || !w.needsHost(r, e) {
+		return false, nil
+	}
+	for _, h := range w.x.cfg.Hostnames {
+		if strings.EqualFold(h, e.MailHost) {
+			return false, nil
+		}
+	}
+	if e.RoutingAddress != "" {
+		to, err := mail.ParseAddress(strings.TrimSpace(e.RoutingAddress), true)
+		if err == nil {
+			w.rule(r.Address, e.DN, "7", "mailRoutingAddress", "the mail goes to "+to.String(), nil)
+			return true, w.redirect(r, e.DN, to)
+		}
+	}
+	w.rule(r.Address, e.DN, "7", "mailHost", "another host expands the group", nil)
+	r.Channel, r.NextHop = mail.ChannelSMTP, e.MailHost
+	return true, w.takenOn(r)
+}
+
+// limits is stage 7: sizes, and what the pair is told about the quota
+// (directory.md 5, 11).
+func (w *walk) limits(r *mail.Recipient, d *directory.Domain, e *directory.Entry) error {
+	blocks, attribute := e.MaxBlocks, "mailMsgMaxBlocks"
+	if blocks == 0 && d != nil {
+		blocks, attribute = d.MaxBlocks, "mailDomainMsgMaxBlocks"
+	}
+	r.MaxSize = 0
+	if blocks > 0 && blocks < 1<<40 {
+		r.MaxSize = blocks * 1024
+		if w.size() > r.MaxSize {
+			w.rule(r.Address, e.DN, "5/7", attribute, "the message is too big", nil)
+			return w.answer(ansTooBig, r.Address, nil)
+		}
+	}
+	if q := e.Quota; q != nil && (q.Bytes == 0 || q.Messages == 0) {
+		w.rule(r.Address, e.DN, "11", "mailQuota", "the quota allows no mail", nil)
+		return w.overQuota(*r)
+	}
+	return nil
+}
+
+// mailbox delivers to the user's pair, or to the pair that host names.
+func (w *walk) mailbox(r mail.Recipient, d *directory.Domain, e *directory.Entry, host string) error {
+	if host == "" {
+		host = e.MailHost
+	}
+	pair, ok := w.x.cfg.Pair(host)
 	if !ok {
-		return w.misconfigured(r.Address, e.DN, "mailHost of user names no pair: "+e.MailHost, nil)
+		return w.misconfigured(r.Address, e.DN, "mailHost of user names no pair: "+host, nil)
 	}
 	r.Channel, r.NextHop, r.Mailbox, r.Quota = mail.ChannelLMTP, pair, e.Mailbox, e.Quota
 	if r.Mailbox == "" { // not found by address: the entry does not know its domain
@@ -145,6 +175,7 @@ func (w *walk) forward(r mail.Recipient, e *directory.Entry, alone bool) error {
 	}
 	defer w.leave()
 	tried := 0
+	r.MaxSize = 0
 	for _, value := range e.Forwarding {
 		to, err := mail.ParseAddress(strings.TrimSpace(value), true)
 		if err != nil {
@@ -152,6 +183,7 @@ func (w *walk) forward(r mail.Recipient, e *directory.Entry, alone bool) error {
 			continue
 		}
 		tried++
+		w.rule(to, e.DN, "9", "mailForwardingAddress", "forwarded", nil)
 		if err := w.step(r, to, via, nil, nil); err != nil {
 			return err
 		}
@@ -160,4 +192,55 @@ func (w *walk) forward(r mail.Recipient, e *directory.Entry, alone bool) error {
 		return w.misconfigured(r.Address, e.DN, "user forwards to nobody", nil)
 	}
 	return nil
+}
+
+// capture is stage 4: the addresses that get a copy of everything, whatever
+// becomes of the message: ADDRESS or ADDRESS:journal as it is, ADDRESS:dsn
+// inside a message about it.
+func (w *walk) capture(r mail.Recipient, dn string, values []string) error {
+	for _, v := range values {
+		v = strings.TrimSpace(v)
+		wrapped := false
+		if i := strings.LastIndexByte(v, ':'); i >= 0 {
+			wrapped = strings.EqualFold(v[i+1:], "dsn")
+			if wrapped || strings.EqualFold(v[i+1:], "journal") {
+				v = v[:i]
+			}
+		}
+		to, err := mail.ParseAddress(v, true)
+		if err != nil {
+			w.x.alarms.raise("capture address is not well formed: "+v, dn, r.Address, err)
+			continue
+		}
+		if w.copies[to.Key()] {
+			continue
+		}
+		if w.copies == nil {
+			w.copies = map[string]bool{}
+		}
+		w.copies[to.Key()] = true
+		w.rule(r.Address, dn, "5/4", "", "a copy goes to "+to.String(), nil)
+		c := mail.Recipient{Address: to, Notify: mail.NotifyNever, Via: append(r.Via[:len(r.Via):len(r.Via)], r.Address.String())}
+		if wrapped {
+			err = w.add(w.later(c, resume{stage: stageCopy}))
+		} else {
+			err = w.copyTo(r, c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyTo adds a copy as it is. Whatever is wrong with the address that gets it
+// is no reason to refuse the mail.
+func (w *walk) copyTo(r, c mail.Recipient) error {
+	via, err := w.enter(r, &directory.Entry{})
+	if err != nil {
+		return nil
+	}
+	defer w.leave()
+	_ = via // c has it
+	return w.step(c, c.Address, c.Via, nil, nil)
 }

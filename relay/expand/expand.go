@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/mail"
@@ -12,9 +14,9 @@ import (
 
 // Bounds of one expansion.
 const (
-	MaxDepth = 10     // steps from the address given to a final one (directory.md 13.5)
-	MaxFinal = 50_000 // final deliveries of one recipient
-	maxSteps = 4 * MaxFinal
+	MaxDepth = 10           // steps from the address given to a final one (directory.md 13.5)
+	MaxFinal = 50_000       // final deliveries of one recipient at RCPT, and results of one search
+	maxSteps = 4 * MaxFinal // and final deliveries by the channel reprocess, in pieces
 )
 
 // Config is what New needs.
@@ -22,21 +24,37 @@ type Config struct {
 	Directory directory.Directory
 	// Pair finds the pair that a mailHost names; Pairs makes one.
 	Pair func(mailHost string) (pair string, ok bool)
+	// Hostnames are the names of this relay, as mailRoutingHosts and the
+	// mailHost of a group give them.
+	Hostnames []string
+	// RouteToRoutingHost sends mail for a domain of another relay to the first
+	// of its mailRoutingHosts, not to where its name leads.
+	RouteToRoutingHost bool
+	// Options are delivery options beside, or instead of, those of Options,
+	// one each: "#*archive=$U@archive.example".
+	Options []string
 	// ListLimit is how many members a list may have to be expanded while the
-	// client waits, 1,000.
-	ListLimit int
+	// client waits, 1,000; ChunkSize is how many are queued at once later, 5,000.
+	ListLimit, ChunkSize int
 	// OverQuotaTemporary answers 452 4.2.2 for users whose status is overquota,
 	// not 552 5.2.2.
 	OverQuotaTemporary bool
-	// Reprocessing reports that the message comes from the channel reprocess.
-	Reprocessing func(ctx context.Context) bool
-	Log          *slog.Logger
+	// Texts replace the text of an answer, by the names of Answers.
+	Texts map[string]string
+	// SRS rewrites the reverse-path of mail that is forwarded to other domains;
+	// nil: it is kept.
+	SRS *SRS
+	// Trim are fields that no list passes on, besides those of its entry.
+	Trim []string
+	Log  *slog.Logger
+	Now  func() time.Time
 }
 
 // Expander expands recipients. Any number of goroutines may use it.
 type Expander struct {
-	cfg    Config
-	alarms alarms
+	cfg     Config
+	options []option
+	alarms  alarms
 }
 
 // New checks cfg.
@@ -47,13 +65,28 @@ func New(cfg Config) (*Expander, error) {
 	if cfg.ListLimit == 0 {
 		cfg.ListLimit = 1000
 	}
-	if cfg.Reprocessing == nil {
-		cfg.Reprocessing = func(context.Context) bool { return false }
+	if cfg.ChunkSize == 0 {
+		cfg.ChunkSize = 5000
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Expander{cfg: cfg, alarms: alarms{log: cfg.Log}}, nil
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if err := checkTexts(cfg.Texts); err != nil {
+		return nil, err
+	}
+	options, err := parseOptions(cfg.Options)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.SRS != nil {
+		if err := cfg.SRS.check(); err != nil {
+			return nil, err
+		}
+	}
+	return &Expander{cfg: cfg, options: options, alarms: alarms{log: cfg.Log}}, nil
 }
 
 // Pairs returns a function for Config.Pair: a mailHost names a pair by the
@@ -77,30 +110,28 @@ func Pairs(names ...string) func(mailHost string) (string, bool) {
 
 // Step is one step of an expansion, for people who want to know why.
 type Step struct {
-	Depth   int          // 0 for the address given
-	Address mail.Address // what is being expanded
-	DN      string       // entry concerned, "" if none
-	Text    string       // what was found or done
+	Depth     int          // 0 for the address given
+	Address   mail.Address // what is being expanded
+	DN        string       // entry concerned, "" if none
+	Rule      string       // section of the directory specification that decided, "" if none
+	Attribute string       // attribute that decided, "" if none
+	Code      int          // reply code of a refusal, 0 if it is none
+	Status    mail.Status  // and its enhanced code
+	Text      string       // what was found or done
 }
 
 // Rcpt returns the final recipients that r stands for, at least one of them.
-// The error is the reply.
+// The error is the reply. env says who sends; nil is nobody.
 func (x *Expander) Rcpt(ctx context.Context, env *mail.Envelope, r mail.Recipient) ([]mail.Recipient, error) {
 	return x.Explain(ctx, env, r, nil)
 }
 
 // Explain is Rcpt, and tells trace of each step.
-func (x *Expander) Explain(ctx context.Context, _ *mail.Envelope, r mail.Recipient, trace func(Step)) ([]mail.Recipient, error) {
-	w := walk{x: x, ctx: ctx, now: x.cfg.Reprocessing(ctx), trace: trace}
-	for _, v := range r.Via { // what came by the channel reprocess has a past
-		if a, err := mail.ParseAddress(v, true); err == nil {
-			w.path = append(w.path, a)
-		}
-	}
-	var err error
-	if len(w.path) > MaxDepth {
-		err = refuse(r.Address, 550, mail.StatusLoop, "Too many levels of forwarding or lists", nil)
-	} else if err = w.address(r); err == nil {
+func (x *Expander) Explain(ctx context.Context, env *mail.Envelope, r mail.Recipient, trace func(Step)) ([]mail.Recipient, error) {
+	w := walk{x: x, ctx: ctx, env: env, trace: trace}
+	w.past(&r)
+	err := w.start(r)
+	if err == nil {
 		err = w.finish(r)
 	}
 	if err != nil {
@@ -114,16 +145,21 @@ func (x *Expander) Explain(ctx context.Context, _ *mail.Envelope, r mail.Recipie
 type walk struct {
 	x     *Expander
 	ctx   context.Context
-	now   bool // nothing may be put off
+	env   *mail.Envelope // nil: nobody sends
 	trace func(Step)
+	pass  *pass // of the channel reprocess, nil at RCPT
 
 	path   []mail.Address // addresses on the way here
+	base   int            // of them, those from before this walk
 	steps  int
 	seen   map[string]bool // DNs of entries that were expanded, once there is more than one
 	final  []mail.Recipient
-	failed []failure // members and forwarding addresses that were refused
-	outage bool      // the error in hand is about all of this walk and not one branch
-	loops  int       // addresses that were left out because of a loop
+	failed []failure       // members and forwarding addresses that were refused
+	outage bool            // the error in hand is about all of this walk and not one branch
+	loops  int             // addresses that were left out because of a loop
+	seenBy [2]*sender      // who posts, by envelope and by login, once that was asked
+	apart  bool            // members of the list in hand get a copy each time they are reached
+	copies map[string]bool // capture addresses that have been used
 }
 
 // failure is an address on the way that was refused, and why.
@@ -132,17 +168,33 @@ type failure struct {
 	err error
 }
 
+// past takes over where r came from when it has been through the channel
+// reprocess.
+func (w *walk) past(r *mail.Recipient) {
+	for _, v := range r.Via {
+		if a, err := mail.ParseAddress(v, true); err == nil {
+			w.path = append(w.path, a)
+		}
+	}
+	w.base = len(w.path)
+}
+
+func (w *walk) start(r mail.Recipient) error {
+	if len(w.path) > MaxDepth {
+		return w.answer(ansTooDeep, r.Address, nil)
+	}
+	return w.address(r)
+}
+
 // finish adds what goes to the channel reprocess, or finds that nothing is
 // left.
 func (w *walk) finish(r mail.Recipient) error {
 	if len(w.final) > 0 {
 		for _, f := range w.failed {
-			var deep *tooDeep
-			if errors.As(f.err, &deep) && w.seen[deep.dn] {
-				continue // reached by a shorter way
+			if w.reached(f.err) {
+				continue
 			}
-			f.r.Channel, f.r.NextHop = mail.ChannelReprocess, ""
-			w.final = append(w.final, f.r)
+			w.final = append(w.final, w.later(f.r, resume{}))
 		}
 		return nil
 	}
@@ -151,114 +203,61 @@ func (w *walk) finish(r mail.Recipient) error {
 			return f.err
 		}
 	}
-	switch {
-	case len(w.failed) > 0:
+	if len(w.failed) > 0 {
 		return w.failed[0].err
-	case w.loops > 0:
-		return refuse(r.Address, 550, mail.StatusLoop, "Forwarding leads nowhere", nil)
 	}
-	return refuse(r.Address, 550, mail.Status{5, 2, 4}, "List has no members", nil) // RFC 3463 3.3
+	return w.nobody(r)
+}
+
+// reached reports whether an entry that was too deep on one way has been
+// reached by a shorter one.
+func (w *walk) reached(err error) bool {
+	var deep *tooDeep
+	return errors.As(err, &deep) && w.seen[deep.dn]
+}
+
+func (w *walk) nobody(r mail.Recipient) error {
+	if w.loops > 0 {
+		return w.answer(ansLoop, r.Address, nil)
+	}
+	return w.answer(ansEmpty, r.Address, nil) // RFC 3463 3.3
 }
 
 // note tells the trace. It is cheap when there is none.
 func (w *walk) note(a mail.Address, dn, text string, err error) {
+	w.rule(a, dn, "", "", text, err)
+}
+
+// rule tells the trace which rule decided, by which attribute.
+func (w *walk) rule(a mail.Address, dn, rule, attribute, text string, err error) {
 	if w.trace == nil {
 		return
 	}
+	s := Step{Depth: len(w.path), Address: a, DN: dn, Rule: rule, Attribute: attribute, Text: text}
 	if err != nil {
-		text += ": " + err.Error()
+		e := mail.AsError("expand", err)
+		s.Code, s.Status, s.Text = e.ReplyCode(), e.Status, text+": "+err.Error()
 	}
-	w.trace(Step{Depth: len(w.path), Address: a, DN: dn, Text: text})
+	w.trace(s)
 }
 
-func refuse(to mail.Address, code int, status mail.Status, text string, err error) error {
-	return &mail.Error{Op: "expand.Rcpt", Rcpt: to, Code: code, Status: status, Reply: text, Err: err}
-}
+// now reports whether nothing may be put off for its size: this is the channel
+// reprocess.
+func (w *walk) now() bool { return w.pass != nil }
 
-// unknown is the answer when the directory could not say. It ends the whole
-// expansion.
-func (w *walk) unknown(to mail.Address, err error) error {
-	w.outage = true
-	return refuse(to, 451, mail.StatusDirectoryFailure, "Directory not available, try again later", err)
-}
+// top reports whether what is being expanded is the address that this walk
+// began with.
+func (w *walk) top() bool { return len(w.path) == w.base }
 
-// tooLarge is the answer when there are more than MaxFinal deliveries. It ends
-// the whole expansion: a list is sent whole or not.
-func (w *walk) tooLarge(r mail.Recipient, err error) error {
-	w.outage = true
-	return refuse(r.Address, 550, mail.Status{5, 5, 3}, "List too large", err)
-}
-
-// misconfigured is the answer when the directory says what cannot be. People
-// have to mend it; mail waits.
-func (w *walk) misconfigured(to mail.Address, dn, what string, err error) error {
-	w.x.alarms.raise(what, dn, to, err)
-	return refuse(to, 451, mail.Status{4, 3, 5}, "Not set up correctly, try again later", err)
-}
-
-// address expands r.Address.
-func (w *walk) address(r mail.Recipient) error {
-	if err := w.ctx.Err(); err != nil {
-		return w.unknown(r.Address, err)
-	}
-	name, err := directory.NormalizeDomain(r.Address.Domain)
-	if err != nil || strings.HasPrefix(name, "[") {
-		return refuse(r.Address, 550, mail.StatusBadDomain, "Domain not known", err)
-	}
-	d, err := w.x.cfg.Directory.Domain(w.ctx, name)
+// size is the length of the message, as far as it is known.
+func (w *walk) size() int64 {
 	switch {
-	case errors.Is(err, directory.ErrNotFound):
-		w.note(r.Address, "", "domain is not ours", nil)
-		r.Channel, r.NextHop = mail.ChannelSMTP, name
-		return w.add(r)
-	case errors.Is(err, directory.ErrAmbiguous):
-		w.x.alarms.raise("domain is claimed by more than one organization", name, r.Address, err)
-		return refuse(r.Address, 451, mail.StatusDirectoryFailure, "Domain not set up correctly, try again later", err)
-	case err != nil:
-		return w.unknown(r.Address, err)
+	case w.pass != nil:
+		return w.pass.msg.Size
+	case w.env != nil:
+		return w.env.Size
 	}
-	a := mail.Address{Local: r.Address.Local, Domain: name}
-	ans, err := w.x.cfg.Directory.Lookup(w.ctx, d, a)
-	switch {
-	case errors.Is(err, directory.ErrNotFound):
-		w.note(r.Address, d.DN, "nobody in this domain", nil)
-		if s, _ := directory.Effective(d, nil); s != directory.Active {
-			return w.status(r, s, "Domain")
-		}
-		return refuse(r.Address, 550, mail.StatusBadMailbox, "No such user here", nil)
-	case err != nil:
-		return w.unknown(r.Address, err)
-	}
-	e, err := w.only(r, ans.Entries)
-	if err != nil {
-		return err
-	}
-	r.Folder = ans.DetailOf(a)
-	return w.entry(r, d, e)
-}
-
-// only is the entry that remains of those with the address (directory.md 4.8).
-func (w *walk) only(r mail.Recipient, entries []*directory.Entry) (*directory.Entry, error) {
-	if len(entries) == 1 {
-		return entries[0], nil
-	}
-	var left *directory.Entry
-	for _, e := range entries {
-		s, _ := directory.Effective(nil, e)
-		if s == directory.Deleted || s == directory.Removed || e.Kind == directory.User && e.UID == "" {
-			w.note(r.Address, e.DN, "left out: deleted or without uid", nil)
-			continue
-		}
-		if left != nil {
-			w.x.alarms.raise("address belongs to more than one entry", left.DN+" and "+e.DN, r.Address, nil)
-			return nil, refuse(r.Address, 550, mail.StatusAmbiguous, "Address is ambiguous", directory.ErrAmbiguous)
-		}
-		left = e
-	}
-	if left == nil {
-		return nil, refuse(r.Address, 550, mail.StatusBadMailbox, "No such user here", nil)
-	}
-	return left, nil
+	return 0
 }
 
 // step goes on with address to, for a forward or a member, by way of via.
@@ -267,11 +266,11 @@ func (w *walk) step(r mail.Recipient, to mail.Address, via []string, d *director
 	for _, p := range w.path {
 		if strings.EqualFold(p.Local, to.Local) && strings.EqualFold(p.Domain, to.Domain) {
 			w.loops++ // dropped silently (directory.md 13.5)
-			w.note(to, "", "left out: a loop", nil)
+			w.rule(to, "", "13.5", "", "left out: a loop", nil)
 			return nil
 		}
 	}
-	if w.steps++; w.steps > maxSteps || len(w.final)+len(w.failed) >= MaxFinal {
+	if w.steps++; w.steps > maxSteps || w.full() {
 		return w.tooLarge(r, nil)
 	}
 	r.Address, r.Folder, r.Via = to, "", via
@@ -285,8 +284,25 @@ func (w *walk) step(r mail.Recipient, to mail.Address, via []string, d *director
 		return err
 	}
 	w.note(to, "", "refused", err)
+	return w.fail(r, err)
+}
+
+// fail remembers a branch that was refused.
+func (w *walk) fail(r mail.Recipient, err error) error {
+	var deep *tooDeep
+	if w.pass != nil && !errors.As(err, &deep) {
+		return w.pass.refused(w, r, err)
+	}
 	w.failed = append(w.failed, failure{r, err})
 	return nil
+}
+
+// full reports whether there is no room for another result.
+func (w *walk) full() bool {
+	if w.pass != nil {
+		return w.pass.total >= maxSteps
+	}
+	return len(w.final)+len(w.failed) >= MaxFinal
 }
 
 // enter puts r's address on the path and returns Via for what comes of it.
@@ -294,7 +310,7 @@ func (w *walk) step(r mail.Recipient, to mail.Address, via []string, d *director
 func (w *walk) enter(r mail.Recipient, e *directory.Entry) (via []string, err error) {
 	if len(w.path) >= MaxDepth {
 		delete(w.seen, e.DN) // there may be a shorter way
-		return nil, &tooDeep{e.DN, refuse(r.Address, 550, mail.StatusLoop, "Too many levels of forwarding or lists", nil)}
+		return nil, &tooDeep{e.DN, w.answer(ansTooDeep, r.Address, nil)}
 	}
 	w.path = append(w.path, r.Address)
 	return append(r.Via[:len(r.Via):len(r.Via)], r.Address.String()), nil
@@ -313,16 +329,60 @@ func (e *tooDeep) Error() string { return e.err.Error() }
 
 func (e *tooDeep) Unwrap() error { return e.err }
 
+// add takes a final delivery.
 func (w *walk) add(r mail.Recipient) error {
-	if len(w.final)+len(w.failed) >= MaxFinal {
+	if r.Channel == mail.ChannelSMTP && len(r.Via) > 0 && w.x.cfg.SRS != nil {
+		var err error
+		if r, err = w.forwarded(r); err != nil {
+			return err
+		}
+	}
+	return w.result(r)
+}
+
+// result takes a final delivery as it is.
+func (w *walk) result(r mail.Recipient) error {
+	if w.full() {
 		return w.tooLarge(r, nil)
+	}
+	if w.apart && w.env != nil && r.Channel != mail.ChannelReprocess {
+		r.Key = mail.NewDeliveryKey(w.env.Origin, w.env.RootID, nameOf(&r)+"\x00"+strings.Join(r.Via, "\x00"))
+	}
+	if w.trace != nil {
+		w.note(r.Address, "", "delivery by channel "+string(r.Channel)+" to "+r.NextHop+" "+r.Mailbox, nil)
+	}
+	if w.pass != nil {
+		w.pass.put(r)
+		return nil
 	}
 	if w.final == nil {
 		w.final = make([]mail.Recipient, 0, 1)
 	}
 	w.final = append(w.final, r)
-	if w.trace != nil {
-		w.note(r.Address, "", "delivery by channel "+string(r.Channel)+" to "+r.NextHop+" "+r.Mailbox, nil)
-	}
 	return nil
+}
+
+// putOff sends the address through the channel reprocess, where the rest of
+// its stages follow.
+func (w *walk) putOff(r mail.Recipient, e *directory.Entry, rule, attribute, why string) error {
+	w.rule(r.Address, e.DN, rule, attribute, "put off to the channel reprocess: "+why, nil)
+	return w.add(w.later(r, resume{}))
+}
+
+// later makes r a recipient of the channel reprocess that goes on as s says.
+// Who posted is not forgotten when the envelope no longer tells.
+func (w *walk) later(r mail.Recipient, s resume) mail.Recipient {
+	if w.pass != nil && s.poster == nil {
+		s.poster = w.pass.state.poster
+	}
+	r.Channel, r.NextHop, r.Mailbox, r.Folder, r.Quota = mail.ChannelReprocess, "", s.String(), "", nil
+	r.Key = mail.DeliveryKey{}
+	return r
+}
+
+// grow makes room for n more results.
+func (w *walk) grow(n int) {
+	if w.pass == nil {
+		w.final = slices.Grow(w.final, n)
+	}
 }

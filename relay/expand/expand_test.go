@@ -23,9 +23,10 @@ import (
 // asks. The LDAP client and servers have a contract suite of their own.
 type tree struct {
 	directory.Directory
-	users map[string][]*directory.Entry // by address
-	away  error
-	asked int
+	users   map[string][]*directory.Entry // by address
+	domains map[string]*directory.Domain  // beside the usual one
+	away    error
+	asked   int
 }
 
 var example = &directory.Domain{Name: "example.test"}
@@ -38,6 +39,8 @@ func (d *tree) Domain(_ context.Context, name string) (*directory.Domain, error)
 		return nil, directory.ErrAmbiguous
 	case name == "held.test":
 		return &directory.Domain{Name: name, MailStatus: directory.Hold}, nil
+	case d.domains[name] != nil:
+		return d.domains[name], nil
 	case name != example.Name:
 		return nil, directory.ErrNotFound
 	}
@@ -53,6 +56,13 @@ func (d *tree) Lookup(_ context.Context, dom *directory.Domain, a mail.Address) 
 		if e := d.users[base+"@"+a.Domain]; e != nil {
 			return &directory.Answer{Entries: e, Detail: detail}, nil
 		}
+	}
+	return nil, directory.ErrNotFound
+}
+
+func (d *tree) Login(_ context.Context, login string) (*directory.Entry, error) {
+	if e := d.users[strings.ToLower(login)]; e != nil {
+		return e[0], nil
 	}
 	return nil, directory.ErrNotFound
 }
@@ -99,7 +109,7 @@ func forward(uid string, to ...string) *directory.Entry {
 	return e
 }
 
-func list(members ...string) *directory.Entry {
+func group(members ...string) *directory.Entry {
 	return &directory.Entry{Kind: directory.Group, DN: "cn=list", Mail: "list@example.test", MemberAddresses: members}
 }
 
@@ -131,34 +141,34 @@ func fixture() *tree {
 	for s, name := range map[directory.Status]string{directory.Inactive: "inactive", directory.Disabled: "disabled", directory.Deleted: "deleted", directory.Hold: "hold", directory.OverQuota: "overquota"} {
 		put(name, with(user(name), func(e *directory.Entry) { e.MailStatus = s }))
 	}
-	put("list", list("ann@example.test", "bob@example.test", "not an address", "nobody@example.test", "z@out.test"))
-	put("nested", list("list@example.test", "nested@example.test", "ann@example.test"))
-	put("dns", with(list(), func(e *directory.Entry) { e.MemberDNs = []string{"uid=ann", "uid=missing"} }))
-	put("half", with(list("ann@example.test"), func(e *directory.Entry) { e.MemberDNs = []string{"cn=down"} }))
-	put("dynamic", with(list(), func(e *directory.Entry) { e.MemberURLs = []string{"ldap:///o=isp??sub"} }))
-	put("evil", with(list(), func(e *directory.Entry) { e.MemberURLs = []string{"ldap://evil/"} }))
-	put("ruled", with(list("ann@example.test"), func(e *directory.Entry) {
-		e.PostingRules = []string{"mgrpModerator"}
+	put("list", group("ann@example.test", "bob@example.test", "not an address", "nobody@example.test", "z@out.test"))
+	put("nested", group("list@example.test", "nested@example.test", "ann@example.test"))
+	put("dns", with(group(), func(e *directory.Entry) { e.MemberDNs = []string{"uid=ann", "uid=missing"} }))
+	put("half", with(group("ann@example.test"), func(e *directory.Entry) { e.MemberDNs = []string{"cn=down"} }))
+	put("dynamic", with(group(), func(e *directory.Entry) { e.MemberURLs = []string{"ldap:///o=isp??sub"} }))
+	put("evil", with(group(), func(e *directory.Entry) { e.MemberURLs = []string{"ldap://evil/"} }))
+	put("ruled", with(group("ann@example.test"), func(e *directory.Entry) {
+		e.List = &directory.List{MaxAttachments: -1, AllowedDomains: []string{"*.inside.test"}}
 	}))
 	// What must not be lost.
 	put("loopreply", with(forward("loopreply", "ping@example.test"), func(e *directory.Entry) { e.DeliveryOptions = []string{"forward", "autoreply"} }))
 	put("self", forward("self", "self@example.test"))
 	put("nowhere", forward("nowhere"))
 	put("broken", forward("broken", "not an address"))
-	put("dead", list("nobody@example.test", "deleted@example.test"))
-	put("sleepy", list("inactive@example.test", "nobody@example.test"))
-	put("mixed", list("inactive@example.test", "ann@example.test", "nohost@example.test"))
+	put("dead", group("nobody@example.test", "deleted@example.test"))
+	put("sleepy", group("inactive@example.test", "nobody@example.test"))
+	put("mixed", group("inactive@example.test", "ann@example.test", "nohost@example.test"))
 	put("fwdbad", forward("fwdbad", "nobody@example.test"))
 	put("keepbad", with(forward("keepbad", "nobody@example.test"), func(e *directory.Entry) { e.DeliveryOptions = []string{"Mailbox ", "FORWARD"} }))
-	put("empty", list())
-	put("helds", list("hold@example.test", "ann@example.test"))
-	put("offline", with(list("ann@example.test"), func(e *directory.Entry) { e.DeliveryOptions = []string{"members_offline"} }))
+	put("empty", group())
+	put("helds", group("hold@example.test", "ann@example.test"))
+	put("offline", with(group("ann@example.test"), func(e *directory.Entry) { e.DeliveryOptions = []string{"members_offline"} }))
 	put("onhold", user("onhold", "hold", "mailbox"))
-	put("deep", list("chain9@example.test", "chain10@example.test"))
-	put("subs", list("ann+a@example.test", "ann+b@example.test", "ann@example.test", "ann@example.test"))
-	put("tree", with(list(), func(e *directory.Entry) { e.MemberDNs = []string{"ou=below", "uid=ann"} }))
+	put("deep", group("chain9@example.test", "chain10@example.test"))
+	put("subs", group("ann+a@example.test", "ann+b@example.test", "ann@example.test", "ann@example.test"))
+	put("tree", with(group(), func(e *directory.Entry) { e.MemberDNs = []string{"ou=below", "uid=ann"} }))
 	put("unused", with(user("unused"), func(e *directory.Entry) { e.MailStatus = directory.Unused }))
-	put("group", with(list("ann@example.test"), func(e *directory.Entry) { e.MailStatus = directory.Disabled }))
+	put("group", with(group("ann@example.test"), func(e *directory.Entry) { e.MailStatus = directory.Disabled }))
 	// Lists that all name each other, with subaddresses: as many ways as there
 	// are permutations.
 	for i := range 12 {
@@ -166,14 +176,27 @@ func fixture() *tree {
 		for j := range 12 {
 			all = append(all, fmt.Sprintf("web%d+%d@example.test", j, i), fmt.Sprintf("web%d@example.test", j))
 		}
-		put(fmt.Sprintf("web%d", i), list(append(all, "ann@example.test")...))
+		put(fmt.Sprintf("web%d", i), group(append(all, "ann@example.test")...))
 	}
 	var many []string
 	for i := range 60 {
 		many = append(many, fmt.Sprintf("m%d@out.test", i))
 	}
-	put("many", list(many...))
+	put("many", group(many...))
 	return d
+}
+
+// comeBack takes r through the channel reprocess once.
+func comeBack(t testing.TB, x *Expander, env *mail.Envelope, r mail.Recipient) ([]mail.Recipient, error) {
+	t.Helper()
+	n, err := x.Again(t.Context(), env, r, []byte("Subject: hi\r\n\r\nhello\r\n"), nil)
+	if err != nil {
+		return nil, err
+	}
+	if n.Change != nil {
+		t.Errorf("%s: changed", r.Address)
+	}
+	return n.Recipients, nil
 }
 
 func show(rs []mail.Recipient) (out []string) {
@@ -249,7 +272,7 @@ func TestRcpt(t *testing.T) {
 		"overquota@example.test":      {"552 5.2.2"},
 		"half@example.test":           {"451 4.4.3"},
 		"evil@example.test":           {"451 4.3.5"},
-		"ruled@example.test":          {"451 4.3.5"},
+		"ruled@example.test":          {"550 5.7.1"},
 		"x@twice.test":                {"451 4.4.3"},
 		"x@held.test":                 {"hold x@held.test"},
 		`"ann@out.test"@example.test`: {"550 5.1.1"},
@@ -283,13 +306,13 @@ func TestRcpt(t *testing.T) {
 // What came by the channel reprocess keeps its path: it neither goes round nor
 // grows past the limit of steps there.
 func TestPathSurvivesReprocessing(t *testing.T) {
-	x, err := New(Config{Directory: fixture(), ListLimit: 10, Reprocessing: func(context.Context) bool { return true }, Pair: Pairs("pair1")})
+	x, err := New(Config{Directory: fixture(), ListLimit: 10, Pair: Pairs("pair1")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ask := func(local string, via ...string) string {
 		r := mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}, Via: via}
-		rs, err := x.Rcpt(t.Context(), nil, r)
+		rs, err := comeBack(t, x, &mail.Envelope{}, r)
 		if err != nil {
 			return mail.AsError("test", err).Status.String()
 		}
@@ -309,19 +332,17 @@ func TestPathSurvivesReprocessing(t *testing.T) {
 		t.Errorf("after %d steps: %s", MaxDepth, got)
 	}
 	// A branch that is too deep ends up there, and is bounced there.
-	rs, err := x.Rcpt(t.Context(), nil, mail.Recipient{Address: mail.Address{Local: "deeper", Domain: "example.test"}})
+	rs, err := comeBack(t, x, &mail.Envelope{}, mail.Recipient{Address: mail.Address{Local: "deeper", Domain: "example.test"}})
 	if err == nil {
 		t.Fatalf("deeper: %v", show(rs))
 	}
 	d := x.cfg.Directory.(*tree)
-	d.users["deeper@example.test"] = []*directory.Entry{with(list("ann@example.test", "chain10@example.test"), func(e *directory.Entry) { e.DN = "cn=deeper" })}
+	d.users["deeper@example.test"] = []*directory.Entry{with(group("ann@example.test", "chain10@example.test"), func(e *directory.Entry) { e.DN = "cn=deeper" })}
 	rs, err = x.Rcpt(t.Context(), nil, mail.Recipient{Address: mail.Address{Local: "deeper", Domain: "example.test"}})
 	if err != nil || len(rs) != 2 || rs[1].Channel != mail.ChannelReprocess {
 		t.Fatalf("deeper: %v, %v", show(rs), err)
 	}
-	again := rs[1]
-	again.Channel = ""
-	if _, err := x.Rcpt(t.Context(), nil, again); !mail.Permanent(err) || mail.AsError("", err).Status != mail.StatusLoop {
+	if _, err := comeBack(t, x, &mail.Envelope{}, rs[1]); !mail.Permanent(err) || mail.AsError("", err).Status != mail.StatusLoop {
 		t.Errorf("the branch that was too deep, again: %v", err)
 	}
 }
@@ -380,8 +401,10 @@ func TestExplain(t *testing.T) {
 	})
 	want := []string{
 		"0 fwd@example.test uid=fwd: user, status active",
+		"1 ann@example.test uid=fwd: forwarded",
 		"1 ann@example.test uid=ann: user, status active",
 		"1 ann@example.test : delivery by channel tcp_lmtpcs to pair1 ann@example.test",
+		"1 x@out.test uid=fwd: forwarded",
 		"1 x@out.test : domain is not ours",
 		"1 x@out.test : delivery by channel tcp_local to out.test ",
 	}
@@ -418,8 +441,7 @@ func TestServers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := cache.New(dirtest.Dial(t, start(t, dirtest.Tree())), cache.Config{})
-			now := false
-			x, err := New(Config{Directory: d, Pair: Pairs("pair1", "pair2", "pair3"), Reprocessing: func(context.Context) bool { return now }})
+			x, err := New(Config{Directory: d, Pair: Pairs("pair1", "pair2", "pair3")})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -548,12 +570,12 @@ func BenchmarkList(b *testing.B) {
 
 func TestReprocessing(t *testing.T) {
 	d := fixture()
-	x, err := New(Config{Directory: d, ListLimit: 10, Reprocessing: func(context.Context) bool { return true }, Pair: func(string) (string, bool) { return "pair1", true }})
+	x, err := New(Config{Directory: d, ListLimit: 10, Pair: func(string) (string, bool) { return "pair1", true }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for local, want := range map[string]int{"many": 60, "dynamic": 30} {
-		rs, err := x.Rcpt(context.Background(), nil, mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}})
+		rs, err := comeBack(t, x, &mail.Envelope{}, mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}})
 		if err != nil || len(rs) != want {
 			t.Errorf("%s: %d recipients, %v", local, len(rs), err)
 		}

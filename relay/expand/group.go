@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,52 +19,111 @@ type member struct {
 	entry   *directory.Entry
 }
 
-// group expands the members of e, or puts them off: when there are too many,
-// or when offline says so.
-func (w *walk) group(r mail.Recipient, e *directory.Entry, offline bool) error {
-	if len(e.PostingRules) > 0 {
-		return w.misconfigured(r.Address, e.DN, "group has posting rules, which are not evaluated yet: "+e.PostingRules[0], nil)
+// group is stage 15 of the group e: who may post, what the list changes, and
+// its members. It is put off when that needs the message, when there are too
+// many members, or when offline says so.
+func (w *walk) group(r mail.Recipient, d *directory.Domain, e *directory.Entry, offline bool) error {
+	r.ListName, r.MaxSize, r.Autoreply, r.Folder = e.Mail, 0, nil, ""
+	stage := stageNone
+	if w.now() && w.top() {
+		stage = w.pass.state.stage
 	}
-	r.ListName = e.Mail
-	if offline && !w.now {
-		return w.putOff(r, e)
-	}
-	members, err := w.members(r, e)
 	switch {
-	case errors.Is(err, directory.ErrTooMany) && !w.now:
-		return w.putOff(r, e)
-	case errors.Is(err, directory.ErrTooMany):
-		return w.tooLarge(r, err)
-	case err != nil:
-		return err
+	case stage == stageModerate:
+		return w.moderators(r, e)
+	case stage == stageNone && e.List != nil && e.List.Restricted() && !w.continued():
+		v, err := w.mayPost(r, e)
+		switch {
+		case err != nil:
+			return err
+		case v == postLater:
+			return w.putOff(r, e, "13.2", "mgrpAuthPassword", "the list's rules need the message")
+		case v == postModerate && !(w.now() && w.top()):
+			return w.putOff(r, e, "13.2/10", "mgrpModerator", "for the moderators")
+		case v == postModerate:
+			w.rule(r.Address, e.DN, "13.2/10", "mgrpModerator", "a copy for the moderators", nil)
+			return w.change(r, e, stageModerate)
+		}
+	}
+	switch {
+	case changes(e) && stage == stageNone && w.now() && w.top():
+		w.rule(r.Address, e.DN, "13.2/17", "mgrpAddHeader", "a copy with the list's changes", nil)
+		return w.change(r, e, stageChanged)
+	case changes(e) && stage == stageNone:
+		return w.putOff(r, e, "13.2/17", "mgrpErrorsTo", "the list changes its mail")
+	case offline && !w.now():
+		return w.putOff(r, e, "8.2", "mailDeliveryOption", "the option says so")
+	case e.Defer == "after_auth" && !w.now():
+		return w.putOff(r, e, "5/14", "mailDeferProcessing", "the entry says so")
+	}
+	return w.expand(r, e)
+}
+
+// continued reports whether earlier pieces of the list in hand are on their way:
+// whoever posted was allowed to.
+func (w *walk) continued() bool { return w.now() && w.top() && w.pass.state.after != "" }
+
+// changes reports whether mail of the list is not the mail that was sent to it.
+func changes(e *directory.Entry) bool {
+	return e.ErrorsTo != "" || e.List != nil && e.List.Changes()
+}
+
+// expand goes on with the members of e.
+func (w *walk) expand(r mail.Recipient, e *directory.Entry) error {
+	var members []member
+	if !w.now() {
+		limit := w.x.cfg.ListLimit
+		err := w.members(r, e, limit, func(m member) error {
+			if len(members) >= limit {
+				return directory.ErrTooMany
+			}
+			if members == nil {
+				members = make([]member, 0, len(e.MemberAddresses)+len(e.MemberDNs))
+			}
+			members = append(members, m)
+			return nil
+		})
+		switch {
+		case errors.Is(err, directory.ErrTooMany):
+			return w.putOff(r, e, "13.6", "", "too many members for the client to wait")
+		case err != nil:
+			return err
+		}
 	}
 	via, err := w.enter(r, e)
 	if err != nil {
 		return err
 	}
 	defer w.leave()
-	w.final = slices.Grow(w.final, len(members))
-	for _, m := range members {
-		d, err := w.home(m)
-		if err != nil {
-			return err
+	was := w.apart
+	w.apart = e.List != nil && e.List.NoDuplicateChecks
+	defer func() { w.apart = was }()
+	if !w.now() {
+		w.grow(len(members))
+		for _, m := range members {
+			if err := w.member(r, m, via); err != nil {
+				return err
+			}
 		}
-		known := m.entry
-		if d == nil {
-			known = nil
-		}
-		if err := w.step(r, m.address, via, d, known); err != nil {
-			return err
-		}
+		return nil
 	}
-	return nil
+	err = w.members(r, e, maxSteps, func(m member) error { return w.member(r, m, via) })
+	if errors.Is(err, directory.ErrTooMany) {
+		return w.tooLarge(r, err)
+	}
+	return err
 }
 
-// putOff sends the group through the channel reprocess.
-func (w *walk) putOff(r mail.Recipient, e *directory.Entry) error {
-	w.note(r.Address, e.DN, "put off to the channel reprocess", nil)
-	r.Channel, r.NextHop = mail.ChannelReprocess, ""
-	return w.add(r)
+// member goes on with one member of the list r.
+func (w *walk) member(r mail.Recipient, m member, via []string) error {
+	d, err := w.home(m)
+	if err != nil {
+		return err
+	}
+	if d == nil {
+		m.entry = nil
+	}
+	return w.step(r, m.address, via, d, m.entry)
 }
 
 // home is the domain of a member whose entry is known, so that it need not be
@@ -81,6 +139,9 @@ func (w *walk) home(m member) (*directory.Domain, error) {
 	d, err := w.x.cfg.Directory.Domain(w.ctx, name)
 	switch {
 	case err == nil:
+		if len(d.RoutingHosts) > 0 && !d.LocalTo(w.x.cfg.Hostnames...) {
+			return nil, nil
+		}
 		return d, nil
 	case errors.Is(err, directory.ErrNotFound), errors.Is(err, directory.ErrAmbiguous):
 		return nil, nil
@@ -88,69 +149,81 @@ func (w *walk) home(m member) (*directory.Domain, error) {
 	return nil, w.unknown(m.address, err)
 }
 
-// members are the members of e; ErrTooMany when there are more than may be
-// expanded now. An error of the directory is the answer for all of them.
-func (w *walk) members(r mail.Recipient, e *directory.Entry) ([]member, error) {
-	limit := w.x.cfg.ListLimit
-	if w.now {
-		limit = MaxFinal
-	}
+// batch is how many names are resolved before the members that they lead to are
+// gone through.
+const batch = 256
+
+// members calls take with each member of e; it ends with take's error, and with
+// ErrTooMany when a search or the entry itself has more than limit. An error of
+// the directory is the answer for all of them.
+func (w *walk) members(r mail.Recipient, e *directory.Entry, limit int, take func(member) error) error {
 	if len(e.MemberAddresses)+len(e.MemberDNs) > limit {
-		return nil, directory.ErrTooMany
+		return directory.ErrTooMany
 	}
-	members := make([]member, 0, len(e.MemberAddresses)+len(e.MemberDNs))
-	add := func(text string, m *directory.Entry) {
-		text = strings.TrimSpace(text)
-		if len(text) > 7 && strings.EqualFold(text[:7], "mailto:") {
-			text = text[7:]
-		}
-		a, err := mail.ParseAddress(text, true)
+	add := func(text string, m *directory.Entry) error {
+		a, err := memberAddress(text)
 		if err != nil {
 			w.x.alarms.raise("member address is not well formed: "+text, e.DN, r.Address, err)
-			return
+			return nil
 		}
-		members = append(members, member{a, m})
+		return take(member{a, m})
+	}
+	below := func(u string) error {
+		found, err := w.search(r, e, u, min(limit, MaxFinal))
+		for _, m := range found {
+			if err == nil && m.Mail != "" { // members without an address are skipped (directory.md 13.3)
+				err = add(m.Mail, m)
+			}
+		}
+		return err
 	}
 	// The order of the specification's rows 11-14.
 	for _, u := range e.MemberURLs {
-		found, err := w.search(r, e, u, limit-len(members))
+		if err := below(u); err != nil {
+			return err
+		}
+	}
+	for dns := e.MemberDNs; len(dns) > 0; {
+		some := dns[:min(batch, len(dns))]
+		dns = dns[len(some):]
+		entries, err := w.entries(r, some)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, m := range found {
-			if m.Mail != "" { // members without an address are skipped (directory.md 13.3)
-				add(m.Mail, m)
+		for i, m := range entries {
+			var err error
+			switch {
+			case m == nil:
+				w.rule(r.Address, some[i], "13.3", "uniqueMember", "left out: no such entry", nil)
+			case m.Mail != "":
+				err = add(m.Mail, m)
+			case m.Kind == directory.Other:
+				// A name may stand for all that is below it (directory.md 13.2, row 13).
+				err = below("ldap:///" + url.PathEscape(m.DN) + "??sub?(mail=*)")
 			}
-		}
-	}
-	entries, err := w.entries(r, e.MemberDNs)
-	if err != nil {
-		return nil, err
-	}
-	for i, m := range entries {
-		switch {
-		case m == nil:
-			w.note(r.Address, e.MemberDNs[i], "left out: no such entry", nil)
-		case m.Mail != "":
-			add(m.Mail, m)
-		case m.Kind == directory.Other:
-			// A name may stand for all that is below it (directory.md 13.2, row 13).
-			found, err := w.search(r, e, "ldap:///"+url.PathEscape(m.DN)+"??sub?(mail=*)", limit-len(members))
 			if err != nil {
-				return nil, err
-			}
-			for _, below := range found {
-				add(below.Mail, below)
+				return err
 			}
 		}
 	}
 	for _, text := range e.MemberAddresses {
-		add(text, nil)
+		if err := add(text, nil); err != nil {
+			return err
+		}
 	}
-	if len(members) > limit {
-		return nil, directory.ErrTooMany
+	return nil
+}
+
+// memberAddress reads an address that may be written as a mailto: URL.
+func memberAddress(text string) (mail.Address, error) {
+	text = strings.TrimSpace(text)
+	if len(text) > 7 && strings.EqualFold(text[:7], "mailto:") {
+		text, _, _ = strings.Cut(text[7:], "?")
+		if plain, err := url.PathUnescape(text); err == nil {
+			text = plain
+		}
 	}
-	return members, nil
+	return mail.ParseAddress(text, true)
 }
 
 func (w *walk) search(r mail.Recipient, e *directory.Entry, u string, limit int) ([]*directory.Entry, error) {
@@ -208,4 +281,43 @@ func (w *walk) entries(r mail.Recipient, dns []string) ([]*directory.Entry, erro
 		return nil, w.unknown(r.Address, context.Cause(ctx))
 	}
 	return out, nil
+}
+
+// moderators goes on with the moderators of e as its only members
+// (directory.md 13.2, row 10).
+func (w *walk) moderators(r mail.Recipient, e *directory.Entry) error {
+	only := &directory.Entry{DN: e.DN, Kind: directory.Group, Mail: e.Mail}
+	for _, v := range e.List.Moderators {
+		v = strings.TrimSpace(v)
+		switch u, err := directory.ParseURL(v); {
+		case err != nil:
+			only.MemberAddresses = append(only.MemberAddresses, v)
+		case u.Scope == directory.ScopeBase:
+			only.MemberDNs = append(only.MemberDNs, u.DN)
+		default:
+			only.MemberURLs = append(only.MemberURLs, v)
+		}
+	}
+	return w.expand(r, only)
+}
+
+// one is the single address that a value names: an address, a mailto: URL or
+// an LDAP URL that leads to one entry.
+func (w *walk) one(r mail.Recipient, e *directory.Entry, value string) (mail.Address, error) {
+	value = strings.TrimSpace(value)
+	if _, err := directory.ParseURL(value); err == nil {
+		found, err := w.search(r, e, value, 1)
+		if err != nil && !errors.Is(err, directory.ErrTooMany) {
+			return mail.Address{}, err
+		}
+		value = ""
+		if len(found) > 0 {
+			value = found[0].Mail
+		}
+	}
+	a, err := memberAddress(value)
+	if err != nil {
+		return a, w.misconfigured(r.Address, e.DN, "not the address of one person: "+value, err)
+	}
+	return a, nil
 }

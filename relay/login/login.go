@@ -3,7 +3,8 @@ Package login says who a person is who logs in to a relay, for submission and
 for the access proxies.
 
 	credentials -> directory: whose login is it? -> may that user log in?
-	            -> bind with the password        -> account and pair
+	            -> from here, by this service?   -> bind with the password
+	            -> account and pair
 
 What it keeps true:
 
@@ -12,6 +13,8 @@ What it keeps true:
   - What the directory cannot answer now is a temporary failure, never a refusal.
   - A user acts for nobody else: an authorization identity must lead to the same
     account.
+  - The access filter of the domain is applied first, then the user's; both must
+    allow the service and the client. A filter that cannot be read allows nothing.
 
 Package login keeps nothing (the directory's cache remembers checked passwords)
 and counts no failures (the servers do).
@@ -23,6 +26,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/postern-mail/postern/relay/proxy"
 	"github.com/postern-mail/postern/relay/smtpd"
@@ -36,6 +40,9 @@ type Checker struct {
 	Directory directory.Directory
 	// Pair finds the pair that a mailHost names.
 	Pair func(mailHost string) (pair string, ok bool)
+	// Host finds the host name of a client, for access filters that ask for
+	// names, and whether it leads back to the address; nil: no name is known.
+	Host func(ctx context.Context, addr netip.Addr) (name string, verified bool)
 }
 
 var _ smtpd.Authenticator = (*Checker)(nil)
@@ -45,13 +52,16 @@ var errRefused = errors.New("refused")
 
 // user returns the entry that the credentials prove; errRefused, wrapped, when
 // they do not.
-func (c *Checker) user(ctx context.Context, user, password, authz string) (*directory.Entry, error) {
+func (c *Checker) user(ctx context.Context, service, user, password, authz string) (*directory.Entry, error) {
 	e, err := c.find(ctx, user)
 	if err != nil {
 		return nil, err
 	}
 	if !e.MayLogin() {
 		return nil, fmt.Errorf("%w: %s is not active", errRefused, e.DN)
+	}
+	if err := c.access(ctx, e, service); err != nil {
+		return nil, err
 	}
 	switch err := c.Directory.Authenticate(ctx, e, password); {
 	case errors.Is(err, directory.ErrBadPassword):
@@ -92,7 +102,7 @@ func (c *Checker) same(ctx context.Context, e *directory.Entry, authz string) er
 
 // Password implements smtpd.Authenticator.
 func (c *Checker) Password(ctx context.Context, user, password, authz string) (string, error) {
-	e, err := c.user(ctx, user, password, authz)
+	e, err := c.user(ctx, "smtp", user, password, authz)
 	if err != nil {
 		return "", classify(err)
 	}
@@ -103,14 +113,14 @@ func (c *Checker) Password(ctx context.Context, user, password, authz string) (s
 // mail address (RFC 822 name), or the authorization identity if that leads to
 // the same account.
 func (c *Checker) Certificate(ctx context.Context, cs *tls.ConnectionState, authz string) (string, error) {
-	e, err := c.certificate(ctx, cs, authz)
+	e, err := c.certificate(ctx, "smtp", cs, authz)
 	if err != nil {
 		return "", classify(err)
 	}
 	return e.Mailbox, nil
 }
 
-func (c *Checker) certificate(ctx context.Context, cs *tls.ConnectionState, authz string) (*directory.Entry, error) {
+func (c *Checker) certificate(ctx context.Context, service string, cs *tls.ConnectionState, authz string) (*directory.Entry, error) {
 	if cs == nil || len(cs.VerifiedChains) == 0 || len(cs.VerifiedChains[0][0].EmailAddresses) == 0 {
 		return nil, fmt.Errorf("%w: the certificate names no mail address", errRefused)
 	}
@@ -120,6 +130,9 @@ func (c *Checker) certificate(ctx context.Context, cs *tls.ConnectionState, auth
 	}
 	if !e.MayLogin() {
 		return nil, fmt.Errorf("%w: %s is not active", errRefused, e.DN)
+	}
+	if err := c.access(ctx, e, service); err != nil {
+		return nil, err
 	}
 	return e, c.same(ctx, e, authz)
 }
@@ -135,10 +148,15 @@ func classify(err error) error {
 func (c *Checker) Proxy(ctx context.Context, cred auth.Credentials, client proxy.Client) (proxy.User, error) {
 	var e *directory.Entry
 	var err error
+	ctx = at(ctx, client.Addr.Addr(), client.TLS != nil)
+	service := "imap"
+	if client.Protocol == proxy.POP3 {
+		service = "pop"
+	}
 	if cred.Mechanism == auth.External {
-		e, err = c.certificate(ctx, client.TLS, cred.Authz)
+		e, err = c.certificate(ctx, service, client.TLS, cred.Authz)
 	} else {
-		e, err = c.user(ctx, cred.User, cred.Password, cred.Authz)
+		e, err = c.user(ctx, service, cred.User, cred.Password, cred.Authz)
 	}
 	if errors.Is(err, errRefused) {
 		return proxy.User{}, fmt.Errorf("%w: %w", proxy.ErrRefused, err)

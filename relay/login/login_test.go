@@ -2,7 +2,9 @@ package login_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/fixture"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/smtp"
 )
 
 const domain = "example.org"
@@ -88,4 +91,111 @@ func TestLogin(t *testing.T) {
 	if _, err := c.Proxy(ctx, auth.Credentials{Mechanism: auth.Plain, User: "u0002", Password: "secret"}, proxy.Client{}); err == nil || errors.Is(err, proxy.ErrRefused) {
 		t.Errorf("no directory: %v", err)
 	}
+}
+
+// The filters of the domain and of the user must both allow, for each service
+// by what is known of the client.
+func TestAccess(t *testing.T) {
+	text := string(tree())
+	text = strings.Replace(text, "mailDomainStatus: active\n", "mailDomainStatus: active\nmailDomainAllowedServiceAccess: -ALL:203.0.113.0/24\n", 1)
+	i := strings.Index(text, "uid: u0001")
+	text = text[:i] + strings.Replace(text[i:], "inetUserStatus: active\n", "inetUserStatus: active\nmailAllowedServiceAccess: +imaps,smtp:*$+pop:192.0.2.1\n", 1)
+	i = strings.Index(text, "uid: u0002")
+	text = text[:i] + strings.Replace(text[i:], "inetUserStatus: active\n", "inetUserStatus: active\nmailAllowedServiceAccess: imap of everybody\n", 1)
+	for name, start := range map[string]func() dirtest.Server{
+		"embedded": func() dirtest.Server { return dirtest.Embedded(t, []byte(text)) },
+		"OpenLDAP": func() dirtest.Server { return dirtest.OpenLDAP(t, []byte(text)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &login.Checker{
+				Directory: dirtest.Dial(t, start()),
+				Pair:      func(host string) (string, bool) { return host, host == "pair1" },
+			}
+			secure := &tls.ConnectionState{}
+			for _, tt := range []struct {
+				user string
+				p    proxy.Protocol
+				addr string
+				tls  *tls.ConnectionState
+				want bool
+			}{
+				{"u0001", proxy.IMAP, "192.0.2.1", secure, true},
+				{"u0001", proxy.IMAP, "192.0.2.1", nil, false},
+				{"u0001", proxy.POP3, "192.0.2.1", nil, true},
+				{"u0001", proxy.POP3, "192.0.2.2", secure, false},
+				{"u0001", proxy.IMAP, "203.0.113.9", secure, false}, // by the domain's filter
+				{"u0002", proxy.IMAP, "192.0.2.1", secure, false},   // a filter that cannot be read
+			} {
+				_, err := c.Proxy(t.Context(), auth.Credentials{Mechanism: auth.Plain, User: tt.user, Password: "secret"}, proxy.Client{
+					Protocol: tt.p, Addr: netip.AddrPortFrom(netip.MustParseAddr(tt.addr), 999), TLS: tt.tls,
+				})
+				if (err == nil) != tt.want || err != nil && !errors.Is(err, proxy.ErrRefused) {
+					t.Errorf("%s %s from %s, TLS %v: %v, want %v", tt.user, tt.p, tt.addr, tt.tls != nil, err, tt.want)
+				}
+			}
+			if _, err := c.Password(t.Context(), "u0001", "secret", ""); err != nil {
+				t.Errorf("submission: %v", err)
+			}
+			if _, err := c.Password(t.Context(), "u0002", "secret", ""); !mail.Permanent(err) {
+				t.Errorf("submission with a broken filter: %v", err)
+			}
+		})
+	}
+}
+
+// inner is a session that asks the checker, as smtpd does.
+type inner struct {
+	smtp.Session
+	c *login.Checker
+}
+
+func (inner) Hello(context.Context, *smtp.ConnInfo) error { return nil }
+
+func (i inner) Auth(ctx context.Context, _, authz, user, password string) (string, error) {
+	return i.c.Password(ctx, user, password, authz)
+}
+
+// A submission session tells where the client is.
+func TestSessions(t *testing.T) {
+	text := string(tree())
+	i := strings.Index(text, "uid: u0001")
+	text = text[:i] + strings.Replace(text[i:], "inetUserStatus: active\n", "inetUserStatus: active\nmailAllowedServiceAccess: +smtps:.friends.example\n", 1)
+	c := &login.Checker{
+		Directory: dirtest.Dial(t, dirtest.Embedded(t, []byte(text))),
+		Pair:      func(host string) (string, bool) { return host, true },
+		Host:      login.HostOf(names{}),
+	}
+	f := login.Sessions(func(context.Context, *smtp.ConnInfo) (smtp.Session, error) { return inner{c: c}, nil })
+	for addr, want := range map[string]bool{"192.0.2.1": true, "192.0.2.2": false, "192.0.2.3": false} {
+		for _, state := range []*tls.ConnectionState{nil, {}} {
+			info := &smtp.ConnInfo{Remote: netip.AddrPortFrom(netip.MustParseAddr(addr), 25)}
+			s, err := f(t.Context(), info)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := *info
+			after.TLS = state
+			if err := s.Hello(t.Context(), &after); err != nil {
+				t.Fatal(err)
+			}
+			_, err = s.Auth(t.Context(), "PLAIN", "", "u0001", "secret")
+			if (err == nil) != (want && state != nil) {
+				t.Errorf("%s, TLS %v: %v", addr, state != nil, err)
+			}
+		}
+	}
+}
+
+// names is the DNS: .1 is a friend, .2 says so and is not, .3 has no name.
+type names struct{}
+
+func (names) PTR(_ context.Context, a netip.Addr) ([]string, error) {
+	if a.As4()[3] == 3 {
+		return nil, errors.New("no name")
+	}
+	return []string{"mail.friends.example"}, nil
+}
+
+func (names) Addrs(context.Context, string) ([]netip.Addr, error) {
+	return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
 }

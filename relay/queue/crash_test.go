@@ -112,6 +112,17 @@ func (l *ledger) take() *Item {
 	return it
 }
 
+// join adds the messages that are only in another ledger of the same queue.
+func (l *ledger) join(other *ledger) {
+	for id, body := range other.body {
+		if _, mine := l.body[id]; !mine {
+			l.body[id], l.accepted[id], l.removing[id], l.notices[id] = body, other.accepted[id], other.removing[id], other.notices[id]
+		}
+	}
+	l.bad[0] += other.bad[0]
+	l.bad[1] += other.bad[1]
+}
+
 // check opens what a crash left and compares it with the ledger, and returns
 // a ledger in which what was found is the truth.
 func (l *ledger) check(disk *faultfs.FS, rng *rand.Rand) (*ledger, error) {
@@ -141,8 +152,8 @@ func (l *ledger) check(disk *faultfs.FS, rng *rand.Rand) (*ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	for id := range l.accepted {
-		if !now.accepted[id] && !l.removing[id] {
+	for id, yes := range l.accepted {
+		if yes && !now.accepted[id] && !l.removing[id] {
 			return nil, fmt.Errorf("accepted message %s is lost", id)
 		}
 	}
@@ -232,4 +243,40 @@ func TestCrashCanFail(t *testing.T) {
 			t.Errorf("%s was not noticed", name)
 		}
 	}
+}
+
+// TestKilled ends the process after each operation, opens the queue again, and
+// cuts the power then. What was promised before the first end still holds.
+func TestKilled(t *testing.T) {
+	runs, states := uint64(4), 0
+	if os.Getenv("POSTERN_NIGHTLY") != "" {
+		runs = 20
+	}
+	for run := range runs {
+		script := func() *ledger { return newLedger(rand.New(rand.NewPCG(run, 7))) }
+		whole := faultfs.New(run)
+		script().use(whole, 12)
+		for at := 1; at <= whole.Ops()+1; at++ {
+			fs := faultfs.New(run)
+			fs.CrashAfter(at)
+			l := script()
+			l.use(fs, 12)
+			fs.CrashAfter(1 << 40)
+			after, err := l.check(fs, l.rng)
+			if err != nil {
+				t.Fatalf("run %d, killed after operation %d: %v", run, at, err)
+			}
+			// What is accepted from now on is promised too.
+			after.accepted, after.live, after.bad = map[string]bool{}, nil, [2]int{}
+			after.use(fs, 2)
+			l.join(after)
+			for seed := range uint64(6) {
+				states++
+				if _, err := l.check(fs.Crash(seed), l.rng); err != nil {
+					t.Fatalf("run %d, killed after operation %d, power cut, state %d: %v", run, at, seed, err)
+				}
+			}
+		}
+	}
+	t.Logf("%d crash states", states)
 }

@@ -13,7 +13,7 @@ import (
 
 // An envelope file is lines of text, each a key and its values:
 //
-//	postern-queue 1 1            version written, lowest version that may read it
+//	postern-queue 2 1            version written, lowest version that may read it
 //	id "..."
 //	...
 //	rcpt "bob@example.org"       begins a recipient
@@ -25,8 +25,11 @@ import (
 // values. A reader skips keys it does not know, which is how a newer version
 // adds what an older one may ignore; what it may not ignore raises the lowest
 // version. Keys are never given another meaning.
+//
+// Version 2 adds +reply and the keys that begin with it, how the recipient's
+// mail is answered. Version 1 delivers without them, and answers nothing.
 const (
-	formatVersion = 1
+	formatVersion = 2
 	formatLowest  = 1
 	formatMagic   = "postern-queue"
 )
@@ -35,6 +38,7 @@ const (
 const (
 	maxEnvelope   = 128 << 20
 	maxRecipients = 500_000
+	maxNames      = 1000 // addresses in an autoreply
 )
 
 var (
@@ -157,6 +161,7 @@ func (e *encoder) recipient(r *Recipient) {
 		e.b = append(e.b, '\n')
 	}
 	e.text("+list", r.ListName)
+	e.autoreply(r.Autoreply)
 	if r.State != Pending {
 		e.text("+state", r.State.String())
 	}
@@ -170,6 +175,23 @@ func (e *encoder) recipient(r *Recipient) {
 	e.text("+status", r.Answer.Status.String())
 	e.text("+text", r.Answer.Text)
 	e.text("+relay", r.Answer.Relay)
+}
+
+func (e *encoder) autoreply(a *mail.Autoreply) {
+	if a == nil {
+		return
+	}
+	e.b = append(e.b, "+reply "...)
+	e.b = strconv.AppendQuoteToASCII(e.b, string(a.Mode))
+	e.b = append(e.b, '\n')
+	e.flag("+replyonly", a.Only)
+	e.text("+replyfrom", a.From.String())
+	for _, me := range a.Me {
+		e.text("+replyme", me.String())
+	}
+	e.text("+replysubject", a.Subject)
+	e.text("+replytext", a.Text)
+	e.num("+replytimeout", int64(a.Timeout))
 }
 
 // line is one parsed line.
@@ -390,6 +412,8 @@ func (r *Recipient) read(l *line) {
 		r.Via = append(r.Via, l.text())
 	case "+list":
 		r.ListName = l.text()
+	case "+reply":
+		r.Autoreply = &mail.Autoreply{Mode: mail.AutoreplyMode(l.text())}
 	case "+state":
 		r.State = l.state()
 	case "+attempts":
@@ -412,6 +436,36 @@ func (r *Recipient) read(l *line) {
 		r.Answer.Text = l.text()
 	case "+relay":
 		r.Answer.Relay = l.text()
+	default:
+		if strings.HasPrefix(l.key, "+reply") {
+			l.autoreply(r.Autoreply)
+		}
+	}
+}
+
+// autoreply reads a line that belongs to +reply.
+func (l *line) autoreply(a *mail.Autoreply) {
+	if a == nil {
+		l.fail("before +reply")
+		return
+	}
+	switch l.key {
+	case "+replyonly":
+		a.Only = l.flag()
+	case "+replyfrom":
+		a.From = l.address()
+	case "+replyme":
+		if len(a.Me) >= maxNames {
+			l.fail("occurs too often")
+			return
+		}
+		a.Me = append(a.Me, l.address())
+	case "+replysubject":
+		a.Subject = l.text()
+	case "+replytext":
+		a.Text = l.text()
+	case "+replytimeout":
+		a.Timeout = time.Duration(l.num())
 	}
 }
 

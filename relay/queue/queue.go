@@ -108,7 +108,6 @@ func Open(cfg Config) (*Queue, error) {
 }
 
 func (q *Queue) openDirs() error {
-	made := false
 	for i := range q.dirs {
 		dir := filepath.Join(q.cfg.Dir, alphabet[i:i+1])
 		q.dirs[i].init(q, dir)
@@ -118,7 +117,6 @@ func (q *Queue) openDirs() error {
 			if err := q.cfg.FS.MkdirAll(dir, 0o700); err != nil {
 				return err
 			}
-			made = true
 		case err != nil:
 			return err
 		default:
@@ -127,17 +125,15 @@ func (q *Queue) openDirs() error {
 			}
 		}
 	}
-	if made {
-		return q.cfg.FS.SyncDir(q.cfg.Dir)
-	}
-	return nil
+	// Also when all were there: a process that was killed may have made them.
+	return q.cfg.FS.SyncDir(q.cfg.Dir)
 }
 
 // clean removes the files of messages that are not ours: temporary ones, and
 // ID.msg without ID.env or ID.bad. Names come sorted, so .bad and .env stand
 // before .msg.
 func (q *Queue) clean(dir string, names []string) error {
-	ours := ""
+	ours, synced := "", false
 	for _, name := range names {
 		id, ext := splitName(name)
 		switch {
@@ -148,6 +144,14 @@ func (q *Queue) clean(dir string, names []string) error {
 			ours = id
 			q.damaged.Add(1)
 		case fsx.IsTemp(name), ext == ".msg" && id != ours:
+			if !synced && ext == ".msg" {
+				// The process that took ID.env away may have died before that
+				// was durable; see Remove.
+				if err := q.cfg.FS.SyncDir(dir); err != nil {
+					return err
+				}
+				synced = true
+			}
 			if err := q.cfg.FS.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}

@@ -281,13 +281,13 @@ func TestVersions(t *testing.T) {
 		b := []byte(s[:strings.LastIndex(s, "end ")])
 		return fmt.Appendf(b, "end %08x\n", checksum(b))
 	}
-	newer := strings.Replace(text, "postern-queue 1 1\n", "postern-queue 2 1\nsparkle \"yes\"\n", 1)
+	newer := strings.Replace(text, "postern-queue 2 1\n", "postern-queue 3 1\nsparkle \"yes\"\n", 1)
 	newer = strings.Replace(newer, "\n+hop", "\n+glitter 7\n+hop", 1)
 	got, err := readItem(reseal(newer))
 	if err != nil || !reflect.DeepEqual(got, it) {
 		t.Errorf("newer version that may be read: %v", err)
 	}
-	if _, err := readItem(reseal(strings.Replace(text, "1 1\n", "3 2\n", 1))); !errors.Is(err, ErrVersion) {
+	if _, err := readItem(reseal(strings.Replace(text, "2 1\n", "4 3\n", 1))); !errors.Is(err, ErrVersion) {
 		t.Errorf("newer version: %v, want ErrVersion", err)
 	}
 	for _, bad := range []string{"", "postern-queue 1 1\n", text[:len(text)-1], text + "x", strings.Replace(text, "bob0", "bob1", 1)} {

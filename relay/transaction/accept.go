@@ -3,6 +3,7 @@ package transaction
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/postern-mail/postern/relay/deliver"
@@ -52,8 +53,9 @@ func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
 	if !t.src.Internal {
 		*trace = t.appendReceived(*trace)
 	}
-	body := [3][]byte{*trace, c.Prepend, c.Bytes}
-	return t.settle(ctx, h, c.EightBit, segments(body[:]))
+	header, rest := t.reversed(ctx, c.Bytes)
+	body := [4][]byte{*trace, c.Prepend, header, rest}
+	return t.settle(ctx, h, c.EightBit, t.tooBig(int64(len(c.Bytes))), segments(body[:]))
 }
 
 // segments drops the empty ones.
@@ -67,8 +69,27 @@ func segments(body [][]byte) [][]byte {
 	return out
 }
 
-// settle finds the outcome of every recipient and answers.
-func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, body [][]byte) *smtp.Reply {
+// tooBig is the refusal, for those recipients that take no message of n octets;
+// nil without any. It looks like the answer of a pair.
+func (t *Transaction) tooBig(n int64) *pair {
+	var p *pair
+	for i := range t.rcpts {
+		if limit := t.rcpts[i].MaxSize; limit > 0 && n > limit {
+			if p == nil {
+				p = &pair{}
+			}
+			p.index = append(p.index, i)
+			p.results = append(p.results, deliver.Result{
+				Outcome: deliver.Failed, Code: 552, Status: mail.Status{5, 2, 3}, Text: "Message too big for this recipient",
+			})
+		}
+	}
+	return p
+}
+
+// settle finds the outcome of every recipient and answers. refused are those
+// whose outcome is known already.
+func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, refused *pair, body [][]byte) *smtp.Reply {
 	var size int64
 	for _, b := range body {
 		size += int64(len(b))
@@ -78,8 +99,11 @@ func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, body 
 		return t.rejected(noRoom(err))
 	}
 	defer room.Release()
-	pairs := t.split()
+	pairs := t.split(refused)
 	t.through(ctx, pairs, eightBit, body)
+	if refused != nil {
+		pairs = append(pairs, *refused)
+	}
 	o := t.count(pairs)
 	if o.allFailed != nil {
 		return t.rejected(o.allFailed)
@@ -119,7 +143,7 @@ func (t *Transaction) unqueued(err error, o *outcome) *smtp.Reply {
 }
 
 // split groups the recipients that may go through now by pair.
-func (t *Transaction) split() []pair {
+func (t *Transaction) split(refused *pair) []pair {
 	if t.src.Internal {
 		return nil
 	}
@@ -127,7 +151,7 @@ func (t *Transaction) split() []pair {
 next:
 	for i := range t.rcpts {
 		r := &t.rcpts[i]
-		if t.a.mode(r) != Through {
+		if t.a.mode(r) != Through || refused != nil && slices.Contains(refused.index, i) {
 			continue
 		}
 		for p := range pairs {

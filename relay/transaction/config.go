@@ -56,6 +56,12 @@ type Config struct {
 	Expander Expander
 	Queue    Queue
 	Pairs    Pairs // nil: nothing goes through
+	// Copies tells who gets a copy of everything that the sender of env sends;
+	// nil: nobody.
+	Copies func(ctx context.Context, env *mail.Envelope) ([]mail.Recipient, error)
+	// Reverse finds the primary address of a user's alternate one, for what
+	// users submit; nil: addresses stay as they are.
+	Reverse func(ctx context.Context, a mail.Address) (mail.Address, error)
 
 	// Mode tells how mail for a next hop of a channel is accepted. Nil:
 	// Through for tcp_lmtpcs, Local for the rest. Channels other than

@@ -12,7 +12,7 @@ the notice about it is on this relay's disk. The whole rule, for recipients
 that go through:
 
 	room for the message cannot be reserved   452, nobody has been asked
-	every recipient known 5yz                 that 5yz
+	every recipient known 5yz                 that 5yz; too big for one is its 5yz
 	some committed or unknown                 250, the rest is queued first
 	none committed or unknown, some 4yz       queued and 250, or 451 if that fails
 
@@ -21,8 +21,12 @@ then one trial transaction succeed, or the queue gets a message through.
 Recipients outside, lists to reprocess, held recipients and everything that the
 relay itself makes are always queued.
 
+Who captures what a sender sends is a recipient like any other (Config.Copies).
+What a user submits leaves with the user's primary address in place of
+alternate ones (Config.Reverse); nothing else of a message is changed here.
+
 Every message gets one Received field here, as a segment of its own before the
-client's octets, which are never copied. It names no recipient. Delivery keys
+client's octets, whose body is never copied. It names no recipient. Delivery keys
 are made here, from the origin relay, the root queue id and the final mailbox
 and folder, and recipients that come to the same key are one.
 

@@ -17,6 +17,7 @@ import (
 	"github.com/postern-mail/postern/relay/deliver/reprocess"
 	outbound "github.com/postern-mail/postern/relay/deliver/smtp"
 	"github.com/postern-mail/postern/relay/dispatcher"
+	"github.com/postern-mail/postern/relay/expand"
 	"github.com/postern-mail/postern/relay/jobctl"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/relay/smtpd"
@@ -38,11 +39,15 @@ type relay struct {
 	// forward sends a local part of this domain elsewhere, list to many.
 	forward map[string]mail.Address
 	list    map[string][]string
+	x       *expand.Expander // instead of these, when it is not nil
 }
 
 // Rcpt is the relay's directory: everybody exists on pair1, but for forwards,
 // lists and users called none.
-func (r *relay) Rcpt(ctx context.Context, _ *mail.Envelope, a mail.Recipient) ([]mail.Recipient, error) {
+func (r *relay) Rcpt(ctx context.Context, env *mail.Envelope, a mail.Recipient) ([]mail.Recipient, error) {
+	if r.x != nil {
+		return r.x.Rcpt(ctx, env, a)
+	}
 	if !strings.EqualFold(a.Address.Domain, r.domain) {
 		a.Channel, a.NextHop = mail.ChannelSMTP, a.Address.Domain
 		return []mail.Recipient{a}, nil
@@ -55,22 +60,28 @@ func (r *relay) Rcpt(ctx context.Context, _ *mail.Envelope, a mail.Recipient) ([
 		a.Address, a.Channel, a.NextHop = to, mail.ChannelSMTP, to.Domain
 		return []mail.Recipient{a}, nil
 	}
-	if members, ok := r.list[a.Address.Local]; ok {
-		if !transaction.Reprocessing(ctx) {
-			a.Channel = mail.ChannelReprocess
-			return []mail.Recipient{a}, nil
-		}
-		var out []mail.Recipient
-		for _, m := range members {
-			one := a
-			one.Address.Local, one.Via = m, []string{a.Address.String()}
-			one.Channel, one.NextHop, one.Mailbox = mail.ChannelLMTP, "pair1", m+"@"+r.domain
-			out = append(out, one)
-		}
-		return out, nil
+	if _, ok := r.list[a.Address.Local]; ok {
+		a.Channel = mail.ChannelReprocess
+		return []mail.Recipient{a}, nil
 	}
 	a.Channel, a.NextHop, a.Mailbox = mail.ChannelLMTP, "pair1", a.Address.Local+"@"+r.domain
 	return []mail.Recipient{a}, nil
+}
+
+// Again expands a list.
+func (r *relay) Again(ctx context.Context, env *mail.Envelope, a mail.Recipient, msg []byte, trace func(expand.Step)) (*expand.Next, error) {
+	if r.x != nil {
+		return r.x.Again(ctx, env, a, msg, trace)
+	}
+	n := &expand.Next{}
+	for _, m := range r.list[a.Address.Local] {
+		one := a
+		one.Key = mail.DeliveryKey{}
+		one.Address.Local, one.Via = m, []string{a.Address.String()}
+		one.Channel, one.NextHop, one.Mailbox = mail.ChannelLMTP, "pair1", m+"@"+r.domain
+		n.Recipients = append(n.Recipients, one)
+	}
+	return n, nil
 }
 
 func startRelay(t testing.TB, domain string, zone *dns.Zone, routes map[string]string) *relay {
@@ -105,9 +116,11 @@ func startRelay(t testing.TB, domain string, zone *dns.Zone, routes map[string]s
 	must(err)
 	bouncer, err := bounce.New(bounce.Config{Hostname: host, Origin: host, Door: door, Mail: r.log})
 	must(err)
+	again, err := reprocess.New(reprocess.Config{Door: door, Expander: r})
+	must(err)
 	r.jobs, err = jobctl.New(jobctl.Config{
 		Queue: r.q, Reporter: bouncer, Mail: r.log,
-		Agents: map[mail.Channel]deliver.Agent{mail.ChannelLMTP: pairs, mail.ChannelSMTP: out, mail.ChannelReprocess: reprocess.New(door)},
+		Agents: map[mail.Channel]deliver.Agent{mail.ChannelLMTP: pairs, mail.ChannelSMTP: out, mail.ChannelReprocess: again},
 		OnDelivered: func(c mail.Channel, hop string) {
 			if c == mail.ChannelLMTP {
 				door.Answered(hop)

@@ -2,8 +2,8 @@ package transaction
 
 import (
 	"context"
+	"fmt"
 
-	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/smtp"
 )
@@ -16,6 +16,8 @@ type Injection struct {
 	Envelope   mail.Envelope
 	Recipients []mail.Recipient
 	Report     bool // a delivery status notification
+	// Final says that Recipients are what expansion left: nobody is looked up.
+	Final bool
 }
 
 // Inject queues mail of this relay's own by a transaction like any other. The
@@ -28,6 +30,15 @@ func (a *Acceptor) Inject(ctx context.Context, in Injection, body []byte) error 
 		return err
 	}
 	var last error
+	if in.Final {
+		if len(in.Recipients) > a.cfg.MaxRecipients {
+			return fmt.Errorf("transaction %s: %d recipients", t.env.QueueID, len(in.Recipients))
+		}
+		for i := range in.Recipients {
+			t.add(&in.Recipients[i], &in.Recipients[i])
+		}
+		in.Recipients = nil
+	}
 	for _, r := range in.Recipients {
 		err := t.Rcpt(ctx, r)
 		if err == nil {
@@ -53,31 +64,3 @@ func replyError(r *smtp.Reply) error {
 	}
 	return &mail.Error{Op: "transaction.Data", Code: r.Code, Status: r.Status, Reply: r.Text}
 }
-
-// Reenter queues a message again for what d's recipients now stand for, under
-// the same root queue id. It is how large lists and held users come back to
-// the door; expansion is told so by the context (see Reprocessing).
-func (a *Acceptor) Reenter(ctx context.Context, d *deliver.Delivery, queueID string) error {
-	env := *d.Envelope
-	env.QueueID = queueID
-	rcpts := make([]mail.Recipient, len(d.Recipients))
-	for i, r := range d.Recipients {
-		r.Channel, r.NextHop, r.Mailbox, r.Folder, r.Quota, r.Key = "", "", "", "", nil, mail.DeliveryKey{}
-		rcpts[i] = r
-	}
-	body := d.Body[0]
-	if len(d.Body) > 1 {
-		body = nil
-		for _, b := range d.Body {
-			body = append(body, b...)
-		}
-	}
-	in := Injection{Envelope: env, Recipients: rcpts, Report: d.Report}
-	return a.Inject(context.WithValue(ctx, reprocessing{}, true), in, body)
-}
-
-type reprocessing struct{}
-
-// Reprocessing reports whether an expansion is made for a message that comes
-// back to the door: nothing may be put off again.
-func Reprocessing(ctx context.Context) bool { return ctx.Value(reprocessing{}) != nil }

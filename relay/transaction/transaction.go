@@ -51,6 +51,7 @@ type Transaction struct {
 	rcpts []mail.Recipient
 	seen  map[mail.DeliveryKey]bool // nil while rcpts are few
 	drops int                       // recipients that were discarded
+	asked bool                      // who else gets a copy of what the sender sends
 }
 
 // Begin begins a transaction. The queue id, root id, origin and arrival of env
@@ -66,8 +67,11 @@ func (a *Acceptor) Begin(ctx context.Context, env mail.Envelope, src Source) (*T
 	if !src.Internal || t.env.Arrival.IsZero() {
 		t.env.Arrival = a.cfg.Now()
 	}
-	t.env.AuthUser = src.AuthUser
+	if !src.Internal {
+		t.env.AuthUser = src.AuthUser
+	}
 	t.env.Recipients = nil
+	t.reverse(ctx)
 	return t, nil
 }
 
@@ -106,8 +110,27 @@ func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 	if len(t.rcpts)+len(final) > t.a.cfg.MaxRecipients {
 		return &mail.Error{Op: "transaction.Rcpt", Rcpt: r.Address, Code: 452, Status: mail.StatusTooManyRcpt, Reply: "Too many recipients"}
 	}
+	if err := t.copies(ctx); err != nil {
+		return fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
+	}
 	for i := range final {
 		t.add(&final[i], &r)
+	}
+	return nil
+}
+
+// copies adds, once, who gets a copy of all that the sender sends.
+func (t *Transaction) copies(ctx context.Context) error {
+	if t.a.cfg.Copies == nil || t.asked || t.src.Internal || t.env.ReversePath.IsNull() {
+		return nil
+	}
+	more, err := t.a.cfg.Copies(ctx, &t.env)
+	if err != nil {
+		return err
+	}
+	t.asked = true
+	for i := range more {
+		t.add(&more[i], &more[i])
 	}
 	return nil
 }
@@ -193,7 +216,11 @@ func finalName(r *mail.Recipient) string {
 		}
 		return strings.ToLower(r.Mailbox) + "\x00" + r.Folder
 	}
-	return string(r.Channel) + "\x00" + r.Address.Key()
+	name := string(r.Channel) + "\x00" + r.Address.Key()
+	if r.Channel == mail.ChannelReprocess && r.Mailbox != "" { // how it goes on
+		name += "\x00" + r.Mailbox
+	}
+	return name
 }
 
 // delay is the time since arrival.

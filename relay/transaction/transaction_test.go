@@ -45,11 +45,17 @@ func (names) Rcpt(ctx context.Context, _ *mail.Envelope, r mail.Recipient) ([]ma
 	}
 	local, domain := r.Address.Local, r.Address.Domain
 	switch {
-	case local == "list" && !Reprocessing(ctx):
+	case local == "list":
 		r.Channel = mail.ChannelReprocess
 		return []mail.Recipient{r}, nil
-	case local == "list":
-		return []mail.Recipient{final("ok1@p1", r.Address.String()), final("ok2@p1", r.Address.String())}, nil
+	case strings.HasPrefix(local, "small"):
+		f := final(strings.TrimPrefix(local, "small-") + "@" + domain)
+		f.MaxSize = int64(len(text)) - 1
+		return []mail.Recipient{f}, nil
+	case strings.HasPrefix(local, "exact"):
+		f := final("ok@" + domain)
+		f.MaxSize = int64(len(text))
+		return []mail.Recipient{f}, nil
 	case local == "forward":
 		f := final("out@elsewhere.example", r.Address.String())
 		f.Channel, f.Mailbox = mail.ChannelSMTP, ""
@@ -497,14 +503,21 @@ func TestInject(t *testing.T) {
 	}
 }
 
-func TestReenter(t *testing.T) {
+// What comes back by the channel reprocess is queued as expansion left it,
+// once, with who had logged in.
+func TestInjectFinal(t *testing.T) {
 	h := newHouse(t)
 	h.send(t, client, ann, text, "list@p1")
 	parent := h.q.items[0]
-	d := &deliver.Delivery{Envelope: &parent.Envelope, Recipients: []mail.Recipient{parent.Recipients[0].Recipient}, Body: [][]byte{[]byte(h.q.bodies[0])}}
-	id := mail.NewQueueID()
+	in := Injection{Envelope: parent.Envelope, Final: true}
+	in.Envelope.QueueID, in.Envelope.AuthUser = mail.NewQueueID(), "eve@p1"
+	for _, a := range []string{"ok1@p1", "none@p1", "ok1@p1"} {
+		r := mail.Recipient{Channel: mail.ChannelLMTP, NextHop: "p1", Mailbox: a}
+		r.Address, _ = mail.ParseAddress(a, true)
+		in.Recipients = append(in.Recipients, r)
+	}
 	for range 2 {
-		if err := h.Reenter(t.Context(), d, id); err != nil {
+		if err := h.Inject(t.Context(), in, []byte(h.q.bodies[0])); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -512,9 +525,41 @@ func TestReenter(t *testing.T) {
 		t.Fatalf("%d queued, bodies %q", len(h.q.items), h.q.bodies)
 	}
 	child := h.q.items[1]
-	if child.ID() != id || child.Envelope.RootID != parent.ID() || len(child.Recipients) != 2 ||
+	if child.ID() != in.Envelope.QueueID || child.Envelope.RootID != parent.ID() || len(child.Recipients) != 2 || child.Envelope.AuthUser != "eve@p1" ||
 		child.Recipients[0].Key != mail.NewDeliveryKey("relay1", parent.ID(), "ok1@p1") || child.Envelope.Arrival != parent.Envelope.Arrival {
 		t.Errorf("child %+v", child)
+	}
+}
+
+// A message that is too big for some is delivered to the others, and those are
+// reported; one that is too big for all is refused.
+func TestTooBig(t *testing.T) {
+	h := newHouse(t)
+	if r := h.send(t, client, ann, text, "small-ok@p1"); r.Code != 552 || r.Status != (mail.Status{5, 2, 3}) || len(h.q.items) != 0 || len(h.b.asked) != 0 {
+		t.Errorf("too big for all: %v, %d queued, asked %v", r, len(h.q.items), h.b.asked)
+	}
+	if r := h.send(t, client, ann, text, "exact@p1"); r.Code != 250 || len(h.q.items) != 0 {
+		t.Errorf("at the limit: %v, %d queued", r, len(h.q.items))
+	}
+	if r := h.send(t, client, ann, text, "ok@p1", "small-none@p1", "ok2@p2"); r.Code != 250 || len(h.q.items) != 1 {
+		t.Fatalf("too big for one: %v, %d queued", r, len(h.q.items))
+	}
+	if it := h.q.items[0]; len(it.Recipients) != 1 || it.Recipients[0].State != queue.Failed || it.Recipients[0].Answer.Code != 552 || it.Recipients[0].Address.Local != "none" {
+		t.Errorf("%+v", it.Recipients)
+	}
+}
+
+// Who captures the mail of a sender gets it once, whoever the recipients are.
+func TestCopies(t *testing.T) {
+	h := newHouse(t)
+	h.Acceptor.cfg.Copies = func(_ context.Context, env *mail.Envelope) ([]mail.Recipient, error) {
+		if env.ReversePath.Local == "down" {
+			return nil, errors.New("down")
+		}
+		return []mail.Recipient{{Address: mail.Address{Local: "audit", Domain: "p9"}, Channel: mail.ChannelLMTP, NextHop: "p9", Mailbox: "ok@p9"}}, nil
+	}
+	if r := h.send(t, client, ann, text, "ok@p1", "ok2@p1"); r.Code != 250 || len(h.b.asked["p9"]) != 1 || len(h.b.asked["p1"]) != 2 {
+		t.Errorf("%v, asked %v", r, h.b.asked)
 	}
 }
 

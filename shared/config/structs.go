@@ -57,6 +57,7 @@ type Relay struct {
 	DNS        struct{ Servers []string }
 	Pairs      []StaticNode
 	Accept     Accept
+	Expand     Expand
 	LMTP       LMTPClient
 	Queue      Queue
 	Retry      Retry
@@ -132,6 +133,27 @@ type Directory struct {
 	NegativeTTL   time.Duration `mapstructure:"negative_ttl"`
 	StaleTTL      time.Duration `mapstructure:"stale_ttl"`
 	Domains       []Domain
+
+	Schema              string
+	DCRoot              string `mapstructure:"dc_root"`
+	Attributes          []string
+	ExtraAttributes     []string `mapstructure:"extra_attributes"`
+	ClassTags           []string `mapstructure:"class_tags"`
+	UserClasses         []string `mapstructure:"user_classes"`
+	GroupClasses        []string `mapstructure:"group_classes"`
+	DomainFilterSchema1 string   `mapstructure:"domain_filter_schema1"`
+	DomainFilterSchema2 string   `mapstructure:"domain_filter_schema2"`
+	Uplevel             int
+	VanityDomains       bool     `mapstructure:"vanity_domains"`
+	LookupURLs          []string `mapstructure:"lookup_urls"`
+	LoginSeparators     string   `mapstructure:"login_separators"`
+	SubaddressSeparator string   `mapstructure:"subaddress_separator"`
+	URLHosts            []string `mapstructure:"url_hosts"`
+	Master              string
+	ServerOrder         string        `mapstructure:"server_order"`
+	AddressNegativeTTL  time.Duration `mapstructure:"address_negative_ttl"`
+	CacheFile           string        `mapstructure:"cache_file"`
+	CacheFileBytes      Size          `mapstructure:"cache_file_bytes"`
 }
 
 // Domain is a hosted domain that has no entry of its own.
@@ -150,6 +172,21 @@ type StaticNode struct {
 type Accept struct {
 	Mode         string
 	PairDeadline time.Duration `mapstructure:"pair_deadline"`
+}
+
+// Expand is what a relay makes of an address of the directory.
+type Expand struct {
+	Hostnames          []string
+	Options            []string
+	ListLimit          int      `mapstructure:"list_limit"`
+	Piece              int      `mapstructure:"piece"`
+	Trim               []string `mapstructure:"trim"`
+	Texts              []string
+	OverQuotaTemporary bool `mapstructure:"overquota_temporary"`
+	RouteToRoutingHost bool `mapstructure:"route_to_routing_host"`
+	Reverse            bool
+	SRSDomain          string `mapstructure:"srs_domain"`
+	SRSKeyFile         string `mapstructure:"srs_key_file"`
 }
 
 // LMTPClient is the pool of connections to the pairs.
@@ -192,14 +229,16 @@ type Journal struct {
 
 // Backend is the configuration of a tier-2 node.
 type Backend struct {
-	Common  `mapstructure:",squash"`
-	Raft    Raft
-	Groups  []Group
-	Serve   struct{ LMTP, IMAP, POP3 string }
-	Bench   Bench
-	Mail    MailLimits
-	Store   Store
-	Journal Journal
+	Common    `mapstructure:",squash"`
+	Raft      Raft
+	Groups    []Group
+	Serve     Serve
+	Bench     Bench
+	Mail      MailLimits
+	Store     Store
+	Upkeep    Upkeep
+	Snapshots Snapshots
+	Journal   Journal
 }
 
 // Raft is the transport of the groups and their common limits.
@@ -208,14 +247,37 @@ type Raft struct {
 	HeartbeatTimeout time.Duration `mapstructure:"heartbeat_timeout"`
 	EntryCache       Size          `mapstructure:"entry_cache"`
 	SegmentSize      Size          `mapstructure:"segment_size"`
+	SeedRate         Size          `mapstructure:"seed_rate"`
 }
 
 // Group is a replica that this node holds.
 type Group struct {
 	Pair    string
 	Dir     string
+	Serve   Serve
 	Members []GroupMember
 }
+
+// Upkeep is what a replica does for its store beside serving.
+type Upkeep struct {
+	Rate         Size
+	CompactEvery time.Duration `mapstructure:"compact_every"`
+	CompactShare int           `mapstructure:"compact_share"`
+	CompactAge   time.Duration `mapstructure:"compact_age"`
+	Undelete     time.Duration
+	ScrubEvery   time.Duration `mapstructure:"scrub_every"`
+	DigestEvery  time.Duration `mapstructure:"digest_every"`
+}
+
+// Snapshots says when snapshots are made and how many are kept.
+type Snapshots struct {
+	Dir   string
+	Every time.Duration
+	Keep  int
+}
+
+// Serve are the addresses for the relays.
+type Serve struct{ LMTP, IMAP, POP3 string }
 
 // GroupMember is one voter of a group.
 type GroupMember struct {

@@ -1,6 +1,14 @@
 package mail
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // AutoreplyMode is how a person's mail is answered while away.
 type AutoreplyMode string
@@ -24,4 +32,85 @@ type Autoreply struct {
 	// Timeout is the least time between two replies to one sender; 0 answers
 	// every message.
 	Timeout time.Duration
+}
+
+// MaxAutoreplyPeriod bounds how long a sender stays answered.
+const MaxAutoreplyPeriod = 400 * 24 * time.Hour
+
+// AutoreplyQuery is what a pair is asked together with a delivery: has this
+// sender had this answer within the period? The pair notes the answer with the
+// delivery, so that every relay asks the same memory.
+type AutoreplyQuery struct {
+	Hash   [16]byte // of sender, subject and text
+	Period time.Duration
+	Only   bool // answer the question, store no message
+}
+
+// Query is the question about mail from sender. Echo answers every message.
+func (a *Autoreply) Query(sender Address) AutoreplyQuery {
+	h := sha256.New()
+	for _, s := range [...]string{stableSender(sender), a.Subject, a.Text} {
+		fmt.Fprintf(h, "%d:%s", len(s), s)
+	}
+	q := AutoreplyQuery{Only: a.Only}
+	copy(q.Hash[:], h.Sum(nil))
+	if a.Mode != AutoreplyEcho {
+		q.Period = min(max(a.Timeout, 0), MaxAutoreplyPeriod)
+		q.Period = (q.Period + time.Second - 1).Truncate(time.Second)
+	}
+	return q
+}
+
+// stableSender is the sender in the form that is remembered, without what
+// BATV and SRS change from day to day: one person is answered once.
+func stableSender(a Address) string {
+	local := strings.ToLower(a.Local)
+	switch {
+	case strings.HasPrefix(local, "prvs="): // prvs=TAG=local
+		if _, rest, ok := strings.Cut(local[len("prvs="):], "="); ok && rest != "" {
+			local = rest
+		}
+	case strings.HasPrefix(local, "srs0="), strings.HasPrefix(local, "srs0+"), strings.HasPrefix(local, "srs0-"): // SRS0=HASH=DAY=domain=local
+		if f := strings.SplitN(local[len("srs0="):], "=", 3); len(f) == 3 && f[2] != "" {
+			local = "srs0=" + f[2]
+		}
+	}
+	return local + "@" + strings.ToLower(a.Domain)
+}
+
+// String prints q as the value of XVACATION: the hash in hexadecimal, the
+// period in seconds, and "only".
+func (q AutoreplyQuery) String() string {
+	s := hex.EncodeToString(q.Hash[:]) + "," + strconv.FormatInt(int64(q.Period/time.Second), 10)
+	if q.Only {
+		s += ",only"
+	}
+	return s
+}
+
+var errAutoreplyQuery = errors.New("not a hash, seconds and perhaps \"only\"")
+
+// ParseAutoreplyQuery reads what String prints, and nothing else.
+func ParseAutoreplyQuery(s string) (AutoreplyQuery, error) {
+	var q AutoreplyQuery
+	if len(s) > 64 {
+		return q, errAutoreplyQuery
+	}
+	hash, rest, _ := strings.Cut(s, ",")
+	seconds, only, more := strings.Cut(rest, ",")
+	if len(hash) != 2*len(q.Hash) || more && only != "only" {
+		return q, errAutoreplyQuery
+	}
+	if _, err := hex.Decode(q.Hash[:], []byte(hash)); err != nil {
+		return AutoreplyQuery{}, errAutoreplyQuery
+	}
+	n, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil || n < 0 || n > int64(MaxAutoreplyPeriod/time.Second) {
+		return AutoreplyQuery{}, errAutoreplyQuery
+	}
+	q.Period, q.Only = time.Duration(n)*time.Second, more
+	if q.String() != s {
+		return AutoreplyQuery{}, errAutoreplyQuery
+	}
+	return q, nil
 }

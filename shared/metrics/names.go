@@ -29,6 +29,9 @@ var (
 	LMTPRedirects = Relay.counter("postern_lmtp_redirects_total", "Answers of a replica that named another one.")
 	ProxyLogins   = Relay.counters("postern_proxy_logins_total", "Logins, by protocol and result.", "protocol", "result")
 	DirSearches   = Relay.counters("postern_directory_searches_total", "Questions to the directory, by result.", "result")
+	DirFaults     = Relay.counters("postern_directory_faults_total", "Faults of the directory and of what is in it, by kind.", "fault")
+	DirRoundTrips = Relay.counters("postern_directory_round_trips_total", "Requests sent to LDAP servers, by operation.", "operation")
+	DirAnswers    = Relay.counters("postern_directory_answers_total", "Answers given, by question and by where they come from.", "question", "from")
 )
 
 // Names of relay figures that are read when they are scraped.
@@ -52,6 +55,23 @@ var (
 	LMTPBytes       = Backend.counter("postern_lmtp_bytes_total", "Octets of the messages delivered.")
 	IMAPSessions    = Backend.gauge("postern_imap_sessions_open", "IMAP sessions open now.")
 	CommitSeconds   = Backend.seconds("postern_commit_seconds", "Time from proposing an entry to its being applied here.")
+)
+
+// Figures of the upkeep of stores, by pair.
+var (
+	CompactFreed   = Backend.counters("postern_compact_freed_bytes_total", "Octets that compaction gave back.", "pair")
+	CompactSegment = Backend.counters("postern_compact_segments_total", "Segments of the log rewritten.", "pair")
+	CompactDead    = Backend.gauges("postern_compact_dead_bytes", "Octets of deleted mail that wait for compaction.", "pair")
+	ScrubOctets    = Backend.counters("postern_scrub_bytes_total", "Octets read by scrubs.", "pair")
+	ScrubDamaged   = Backend.counters("postern_scrub_damaged_frames_total", "Damaged frames of the log that scrubs found.", "pair")
+	ScrubRepaired  = Backend.counters("postern_scrub_repaired_frames_total", "Frames of the log repaired from the other replica.", "pair")
+	ScrubLost      = Backend.gauges("postern_scrub_lost", "Frames and messages that the last scrub found damaged and could not repair.", "pair")
+	ScrubFinished  = Backend.gauges("postern_scrub_finished_timestamp_seconds", "When the last scrub ended.", "pair")
+	SnapshotTime   = Backend.gauges("postern_snapshot_timestamp_seconds", "When the newest snapshot was made.", "pair")
+	SnapshotCount  = Backend.gauges("postern_snapshots", "Snapshots there are.", "pair")
+	DigestDiffers  = Backend.gauges("postern_digest_differs", "1 when the replicas' digests differed at the last comparison.", "pair")
+	Quarantined    = Backend.gauges("postern_quarantined", "1 while this replica is quarantined.", "pair")
+	UpkeepFailures = Backend.counters("postern_upkeep_failures_total", "Tasks of upkeep that failed, by task.", "pair", "task")
 )
 
 // Names of backend and witness figures that are read when they are scraped.

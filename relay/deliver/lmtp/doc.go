@@ -21,6 +21,12 @@ queue id, and XTIME, the arrival at the first relay in Unix nanoseconds; on
 RCPT, XKEY, the delivery key in hexadecimal, XFOLDER, the folder in UTF-8, and
 XQUOTA, "octets,messages,stamp" with -1 for no limit.
 
+A recipient with an Autoreply is sent with XVACATION, the question whether to
+answer, to peers that list it behind X-TT 1; the answer comes back as
+Result.Answer. Other peers get the message without the question, and nothing is
+answered; a recipient whose mail is only to be answered is then not sent to them
+at all, and counts as delivered.
+
 Package lmtp does not choose the pair and does not decide about retries beyond
 the context it is given.
 */

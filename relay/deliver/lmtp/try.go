@@ -26,6 +26,7 @@ type try struct {
 
 	open    []int  // recipients, by index, that may still be asked about
 	keyed   bool   // the last peer understood keys
+	answers bool   // and remembers who was answered
 	leader  string // who the last peer said serves
 	foreign *Foreign
 	hops    int
@@ -143,7 +144,11 @@ func (t *try) missed(n *node, err error) {
 
 // send runs one transaction on c. It reports whether the peer answered anything.
 func (t *try) send(ctx context.Context, n *node, c *smtp.Client) bool {
-	_, t.keyed = c.Extension("X-TT")
+	t.greet(c)
+	if t.skipUnstored(n); len(t.open) == 0 {
+		n.give(c, time.Now(), t.a.cfg.MaxIdle, t.a.cfg.IdleTime)
+		return true
+	}
 	s := scratches.Get().(*scratch)
 	defer s.free()
 	tx := s.transaction(t)
@@ -171,6 +176,7 @@ func (t *try) settle(n *node, res *smtp.Result, err error) {
 		switch {
 		case reply != nil:
 			*r = deliver.FromReply(reply, n.name)
+			r.Answer = t.answers && t.rcpts[i].Autoreply != nil && answered(reply)
 		case res.Sent:
 			*r = deliver.Result{Outcome: deliver.Unknown, Status: mail.StatusBadConnection, Text: "No answer after the message", Relay: n.name, Err: err, Busy: true}
 		default:
@@ -291,7 +297,7 @@ func (s *scratch) transaction(t *try) *smtp.Transaction {
 		a := smtp.RcptArgs{To: mailboxAddress(r), OriginalRecipient: r.OriginalRecipient}
 		if t.keyed {
 			if at == len(s.rcpt) {
-				s.rcpt = append(s.rcpt, make(map[string]string, 3))
+				s.rcpt = append(s.rcpt, make(map[string]string, 4))
 			}
 			p := s.rcpt[at]
 			p["XKEY"] = r.Key.String()
@@ -300,6 +306,9 @@ func (s *scratch) transaction(t *try) *smtp.Transaction {
 			}
 			if q := r.Quota; q != nil {
 				p["XQUOTA"] = strconv.FormatInt(q.Bytes, 10) + "," + strconv.FormatInt(q.Messages, 10) + "," + q.Stamp
+			}
+			if r.Autoreply != nil && t.answers {
+				p[paramVacation] = r.Autoreply.Query(env.ReversePath).String()
 			}
 			a.Private = p
 		}

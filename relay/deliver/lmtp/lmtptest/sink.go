@@ -46,6 +46,8 @@ type Sink struct {
 	mu       sync.Mutex // guards the fields below
 	stored   []Delivery
 	byKey    map[string][32]byte
+	answered map[string]bool   // recipient and hash
+	decided  map[string]string // by key
 	repeats  int
 	conflict int
 	sessions int
@@ -58,6 +60,14 @@ type Option func(*smtp.ServerConfig)
 // Plain takes X-TT and CHUNKING away, as a foreign server would.
 func Plain(c *smtp.ServerConfig) { c.Private = "" }
 
+// Vacation makes the Sink one that is asked whether to answer: it says yes to
+// the first question with a hash for a recipient, whatever the period, and the
+// same to a repeated key.
+func Vacation(c *smtp.ServerConfig) {
+	c.Private += " XVACATION"
+	c.PrivateRcpt = append(c.PrivateRcpt, "XVACATION")
+}
+
 // Start starts a Sink on loopback. wrap, which may be nil, is put around every
 // connection.
 func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {
@@ -65,7 +75,7 @@ func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{Addr: l.Addr().String(), l: l, byKey: map[string][32]byte{}}
+	s := &Sink{Addr: l.Addr().String(), l: l, byKey: map[string][32]byte{}, answered: map[string]bool{}, decided: map[string]string{}}
 	cfg := smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: "pair.example", Private: "X-TT 1",
 		PrivateMail: []string{"XTRACE", "XTIME"}, PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA"},
@@ -192,9 +202,24 @@ func (s *Sink) store(m *smtp.MailArgs, r *smtp.RcptArgs, body []byte) *smtp.Repl
 				s.conflict++
 				return &smtp.Reply{Code: 554, Status: mail.StatusBadContent, Text: "delivery key seen with another body"}
 			}
+			if d := s.decided[key]; d != "" {
+				return &smtp.Reply{Code: 250, Status: mail.StatusDelivered, Text: "OK" + d}
+			}
 			return delivered
 		}
 		s.byKey[key] = hash
+	}
+	decision := ""
+	if v := r.Private["XVACATION"]; v != "" {
+		q, err := mail.ParseAutoreplyQuery(v)
+		if err != nil {
+			return &smtp.Reply{Code: 501, Status: mail.StatusBadParameter, Text: err.Error()}
+		}
+		decision = s.decide(r.To, q)
+		s.decided[key] = decision
+		if q.Only {
+			return &smtp.Reply{Code: 250, Status: mail.StatusDelivered, Text: "not stored" + decision}
+		}
 	}
 	d := Delivery{Key: key, To: r.To, From: m.From, Body: string(body), Private: map[string]string{}, Mail: *m}
 	for k, v := range m.Private {
@@ -204,7 +229,17 @@ func (s *Sink) store(m *smtp.MailArgs, r *smtp.RcptArgs, body []byte) *smtp.Repl
 		d.Private[k] = v
 	}
 	s.stored = append(s.stored, d)
-	return &smtp.Reply{Code: 250, Status: mail.StatusDelivered, Text: fmt.Sprintf("OK %d", len(s.stored))}
+	return &smtp.Reply{Code: 250, Status: mail.StatusDelivered, Text: fmt.Sprintf("OK %d%s", len(s.stored), decision)}
+}
+
+// decide is a pair's answer to XVACATION.
+func (s *Sink) decide(to mail.Address, q mail.AutoreplyQuery) string {
+	id := fmt.Sprintf("%s %x", to.Key(), q.Hash)
+	if q.Period > 0 && s.answered[id] {
+		return " vacation=none"
+	}
+	s.answered[id] = true
+	return " vacation=reply"
 }
 
 func (x *session) Reset() {}

@@ -1,0 +1,53 @@
+package lmtp
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/relay/deliver"
+	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/smtp"
+)
+
+// paramVacation is the parameter of RCPT that asks whether to answer, and the
+// word by which a peer says that it knows it.
+const paramVacation = "XVACATION"
+
+// greet notes what the peer understands.
+func (t *try) greet(c *smtp.Client) {
+	params, ok := c.Extension("X-TT")
+	t.keyed = ok
+	t.answers = ok && slices.Contains(strings.Fields(params), paramVacation)
+}
+
+// answered reports whether a reply to XVACATION says to answer. The words are
+// at its end, where no address or folder can be.
+func answered(r *smtp.Reply) bool {
+	return r.OK() && strings.HasSuffix(r.Text, " vacation=reply")
+}
+
+// skipUnstored settles the recipients whose mail is to be answered and not
+// stored, when n cannot be asked whether to answer: sent to it, the mail would
+// be stored.
+func (t *try) skipUnstored(n *node) {
+	if t.answers || !slices.ContainsFunc(t.open, t.unstored) {
+		return
+	}
+	left := t.open[:0]
+	for _, i := range t.open {
+		if !t.unstored(i) {
+			left = append(left, i)
+			continue
+		}
+		t.results[i] = deliver.Result{
+			Outcome: deliver.Delivered, Status: mail.StatusOK, Relay: n.name,
+			Text: "Accepted and not stored; not answered, the server keeps no memory of answers",
+		}
+	}
+	t.open = left
+}
+
+func (t *try) unstored(i int) bool {
+	a := t.rcpts[i].Autoreply
+	return a != nil && a.Only
+}

@@ -1,0 +1,148 @@
+package lmtp
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/postern-mail/postern/relay/deliver"
+	"github.com/postern-mail/postern/relay/deliver/lmtp/lmtptest"
+	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/smtp"
+)
+
+// away is a delivery to three: one whose mail is answered, one whose mail is
+// only answered, one who is at home.
+func away() *deliver.Delivery {
+	d := delivery(3)
+	d.Recipients[0].Autoreply = &mail.Autoreply{Mode: mail.AutoreplyReply, Text: "away\n", Timeout: 3600e9}
+	d.Recipients[1].Autoreply = &mail.Autoreply{Mode: mail.AutoreplyReply, Text: "away\n", Timeout: 3600e9, Only: true}
+	return d
+}
+
+func decisions(results []deliver.Result) string {
+	var s []string
+	for _, r := range results {
+		s = append(s, fmt.Sprint(r.Outcome, " ", r.Answer))
+	}
+	return strings.Join(s, ", ")
+}
+
+func TestVacation(t *testing.T) {
+	s := sink(t, nil, lmtptest.Vacation)
+	a := agent(t, Config{Routes: pair(s)})
+	const yes = "delivered true, delivered true, delivered false"
+	for range 2 { // the second time with the same keys
+		if got := decisions(a.Deliver(t.Context(), away())); got != yes {
+			t.Error(got)
+		}
+	}
+	stored := s.Stored()
+	if len(stored) != 2 || stored[0].To.Local != "u0" || stored[1].To.Local != "u2" {
+		t.Fatalf("stored %+v", stored)
+	}
+	d := away()
+	q := d.Recipients[0].Autoreply.Query(d.Envelope.ReversePath)
+	if got := stored[0].Private[paramVacation]; got != q.String() || !strings.HasSuffix(got, ",3600") {
+		t.Errorf("asked %q", got)
+	}
+	if got, asked := stored[1].Private[paramVacation]; asked {
+		t.Errorf("asked %q for who is at home", got)
+	}
+	for i := range d.Recipients { // another message
+		d.Recipients[i].Key = mail.NewDeliveryKey("o", "other", fmt.Sprint(i))
+	}
+	if got := decisions(a.Deliver(t.Context(), d)); got != "delivered false, delivered false, delivered false" {
+		t.Errorf("the second message: %s", got)
+	}
+}
+
+// TestVacationUnknown: a pair, or a foreign server, that cannot be asked gets
+// the mail all the same, but not what is not to be stored.
+func TestVacationUnknown(t *testing.T) {
+	for name, opts := range map[string][]lmtptest.Option{
+		"an older pair": nil,
+		"no pair":       {lmtptest.Plain},
+		"X-TT 1 with something else": {func(c *smtp.ServerConfig) {
+			c.Private = "X-TT 1 XVACATIONS"
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sink(t, nil, opts...)
+			s.Answer = func(*smtp.RcptArgs) *smtp.Reply { return &smtp.Reply{Code: 250, Text: "OK vacation=reply"} }
+			a := agent(t, Config{Routes: pair(s)})
+			if got := decisions(a.Deliver(t.Context(), away())); got != "delivered false, delivered false, delivered false" {
+				t.Error(got)
+			}
+			if _, messages, _, _ := s.Counts(); messages != 1 {
+				t.Errorf("%d messages", messages)
+			}
+			d := away() // nobody is left to be sent to
+			d.Recipients = d.Recipients[1:2]
+			if got := decisions(a.Deliver(t.Context(), d)); got != "delivered false" {
+				t.Error(got)
+			}
+			if sessions, messages, _, _ := s.Counts(); messages != 1 || sessions != 1 {
+				t.Errorf("%d messages in %d sessions", messages, sessions)
+			}
+		})
+	}
+}
+
+// TestVacationAnswerLost: the pair has decided and stored when the connection
+// breaks; the attempt that follows under the same keys learns the decision.
+func TestVacationAnswerLost(t *testing.T) {
+	broken := false
+	s := sink(t, func(c net.Conn) net.Conn { return c }, lmtptest.Vacation, func(c *smtp.ServerConfig) {
+		open := c.NewSession
+		c.NewSession = func(ctx context.Context, info *smtp.ConnInfo) (smtp.Session, error) {
+			inner, err := open(ctx, info)
+			if broken {
+				return inner, err
+			}
+			broken = true
+			return &mute{inner}, err
+		}
+	})
+	a := agent(t, Config{Routes: pair(s)})
+	if got := decisions(a.Deliver(t.Context(), away())); got != "delivered true, delivered true, delivered false" {
+		t.Error(got)
+	}
+	if sessions, messages, repeats, _ := s.Counts(); sessions != 2 || messages != 2 || repeats != 3 {
+		t.Errorf("%d sessions, %d messages, %d repeats", sessions, messages, repeats)
+	}
+}
+
+// TestVacationRefused: only a delivery is answered, and only by the words at
+// the end.
+func TestVacationRefused(t *testing.T) {
+	for text, want := range map[string]bool{
+		"250 OK vacation=reply":               true,
+		"250 OK vacation=none":                false,
+		"250 OK":                              false,
+		"250 OK vacation=reply, or not":       false,
+		"452 full vacation=reply":             false,
+		"550 unknown <x> vacation=reply":      false,
+		"250 <a vacation=reply@x.example> OK": false,
+	} {
+		var r smtp.Reply
+		fmt.Sscanf(text, "%d", &r.Code)
+		r.Text = text[4:]
+		if got := answered(&r); got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}
+
+// mute takes the message and closes the connection instead of answering.
+type mute struct{ smtp.Session }
+
+func (m *mute) Data(ctx context.Context, msg *smtp.Message) []*smtp.Reply {
+	replies := m.Session.Data(ctx, msg)
+	for i := range replies {
+		replies[i] = &smtp.Reply{Code: 421, Status: mail.StatusShuttingDown, Text: "going", Close: true}
+	}
+	return replies
+}

@@ -5,9 +5,13 @@ import (
 	"fmt"
 )
 
-// Version is the format this release writes. It reads Version and the one
-// before it.
-const Version = 1
+// Version is the newest format this release knows. It reads Version and the
+// one before it, and writes each entry in the oldest format that can say it:
+// a replica of the release before stops only at what is new to it.
+const (
+	Version       = 2
+	versionOldest = 1
+)
 
 // Limits of one entry. Decode refuses what is beyond them.
 const (
@@ -81,15 +85,32 @@ func Append(b []byte, c Command) []byte {
 // tail octets and is the caller's to put behind it. It lets a message be
 // copied once, to its place in the entry, before the rest is known.
 func AppendHead(b []byte, c Command, tail int) []byte {
-	b = append(b, Version, byte(c.Op()))
+	b = append(b, versionOf(c), byte(c.Op()))
 	b = appendInt(b, c.When())
 	b = c.appendFields(b)
 	return appendUint(b, uint64(tail))
 }
 
+// versionOf is the format that c needs.
+func versionOf(c Command) byte {
+	if d, ok := c.(*Digest); ok && d.MarkIndex != 0 {
+		return Version
+	}
+	if d, ok := c.(*Deliver); ok {
+		for i := range d.Recipients {
+			if d.Recipients[i].Autoreply != nil {
+				return Version
+			}
+		}
+	}
+	return versionOldest
+}
+
+func known(version byte) bool { return version >= versionOldest && version <= Version }
+
 // Peek returns the operation of an entry without decoding it; 0 when there is none.
 func Peek(data []byte) Op {
-	if len(data) < 2 || data[0] != Version {
+	if len(data) < 2 || !known(data[0]) {
 		return 0
 	}
 	return Op(data[1])
@@ -100,8 +121,8 @@ func Decode(data []byte) (Command, error) {
 	if len(data) < 2 {
 		return nil, fmt.Errorf("%w: %d octets", ErrCorrupt, len(data))
 	}
-	if data[0] != Version {
-		return nil, fmt.Errorf("%w: version %d, this release reads %d", ErrUnknown, data[0], Version)
+	if !known(data[0]) {
+		return nil, fmt.Errorf("%w: version %d, this release reads %d to %d", ErrUnknown, data[0], versionOldest, Version)
 	}
 	if len(data) > MaxEntry {
 		return nil, fmt.Errorf("%w: %d octets", ErrCorrupt, len(data))
@@ -110,7 +131,7 @@ func Decode(data []byte) (Command, error) {
 	if c == nil {
 		return nil, fmt.Errorf("%w: %v", ErrUnknown, Op(data[1]))
 	}
-	r := reader{b: data[2:]}
+	r := reader{b: data[2:], version: data[0]}
 	h.Time = r.int()
 	c.readFields(&r)
 	if n := r.uint(); r.err == nil && n != uint64(len(r.b)) {
@@ -118,6 +139,9 @@ func Decode(data []byte) (Command, error) {
 	}
 	if r.err != nil {
 		return nil, fmt.Errorf("%w: %v: %w", ErrCorrupt, Op(data[1]), r.err)
+	}
+	if data[0] != versionOf(c) {
+		return nil, fmt.Errorf("%w: %v: version %d without need", ErrCorrupt, Op(data[1]), data[0])
 	}
 	if len(r.b) > 0 {
 		c.setTail(r.b)

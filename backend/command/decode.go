@@ -8,8 +8,9 @@ import (
 // reader takes fields off the front of an entry. After the first failure it
 // returns zero values, and err says what was wrong.
 type reader struct {
-	b   []byte
-	err error
+	b       []byte
+	err     error
+	version byte // of the entry
 }
 
 func (r *reader) fail(what string) {
@@ -137,7 +138,11 @@ func (r *reader) limit(l *Limit) {
 
 func (r *reader) recipient(rc *Recipient) {
 	bits := r.byte()
-	if bits >= rcptBits {
+	limit := byte(rcptBits)
+	if r.version < 2 {
+		limit = rcptAutoreply
+	}
+	if bits >= limit || bits&rcptOnly != 0 && bits&rcptAutoreply == 0 {
 		r.fail("recipient")
 		return
 	}
@@ -158,6 +163,11 @@ func (r *reader) recipient(rc *Recipient) {
 		if rc.Flags == 0 && len(rc.Keywords) == 0 {
 			r.fail("recipient's flags")
 		}
+	}
+	if bits&rcptAutoreply != 0 {
+		rc.Autoreply = &Autoreply{Only: bits&rcptOnly != 0}
+		copy(rc.Autoreply.Hash[:], r.take(HashSize))
+		rc.Autoreply.Seconds = r.uint32()
 	}
 }
 
@@ -230,4 +240,10 @@ func (c *Quota) readFields(r *reader) {
 	r.limit(&c.Limit)
 }
 
-func (*Digest) readFields(*reader) {}
+func (c *Digest) readFields(r *reader) {
+	if r.version == versionOldest {
+		return
+	}
+	c.MarkIndex = r.uint()
+	copy(c.Mark[:], r.take(uint64(len(c.Mark))))
+}

@@ -51,6 +51,8 @@ const (
 	rcptKey
 	rcptLimit
 	rcptFlags
+	rcptAutoreply // since version 2
+	rcptOnly
 	rcptBits
 )
 
@@ -71,6 +73,12 @@ func appendRecipient(b []byte, rc *Recipient) []byte {
 	if rc.Flags != 0 || len(rc.Keywords) > 0 {
 		bits |= rcptFlags
 	}
+	if a := rc.Autoreply; a != nil {
+		bits |= rcptAutoreply
+		if a.Only {
+			bits |= rcptOnly
+		}
+	}
 	b = append(b, bits)
 	b = appendString(b, rc.Account)
 	b = appendString(b, rc.Folder)
@@ -83,6 +91,10 @@ func appendRecipient(b []byte, rc *Recipient) []byte {
 	if bits&rcptFlags != 0 {
 		b = appendUint(b, rc.Flags)
 		b = appendStrings(b, rc.Keywords)
+	}
+	if a := rc.Autoreply; a != nil {
+		b = append(b, a.Hash[:]...)
+		b = appendUint(b, uint64(a.Seconds))
 	}
 	return b
 }
@@ -175,4 +187,9 @@ func (c *Quota) appendFields(b []byte) []byte {
 	return appendLimit(b, &c.Limit)
 }
 
-func (*Digest) appendFields(b []byte) []byte { return b }
+func (c *Digest) appendFields(b []byte) []byte {
+	if versionOf(c) == versionOldest {
+		return b
+	}
+	return append(appendUint(b, c.MarkIndex), c.Mark[:]...)
+}

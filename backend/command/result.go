@@ -30,7 +30,8 @@ type DeliveredTo struct {
 	Duplicate   bool   // an earlier entry with the same key did it
 	Mailbox     string // where it went
 	UIDValidity uint32
-	UID         uint32
+	UID         uint32 // 0 when the message was not to be stored
+	Answer      bool   // the message is to be answered; as then, for a duplicate
 }
 
 // Done is the answer to Account, Create, Delete, Rename, Subscribe and Quota.

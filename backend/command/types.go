@@ -39,6 +39,17 @@ type Recipient struct {
 	Flags    uint64 // system flags
 	Keywords []string
 	Limit    *Limit // what the directory says of the account's quota, nil: nothing
+
+	Autoreply *Autoreply // whether the message is to be answered, nil: nobody asks
+}
+
+// Autoreply asks whether the sender of a delivery is to get the account's
+// answer. Asking and noting it are one: who is answered is not answered again
+// within the time.
+type Autoreply struct {
+	Hash    Hash   // of sender, subject and text of the answer
+	Seconds uint32 // least time between two answers, 0: every message is answered
+	Only    bool   // the message is not stored
 }
 
 // Limit is an account's quota; -1 is without limit.
@@ -179,9 +190,12 @@ type Quota struct {
 	Limit   Limit
 }
 
-// Digest asks each replica to note the digest of its state at this entry.
+// Digest asks each replica to note the digest of its state at this entry. It
+// may carry what the replica that proposed it noted at the one before.
 type Digest struct {
 	Head
+	MarkIndex uint64 // of the entry before, 0: nothing is carried
+	Mark      [16]byte
 }
 
 // Op is the operation.

@@ -24,7 +24,7 @@ func (f *FSM) deliver(e *Entry, c *command.Deliver) (any, error) {
 		if err := f.deliverTo(to, c, &c.Recipients[i], &m); err != nil {
 			return nil, err
 		}
-		if to.Code == command.OK && !to.Duplicate {
+		if to.UID != 0 && !to.Duplicate {
 			m.Refs++
 		}
 	}
@@ -98,6 +98,13 @@ func (f *FSM) deliverTo(to *command.DeliveredTo, c *command.Deliver, rc *command
 	if rc.Limit != nil {
 		f.setLimit(a, rc.Limit)
 	}
+	if q := rc.Autoreply; q != nil && q.Only {
+		if to.Answer, err = f.answer(a, q); err != nil {
+			return err
+		}
+		f.remember(to, rc, m, 0)
+		return nil
+	}
 	if !rc.Force {
 		if to.Code = a.room(m.Size, 1); to.Code != command.OK {
 			return nil
@@ -123,13 +130,24 @@ func (f *FSM) deliverTo(to *command.DeliveredTo, c *command.Deliver, rc *command
 	}
 	f.add(box, &w)
 	to.Mailbox, to.UIDValidity, to.UID = box.Name, box.UIDValidity, w.UID
-	if rc.Key != (command.Key{}) {
-		d := store.Delivered{Hash: m.Hash, Mailbox: box.ID, UIDValidity: box.UIDValidity, UID: w.UID}
-		f.batch.PutDelivered(rc.Key, &d)
-		f.keys[rc.Key] = d
-		f.expiry = append(f.expiry, rc.Key[:]...)
+	if rc.Autoreply != nil {
+		if to.Answer, err = f.answer(a, rc.Autoreply); err != nil {
+			return err
+		}
 	}
+	f.remember(to, rc, m, box.ID)
 	return nil
+}
+
+// remember keeps what became of a recipient under its key.
+func (f *FSM) remember(to *command.DeliveredTo, rc *command.Recipient, m *store.Message, box uint64) {
+	if rc.Key == (command.Key{}) {
+		return
+	}
+	d := store.Delivered{Hash: m.Hash, Mailbox: box, UIDValidity: to.UIDValidity, UID: to.UID, Answer: to.Answer}
+	f.batch.PutDelivered(rc.Key, &d)
+	f.keys[rc.Key] = d
+	f.expiry = append(f.expiry, rc.Key[:]...)
 }
 
 // seen reports whether the recipient's key is known, and answers as then.
@@ -148,7 +166,7 @@ func (f *FSM) seen(to *command.DeliveredTo, rc *command.Recipient, m *store.Mess
 		}
 		return true, nil
 	}
-	to.Duplicate, to.UIDValidity, to.UID = true, d.UIDValidity, d.UID
+	to.Duplicate, to.UIDValidity, to.UID, to.Answer = true, d.UIDValidity, d.UID, d.Answer
 	a, err := f.lookup(rc.Account)
 	if a != nil {
 		if box := a.boxByID(d.Mailbox); box != nil {

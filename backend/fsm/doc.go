@@ -20,6 +20,10 @@ What it keeps true:
     applied index are ignored.
   - A delivery key that was seen with the same body gets the answer it got then
     and changes nothing; with another body it is refused, and reported.
+  - Whether a message is answered is decided by the entry that delivers it, by
+    the entry's time and the account's memory of who was answered, and kept with
+    the delivery key: one answer per sender and period, over all relays, and
+    over a change of the serving replica.
   - UIDs and MODSEQs only grow, also over deletion and renaming. A UIDVALIDITY
     is used once in an account.
   - Usage is charged with the entry that adds the message, so that parallel

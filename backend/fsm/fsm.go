@@ -33,6 +33,10 @@ type Config struct {
 	// another body. It must not block.
 	Mismatch func(account string, key command.Key)
 
+	// Compared is told what the replica that proposed a Digest command and this
+	// one had noted at the one before. It must not block.
+	Compared func(Comparison)
+
 	// Accounts bounds the accounts kept in memory, each about 2 KB with the
 	// usual mailboxes; 50,000.
 	Accounts int
@@ -63,6 +67,8 @@ type FSM struct {
 	wake    []uint64                        // mailboxes to tell after the commit
 	scratch []byte
 	expiry  []byte // keys of the entry being applied
+
+	maxAnswered int64 // MaxAnswered, but in tests
 }
 
 // New continues from what the store holds.
@@ -76,7 +82,7 @@ func New(cfg Config) (*FSM, error) {
 	f := &FSM{
 		cfg: cfg, store: cfg.Store,
 		byID: make(map[uint64]*account), byName: make(map[string]*account),
-		keys: make(map[command.Key]store.Delivered),
+		keys: make(map[command.Key]store.Delivered), maxAnswered: MaxAnswered,
 	}
 	var err error
 	if f.st, err = f.store.State(); err != nil {
@@ -254,16 +260,9 @@ func (f *FSM) apply(e *Entry, c command.Command) (any, error) {
 	case *command.Quota:
 		return f.quota(c)
 	case *command.Digest:
-		return f.mark(e)
+		return f.mark(e, c)
 	}
 	return nil, fmt.Errorf("%w: %v", command.ErrUnknown, c.Op())
-}
-
-// mark notes the digest of the state before the entry.
-func (f *FSM) mark(e *Entry) (any, error) {
-	f.commit()
-	f.st.MarkIndex, f.st.MarkDigest = e.Index, f.st.Digest
-	return &command.Done{}, f.failed
 }
 
 // commit makes visible what the entries up to st.Applied did.

@@ -15,8 +15,17 @@ import (
 	"github.com/postern-mail/postern/backend/store/storetest"
 )
 
-// seeds says how many histories are tried; a nightly run tries many.
-var seeds = flag.Uint64("seeds", 4, "histories of each kind to try")
+var seedsFlag = flag.Uint64("seeds", 0, "histories of each kind to try, instead of 2, or 16 in a nightly run")
+
+func seeds() uint64 {
+	switch {
+	case *seedsFlag > 0:
+		return *seedsFlag
+	case nightly():
+		return 16
+	}
+	return 2
+}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -30,7 +39,12 @@ type replica struct {
 
 func start(t testing.TB, disk *storetest.Disk, cfg Config) *replica {
 	t.Helper()
-	rows, err := store.Open("meta", nil, store.Options{FS: disk.FS(), MemTableSize: 256 << 10, OnDiskFailure: func(err error) { t.Error(err) }})
+	return startSized(t, disk, cfg, 256<<10)
+}
+
+func startSized(t testing.TB, disk *storetest.Disk, cfg Config, memTable int) *replica {
+	t.Helper()
+	rows, err := store.Open("meta", nil, store.Options{FS: disk.FS(), MemTableSize: memTable, OnDiskFailure: func(err error) { t.Error(err) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,8 +67,10 @@ func (r *replica) stop() {
 	}
 }
 
+// newReplica is one whose rows stay in memory: with the race detector pebble
+// records the stack of each reader of a file.
 func newReplica(t testing.TB) *replica {
-	r := start(t, storetest.NewDisk(), Config{Hub: new(notify.Hub)})
+	r := startSized(t, storetest.NewDisk(), Config{Hub: new(notify.Hub)}, 32<<20)
 	t.Cleanup(r.stop)
 	return r
 }
@@ -190,6 +206,9 @@ func (g *generator) recipient() command.Recipient {
 		rc.Limit = &command.Limit{Bytes: int64(g.pick(20_000)), Messages: -1, Stamp: fmt.Sprint(g.pick(9))}
 	}
 	rc.Keywords = g.keywords()
+	if g.pick(3) == 0 {
+		rc.Autoreply = &command.Autoreply{Hash: command.Hash{byte(g.pick(8))}, Seconds: uint32(g.pick(4)) * 86_400, Only: g.pick(4) == 0}
+	}
 	return rc
 }
 
@@ -285,7 +304,7 @@ func (g *generator) learn(e Entry, ans any) {
 // TestReplicasAgree feeds the same entries in different batches: the digest
 // after each entry is the same.
 func TestReplicasAgree(t *testing.T) {
-	for seed := range *seeds {
+	for seed := range seeds() {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			entries := history(t, seed, 1500)
@@ -322,7 +341,7 @@ func TestReplicasAgree(t *testing.T) {
 // TestCrash cuts the power at many places, replays the log from the applied
 // index that is found, and compares with a replica that never crashed.
 func TestCrash(t *testing.T) {
-	for seed := range *seeds {
+	for seed := range seeds() {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			entries := history(t, 100+seed, 1200)

@@ -296,12 +296,21 @@ func TestUIDValidity(t *testing.T) {
 
 // TestJournalBound makes more changes than the journal keeps.
 func TestJournalBound(t *testing.T) {
+	// Many messages in turn: pebble steps over all versions of a row that are
+	// in memory.
+	const messages = 512
 	r := newReplica(t)
-	r.deliver(delivery(1, 10, t0, command.Recipient{Account: "a@x"}))
+	for i := range messages {
+		r.deliver(delivery(i, 10, t0, command.Recipient{Account: "a@x"}))
+	}
 	a, _ := r.lookup("a@x")
 	box := a.box("INBOX").ID
 	for i := range 2*journalSpan + 100 {
-		r.do(&command.Store{Head: command.Head{Time: t0}, Account: a.ID, Mailbox: box, UIDs: everything, Action: command.StoreOp(1 + i%2), Flags: flagSeen})
+		var one command.UIDSet
+		r.do(&command.Store{
+			Head: command.Head{Time: t0}, Account: a.ID, Mailbox: box, UIDs: one.Add(uint32(1 + i%messages)),
+			Action: command.StoreOp(1 + i/messages%2), Flags: flagSeen,
+		})
 	}
 	n, err := r.rows.Snapshot()
 	if err != nil {

@@ -13,11 +13,16 @@ recipient, after its mailbox has the message on a majority of the pair.
 	        552 5.3.4   too big
 
 Any RFC 2033 client may deliver. To clients that Config.PrivateFor accepts, the
-relays, the server offers X-TT 1 and reads on MAIL XTRACE (message id for the
+relays, the server offers X-TT 1, with the names of the parameters that are
+newer than its version 1, and reads on MAIL XTRACE (message id for the
 log) and XTIME (arrival, Unix nanoseconds), on RCPT XKEY (delivery key, 32
 hexadecimal digits), XFOLDER (UTF-8), XQUOTA ("octets,messages,stamp", -1 for no
-limit), XFLAGS (system flags, comma-separated) and XDFLG (bit 2: deliver even
-over quota). A repeated key never makes a second copy.
+limit), XFLAGS (system flags, comma-separated), XDFLG (bit 2: deliver even
+over quota) and XVACATION ("hash,seconds", and ",only" for mail that is not to be
+stored): has the sender of this message had the answer with this hash within so
+many seconds? The reply then ends in "vacation=reply" when the relay is to
+answer, or in "vacation=none". A repeated key never makes a second copy, and
+gets the same decision.
 
 Package lmtpd stores nothing itself, and it sends nothing back: a notification
 is the relay's.

@@ -70,8 +70,8 @@ func New(cfg Config) (*Server, error) {
 	engine, err := smtp.NewServer(smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: cfg.Hostname, Limits: limits, Log: cfg.Log,
 		TLS: cfg.TLS, ImplicitTLS: cfg.TLS != nil,
-		Private: "X-TT 1", PrivateMail: []string{"XTRACE", "XTIME"},
-		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG"}, PrivateFor: cfg.PrivateFor,
+		Private: "X-TT 1 XVACATION", PrivateMail: []string{"XTRACE", "XTIME"},
+		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION"}, PrivateFor: cfg.PrivateFor,
 		NewSession: func(context.Context, *smtp.ConnInfo) (smtp.Session, error) { return &session{srv: s}, nil },
 	})
 	if err != nil {
@@ -171,6 +171,10 @@ func private(r *mailbox.DeliveryRecipient, key, v string) (ok bool) {
 		n, err := strconv.ParseUint(v, 10, 16)
 		r.Force = n&2 != 0
 		return err == nil
+	case "XVACATION":
+		q, err := mail.ParseAutoreplyQuery(v)
+		r.Autoreply = &q
+		return err == nil
 	}
 	return true
 }
@@ -212,13 +216,19 @@ func (s *session) note(results []mailbox.DeliveryResult, replies []*smtp.Reply, 
 		if res.Duplicate {
 			metrics.LMTPDuplicates.Inc()
 		}
-		if s.srv.cfg.Mail != nil {
-			s.srv.cfg.Mail.Stored(maillog.Event{
-				TraceID: s.d.TraceID, ReversePath: s.d.ReversePath, NullSender: s.d.ReversePath.IsNull(), Recipient: s.addrs[i],
-				Code: r.Code, Status: r.Status, Size: int64(size), Delay: time.Since(began),
-				Reply: fmt.Sprintf("%s in %s, uid %d", r.Text, res.Mailbox, res.UID),
-			})
+		if s.srv.cfg.Mail == nil {
+			continue
 		}
+		e := maillog.Event{
+			TraceID: s.d.TraceID, ReversePath: s.d.ReversePath, NullSender: s.d.ReversePath.IsNull(), Recipient: s.addrs[i],
+			Code: r.Code, Status: r.Status, Size: int64(size), Delay: time.Since(began), Reply: r.Text,
+		}
+		if res.UID == 0 { // for its answer only
+			s.srv.cfg.Mail.Discarded(e)
+			continue
+		}
+		e.Reply = fmt.Sprintf("%s in %s, uid %d", r.Text, res.Mailbox, res.UID)
+		s.srv.cfg.Mail.Stored(e)
 	}
 	if stored > 0 {
 		metrics.LMTPBytes.Add(float64(size))
@@ -247,10 +257,19 @@ func (s *Server) result(r *mailbox.DeliveryRecipient, a mail.Address, res *mailb
 	}
 	text := "<" + a.String() + "> delivered"
 	switch {
+	case res.UID == 0:
+		text = "<" + a.String() + "> not stored, as its owner wishes"
 	case res.Duplicate:
 		text += ", by an earlier attempt"
 	case r.Folder != "" && res.Mailbox == "INBOX" && !strings.EqualFold(r.Folder, "INBOX"):
 		text += " to INBOX, there is no such folder"
+	}
+	if r.Autoreply != nil {
+		if res.Answer {
+			text += " vacation=reply"
+		} else {
+			text += " vacation=none"
+		}
 	}
 	return &smtp.Reply{Code: 250, Status: mail.StatusDelivered, Text: text}
 }

@@ -71,10 +71,12 @@ const text = "Subject: hello\r\n\r\n.body\r\n"
 func TestReplies(t *testing.T) {
 	boxes := mailboxtest.New(t)
 	c := serve(t, boxes, true)
-	if p, ok := c.Extension("X-TT"); !ok || p != "1" {
+	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION" {
 		t.Fatalf("X-TT %q, %v", p, ok)
 	}
 	key := mail.NewDeliveryKey("r", "q", "k").String()
+	other, third := mail.NewDeliveryKey("r", "q", "o").String(), mail.NewDeliveryKey("r", "q", "t").String()
+	hash := strings.Repeat("5a", 16)
 	for _, tt := range []struct {
 		name, body string
 		rcpt       smtp.RcptArgs
@@ -89,6 +91,11 @@ func TestReplies(t *testing.T) {
 		{"over quota", text, to("cat", "XQUOTA", "5,-1,1"), "452 4.2.2 *"},
 		{"nothing allowed", text, to("dan", "XQUOTA", "0,-1,1"), "552 5.2.2 *"},
 		{"over quota, guaranteed", text, to("cat", "XQUOTA", "5,-1,1", "XDFLG", "2"), "250 2.1.5 *"},
+		{"first of a sender", text, to("fay", "XVACATION", hash+",3600"), "250 2.1.5 <fay@example.test> delivered vacation=reply"},
+		{"second of a sender", text, to("fay", "XVACATION", hash+",3600", "XKEY", other), "250 2.1.5 <fay@example.test> delivered vacation=none"},
+		{"not to be stored", text, to("fay", "XVACATION", hash+",0,only", "XKEY", third), "250 2.1.5 <fay@example.test> not stored, as its owner wishes vacation=reply"},
+		{"not to be stored, again", text, to("fay", "XVACATION", hash+",3600,only", "XKEY", third), "250 2.1.5 <fay@example.test> not stored, as its owner wishes vacation=reply"},
+		{"decided before", text, to("fay", "XVACATION", hash+",0", "XKEY", other), "250 2.1.5 <fay@example.test> delivered, by an earlier attempt vacation=none"},
 		{"flags", text, to("eve", "XFLAGS", `\Seen,\Flagged`), "250 2.1.5 *"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -111,7 +118,7 @@ func TestReplies(t *testing.T) {
 
 func TestBadParameters(t *testing.T) {
 	c := serve(t, mailboxtest.New(t), true)
-	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}} {
+	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}} {
 		res := send(t, c, text, to("ann", p...))
 		if r := res.Rcpts[0]; r == nil || r.Code != 501 {
 			t.Errorf("%v: %v", p, r)

@@ -166,6 +166,8 @@ type DeliveryRecipient struct {
 	Quota   *mail.Quota
 	Force   bool // guaranteed delivery: quota is ignored
 
+	Autoreply *mail.AutoreplyQuery // is the message to be answered; nil: nobody asks
+
 	Keywords []string // by name; those that do not fit the mailbox's table are left out
 }
 
@@ -176,7 +178,8 @@ type DeliveryResult struct {
 	Duplicate   bool
 	Mailbox     string // where it went
 	UIDValidity uint32
-	UID         uint32
+	UID         uint32 // 0 when the message was not to be stored
+	Answer      bool   // the message is to be answered, for Autoreply; the same each time for one key
 }
 
 // The methods of the concrete types, listed here as the contract that the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,11 +37,14 @@ func (s *Service) Deliver(ctx context.Context, d *Delivery) ([]DeliveryResult, e
 	defer release()
 
 	results := make([]DeliveryResult, len(d.Recipients))
-	rcpts, at := recipients(d.Recipients, results)
+	rcpts, at := s.recipients(d.Recipients, results)
 	if len(rcpts) == 0 {
 		return results, nil
 	}
 	e := newEntry(d.Trace, d.Message)
+	if storedByNone(rcpts) {
+		e.drop()
+	}
 	if err := s.large(ctx, e); err != nil {
 		return nil, err
 	}
@@ -121,6 +125,23 @@ func (e *entry) bytes(c command.Command) (data []byte, off int) {
 	return append(head, e.octets()...), len(head)
 }
 
+// drop leaves out the octets: nobody stores them, and only the hash, by which
+// a repeated key is checked, is needed.
+func (e *entry) drop() {
+	e.message.Size, e.message.Meta, e.message.Body = 0, nil, nil
+	e.buf, e.tail = nil, 0
+}
+
+// storedByNone reports whether the message goes into no mailbox.
+func storedByNone(rcpts []command.Recipient) bool {
+	for i := range rcpts {
+		if a := rcpts[i].Autoreply; a == nil || !a.Only {
+			return false
+		}
+	}
+	return true
+}
+
 // committed notes that the message is in the log.
 func (e *entry) committed(id, index uint64, off int) {
 	e.message.ID = id
@@ -173,7 +194,8 @@ func (s *Service) parts(ctx context.Context, b []byte) ([]command.Extent, error)
 
 // recipients returns the recipients that can be proposed and where their
 // results belong. The others have theirs.
-func recipients(in []DeliveryRecipient, results []DeliveryResult) (out []command.Recipient, at []int) {
+func (s *Service) recipients(in []DeliveryRecipient, results []DeliveryResult) (out []command.Recipient, at []int) {
+	answers := s.cfg.Answers == nil || s.cfg.Answers()
 	out, at = make([]command.Recipient, 0, len(in)), make([]int, 0, len(in))
 	for i := range in {
 		r := &in[i]
@@ -196,13 +218,24 @@ func recipients(in []DeliveryRecipient, results []DeliveryResult) (out []command
 		if q := r.Quota; q != nil {
 			rc.Limit = &command.Limit{Bytes: q.Bytes, Messages: q.Messages, Stamp: q.Stamp}
 		}
+		if q := r.Autoreply; q != nil {
+			if !answers && q.Only {
+				continue // accepted, and that is all
+			}
+			if answers {
+				rc.Autoreply = &command.Autoreply{
+					Hash: q.Hash, Only: q.Only,
+					Seconds: uint32(min(max(q.Period, 0), mail.MaxAutoreplyPeriod) / time.Second),
+				}
+			}
+		}
 		out, at = append(out, rc), append(at, i)
 	}
 	return out, at
 }
 
 func resultOf(to *command.DeliveredTo) DeliveryResult {
-	r := DeliveryResult{Duplicate: to.Duplicate, Mailbox: to.Mailbox, UIDValidity: to.UIDValidity, UID: to.UID}
+	r := DeliveryResult{Duplicate: to.Duplicate, Mailbox: to.Mailbox, UIDValidity: to.UIDValidity, UID: to.UID, Answer: to.Answer}
 	fail := func(code int, status mail.Status, text string, err error) {
 		r.Err = &mail.Error{Op: "mailbox.Deliver", Code: code, Status: status, Reply: text, Err: err}
 	}

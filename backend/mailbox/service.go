@@ -22,6 +22,11 @@ type Config struct {
 	InFlight   int64            // octets being written over all sessions, 64 MB
 	KeyLife    time.Duration    // how long a delivery key is remembered, 8 days
 	Now        func() time.Time // time.Now
+
+	// Answers reports whether every replica of the pair can read what a release
+	// with a memory of autoreplies proposes; nil: yes. While it does not,
+	// nothing is answered.
+	Answers func() bool
 }
 
 // Service is the one door to the mail of a pair. Any number of goroutines may

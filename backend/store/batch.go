@@ -25,6 +25,8 @@ type Batch struct {
 	// References changed in this batch: the rows are not yet visible.
 	refs map[uint64]refCount
 	dead map[uint64]int64 // octets that died, by span of entries
+
+	answered memory // changed in this batch
 }
 
 // NewBatch begins a batch on the state st, which the batch keeps up to date
@@ -32,7 +34,7 @@ type Batch struct {
 func (s *Store) NewBatch(st *State) *Batch {
 	return &Batch{
 		s: s, st: st, b: s.db.NewBatchWithSize(batchSize),
-		refs: make(map[uint64]refCount), dead: make(map[uint64]int64),
+		refs: make(map[uint64]refCount), dead: make(map[uint64]int64), answered: newMemory(),
 	}
 }
 
@@ -63,6 +65,7 @@ func (b *Batch) Commit() error {
 	b.b = b.s.db.NewBatchWithSize(batchSize)
 	clear(b.refs)
 	clear(b.dead)
+	b.answered.clear()
 	return nil
 }
 

@@ -145,3 +145,10 @@ func (b *Body) Check() error {
 	}
 	return nil
 }
+
+// CheckMessage reads the octets of m from bodies and compares them with its
+// hash.
+func CheckMessage(m *Message, from Bodies) error {
+	b := &Body{s: &Store{bodies: from}, m: *m, at: -1}
+	return b.Check()
+}

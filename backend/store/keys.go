@@ -9,6 +9,7 @@ const (
 	sectionSelf     = 0   //   -> Account
 	sectionBoxes    = 1   //   mailbox, 0 -> Mailbox; mailbox, 1 -> Counters
 	sectionNames    = 2   //   subscribed name -> nothing
+	sectionAnswered = 3   //   hash of sender and answer -> until when; no hash -> how many
 	kindState       = 'S' // -> State
 	kindAccountName = 'a' // name -> account id
 	kindJournal     = 'j' // mailbox, MODSEQ -> what a command changed
@@ -17,6 +18,7 @@ const (
 	kindPart        = 'q' // index of a part entry -> message
 	kindRefs        = 'r' // message -> reference count, when not the first one
 	kindRow         = 'u' // mailbox, UID -> Row
+	kindForget      = 'v' // time, account, hash -> nothing; the answered to forget
 	kindExpiry      = 'x' // time, index -> delivery keys to forget
 	kindDead        = 'z' // index / DeadSpan -> dead octets in these entries
 )

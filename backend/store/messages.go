@@ -178,10 +178,19 @@ func (b *Batch) PutExpiry(at int64, index uint64, keys []byte) {
 // apart.
 const maxExpired = 20_000
 
-// Expire removes the keys whose time is at most now, oldest first, from what
-// is committed; the batch must be empty. It returns when the next ones are
-// due, which can be at once.
+// Expire removes the delivery keys and the answered senders whose time is at
+// most now, oldest first, from what is committed; the batch must be empty. It
+// returns when the next ones are due, which can be at once.
 func (b *Batch) Expire(now int64) (next int64, err error) {
+	keys, err := b.expireKeys(now)
+	if err != nil {
+		return 0, err
+	}
+	answered, err := b.expireAnswered(now)
+	return min(keys, answered), err
+}
+
+func (b *Batch) expireKeys(now int64) (next int64, err error) {
 	it, err := b.s.iterator([]byte{kindExpiry}, []byte{kindExpiry + 1})
 	if err != nil {
 		return 0, err

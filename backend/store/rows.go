@@ -78,6 +78,7 @@ type Delivered struct {
 	UIDValidity uint32
 	UID         uint32
 	Fallback    bool // it went to INBOX because the folder was missing
+	Answer      bool // the message was to be answered
 }
 
 // State is what the store has of itself.
@@ -205,22 +206,33 @@ func (c *Counters) decode(v []byte) error {
 	return r.end()
 }
 
+// Bits at the end of a Delivered row.
+const (
+	deliveredFallback = 1 << iota
+	deliveredAnswer
+)
+
 func (d *Delivered) encode(b []byte) []byte {
 	b = append(b, d.Hash[:]...)
 	b = putUint(b, d.Mailbox)
 	b = putUint(b, uint64(d.UIDValidity))
 	b = putUint(b, uint64(d.UID))
+	var bits byte
 	if d.Fallback {
-		return append(b, 1)
+		bits |= deliveredFallback
 	}
-	return append(b, 0)
+	if d.Answer {
+		bits |= deliveredAnswer
+	}
+	return append(b, bits)
 }
 
 func (d *Delivered) decode(v []byte) error {
 	r := fields{b: v}
 	copy(d.Hash[:], r.take(HashSize))
 	d.Mailbox, d.UIDValidity, d.UID = r.uint(), r.uint32(), r.uint32()
-	d.Fallback = r.uint() == 1
+	bits := r.uint()
+	d.Fallback, d.Answer = bits&deliveredFallback != 0, bits&deliveredAnswer != 0
 	return r.end()
 }
 

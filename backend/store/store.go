@@ -17,6 +17,12 @@ type Bodies interface {
 	ReadEntry(index uint64, buf []byte) ([]byte, error)
 }
 
+// Damaged reports whether an error of a store says that its files, or its rows,
+// are not as they were written.
+func Damaged(err error) bool {
+	return errors.Is(err, pebble.ErrCorruption) || errors.Is(err, ErrInconsistent) || errors.Is(err, errRow)
+}
+
 // FS is the file system under the rows.
 type FS = vfs.FS
 
@@ -31,6 +37,7 @@ type Options struct {
 	MaxOpenFiles  int          // 1000
 	Log           *slog.Logger // none
 	OnDiskFailure func(error)  // told of writes that failed in the background; nil panics
+	ReadOnly      bool         // dir is a checkpoint, and stays as it is; batches fail
 }
 
 // Store is the rows of one replica. Its methods may be called at any time
@@ -40,8 +47,9 @@ type Store struct {
 	bodies Bodies
 	keys   keyFilter // used by the batch only
 
-	stop chan struct{} // closed by Close
-	done chan struct{} // closed when the keys are loaded
+	readOnly bool
+	stop     chan struct{} // closed by Close
+	done     chan struct{} // closed when the keys are loaded
 }
 
 // Open opens the store in dir, or makes it. Bodies may be nil for a store
@@ -66,6 +74,7 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                o.MaxOpenFiles,
 		DisableWAL:                  true,
+		ReadOnly:                    o.ReadOnly,
 		FormatMajorVersion:          formatMajorVersion,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       32,
@@ -83,7 +92,7 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: open: %w", err)
 	}
-	s := &Store{db: db, bodies: bodies, stop: make(chan struct{}), done: make(chan struct{})}
+	s := &Store{db: db, bodies: bodies, readOnly: o.ReadOnly, stop: make(chan struct{}), done: make(chan struct{})}
 	s.keys.loading, s.keys.unsure = true, forever
 	go func() {
 		defer close(s.done)
@@ -100,7 +109,10 @@ const formatMajorVersion = pebble.FormatValueSeparation
 func (s *Store) Close() error {
 	close(s.stop)
 	<-s.done
-	ferr := s.db.Flush()
+	var ferr error
+	if !s.readOnly {
+		ferr = s.db.Flush()
+	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("store: close: %w", err)
 	}

@@ -19,7 +19,7 @@ func (s *Store) Verify() (Sum, error) {
 		return Sum{}, err
 	}
 	defer n.Close()
-	v := verifier{boxes: make(map[uint64]*Counters), want: make(map[uint64]*Counters), refs: make(map[uint64]int64)}
+	v := verifier{boxes: make(map[uint64]*Counters), want: make(map[uint64]*Counters), refs: make(map[uint64]int64), answered: make(map[uint64]int64)}
 	ok := n.it.First()
 	for ; ok; ok = n.it.Next() {
 		value, err := n.value()
@@ -45,6 +45,9 @@ type verifier struct {
 	refs     map[uint64]int64     // references by rows less those counted
 	messages uint64
 	bytes    uint64
+
+	answered map[uint64]int64 // answered senders of accounts less those counted
+	forget   Sum              // of their rows less those of kindForget
 }
 
 func (v *verifier) row(key, value []byte) error {
@@ -62,6 +65,11 @@ func (v *verifier) row(key, value []byte) error {
 			v.want[binary.BigEndian.Uint64(key[boxAt:])] = c
 			return c.decode(value)
 		}
+		if key[sectionAt] == sectionAnswered {
+			return v.answeredRow(id, key[sectionAt+1:], value)
+		}
+	case kindForget:
+		return v.forgetRow(key)
 	case kindMessage:
 		v.sum.Add(rowSum(key, value))
 		var m Message
@@ -124,6 +132,14 @@ func (v *verifier) end() error {
 	}
 	for id := range v.boxes {
 		return fmt.Errorf("%w: rows of mailbox %d, which does not exist", ErrInconsistent, id)
+	}
+	for id, n := range v.answered {
+		if n != 0 {
+			return fmt.Errorf("%w: account %d counts %d answered senders too few", ErrInconsistent, id, n)
+		}
+	}
+	if v.forget != (Sum{}) {
+		return fmt.Errorf("%w: answered senders and when to forget them differ", ErrInconsistent)
 	}
 	for id, n := range v.refs {
 		if n != 0 {

@@ -102,8 +102,9 @@ func New(t testing.TB) *mailbox.Service {
 	return s
 }
 
-// NewWithLog is New, and gives the log to those that want to take it away.
-func NewWithLog(t testing.TB) (*mailbox.Service, *Log) {
+// NewWithLog is New, and gives the log to those that want to take it away, and
+// the configuration to those that want to change it.
+func NewWithLog(t testing.TB, change ...func(*mailbox.Config)) (*mailbox.Service, *Log) {
 	t.Helper()
 	dir := t.TempDir()
 	file, err := os.Create(filepath.Join(dir, "log"))
@@ -127,7 +128,11 @@ func NewWithLog(t testing.TB) (*mailbox.Service, *Log) {
 		}
 		file.Close()
 	})
-	s, err := mailbox.New(mailbox.Config{Log: log, Store: rows, Hub: &hub})
+	cfg := mailbox.Config{Log: log, Store: rows, Hub: &hub}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s, err := mailbox.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

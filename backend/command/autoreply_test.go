@@ -1,0 +1,108 @@
+package command
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func deliverOf(rcpts ...Recipient) *Deliver {
+	return &Deliver{
+		Head: Head{Time: 1_700_000_000_000_000_000, Tail: []byte("hello")}, Seed: 7, KeyLife: 8, InternalDate: 9,
+		Message:    Message{Size: 5, Hash: Hash{1, 2}, Meta: []byte("meta"), Body: []Extent{{Len: 5}}},
+		Recipients: rcpts,
+	}
+}
+
+var (
+	plain    = Recipient{Account: "ann@example.test", Folder: "Work", Key: Key{3}, Flags: 1, Keywords: []string{"$a"}, Limit: &Limit{Bytes: -1, Messages: 2, Stamp: "s"}}
+	answered = Recipient{Account: "bob@example.test", Key: Key{4}, Autoreply: &Autoreply{Hash: Hash{5}, Seconds: 604_800}}
+	unstored = Recipient{Account: "eva@example.test", Autoreply: &Autoreply{Hash: Hash{6}, Only: true}}
+)
+
+// TestGoldenDeliver reads Deliver entries as releases have written them: 1 is
+// written for whatever version 1 can say.
+func TestGoldenDeliver(t *testing.T) {
+	for version, c := range map[byte]*Deliver{1: deliverOf(plain), 2: deliverOf(plain, answered, unstored)} {
+		file := "testdata/deliver-v" + string('0'+version) + ".hex"
+		data := Append(nil, c)
+		if data[0] != version {
+			t.Errorf("version %d written, want %d", data[0], version)
+		}
+		if *update {
+			if err := os.WriteFile(file, []byte(hex.EncodeToString(data)+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden, err := hex.DecodeString(strings.TrimSpace(string(text)))
+		if err != nil || !bytes.Equal(golden, data) {
+			t.Errorf("%s: %v\nhave %x\nwant %s", file, err, data, text)
+		}
+		if got, err := Decode(golden); err != nil || !reflect.DeepEqual(got, c) {
+			t.Errorf("%s: %v\n%+v", file, err, got)
+		}
+	}
+}
+
+// TestVersionOfNeed: an entry says the version that it needs and no other.
+func TestVersionOfNeed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		c       Command
+		version byte
+		want    error
+	}{
+		"a question in version 1":   {deliverOf(answered), 1, ErrCorrupt},
+		"no question in version 2":  {deliverOf(plain), 2, ErrCorrupt},
+		"version 2 of another kind": {&Digest{}, 2, ErrCorrupt},
+		"a later version":           {deliverOf(plain), 3, ErrUnknown},
+		"no version":                {deliverOf(plain), 0, ErrUnknown},
+	} {
+		data := Append(nil, tt.c)
+		data[0] = tt.version
+		if _, err := Decode(data); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+	}
+	data := Append(nil, deliverOf(unstored))
+	at := bytes.Index(data, []byte("\x10eva@")) - 1
+	if data[at] != rcptAutoreply|rcptOnly {
+		t.Fatalf("bits %x", data[at])
+	}
+	data[at] = rcptOnly
+	if _, err := Decode(data); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("not to be stored, and nothing asked: %v", err)
+	}
+}
+
+// FuzzDecode: what Decode accepts, Append writes.
+func FuzzDecode(f *testing.F) {
+	for _, c := range []Command{
+		deliverOf(plain), deliverOf(answered, unstored), &Part{Head: Head{Tail: []byte("x")}}, &Digest{},
+		&Store{UIDs: UIDSet{{1, 2}, {4, 9}}, Keywords: []string{"$a"}}, &Account{Name: "a"}, &Quota{Account: "a"},
+	} {
+		f.Add(Append(nil, c))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Decode(data)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnknown) {
+				t.Errorf("error %v", err)
+			}
+			return
+		}
+		if again := Append(nil, c); !bytes.Equal(again, data) {
+			t.Errorf("%x is written as %x", data, again)
+		}
+	})
+}

@@ -64,8 +64,10 @@ type Group struct {
 type Self struct {
 	Load     float64
 	Draining bool
-	Services map[string]string // "lmtp" to "host:port", at most 16
-	Groups   []Group           // at most 128
+	// Services maps "lmtp" to "host:port", for every group, or "lmtp/pair2" for
+	// one of them; at most 100.
+	Services map[string]string
+	Groups   []Group // at most 128
 }
 
 // States of a member.

@@ -198,9 +198,16 @@ func (g *Gossip) publishLocked(n *node) {
 	}
 	state := n.state()
 	alive := state == Alive || state == Draining
-	addr := make(map[route.Service]string, len(n.services))
-	for name, a := range n.services {
-		addr[route.Service(name)] = a
+	addr := func(pair string) map[route.Service]string {
+		out := make(map[route.Service]string, len(n.services))
+		for name, a := range n.services {
+			if service, of, ok := strings.Cut(name, "/"); ok && of == pair {
+				out[route.Service(service)] = a
+			} else if _, twice := out[route.Service(name)]; !ok && !twice {
+				out[route.Service(name)] = a
+			}
+		}
+		return out
 	}
 	tell := func(r route.Node) {
 		if old, ok := n.sent[r.Pair]; ok && sameNode(old, r) {
@@ -214,7 +221,7 @@ func (g *Gossip) publishLocked(n *node) {
 	}
 	for pair, gr := range n.groups {
 		r := route.Node{
-			Name: n.st.name, Pair: pair, Addr: maps.Clone(addr), Serving: gr.Serving, Term: gr.Term,
+			Name: n.st.name, Pair: pair, Addr: addr(pair), Serving: gr.Serving, Term: gr.Term,
 			Applied: gr.Applied, Draining: n.st.draining, Alive: alive, Version: n.st.version,
 		}
 		if !alive && r.Serving {

@@ -20,7 +20,7 @@ const (
 	maxMessage   = 4 << 10
 	maxState     = 4 << 20
 	maxNodes     = 1024
-	maxServices  = 16
+	maxServices  = 100 // three for each of 32 groups, and some
 	maxGroups    = 128
 	maxChain     = 5
 	maxCert      = 8 << 10

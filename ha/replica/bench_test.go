@@ -28,21 +28,21 @@ func BenchmarkCommit(b *testing.B) {
 const benchSize = 10 << 10
 
 func benchPair(b *testing.B, inFlight int) {
-	c := newCluster(b, options{segment: 64 << 20})
-	n := c.serving()
-	log := n.r.Log().Stats()
+	c := newCluster(b, options{Segment: 64 << 20})
+	n := c.Serving()
+	log := n.R.Log().Stats()
 	lat := make([]time.Duration, b.N)
 	b.SetBytes(benchSize)
 	b.ResetTimer()
 	workers(b.N, inFlight, func(i int) {
 		start := time.Now()
-		if _, _, err := n.r.Propose(context.Background(), item("x", benchSize)); err != nil {
+		if _, _, err := n.R.Propose(context.Background(), item("x", benchSize)); err != nil {
 			b.Error(err)
 		}
 		lat[i] = time.Since(start)
 	})
 	b.StopTimer()
-	after := n.r.Log().Stats()
+	after := n.R.Log().Stats()
 	batches := after.Batches - log.Batches
 	b.ReportMetric(float64(after.Entries-log.Entries)/float64(batches), "entries/batch")
 	b.ReportMetric(float64((after.Busy-log.Busy).Microseconds())/1000/float64(batches), "store-ms")

@@ -48,8 +48,20 @@ goes on refusing them for two election time-outs all the same, the process ends.
 A snapshot is the state machine's Flush and a note of its index (package
 manifest). The log is never cut by it above the floor F (package voter), and
 on a data replica the frames stay as mail. Pulling a new state from the other
-data replica is not part of this package: a replica that would need it marks
-its directory and ends with ErrReseed, and does not start again.
+data replica is package pair's: a replica that needs it marks its directory and
+ends with ErrReseed, and does not start again.
+
+# Members
+
+The group's configuration is what raft has committed; the one in a file is
+where it began. A new member has no vote until the serving replica sees that it
+has caught up. A member is taken out only if those that are left and work are a
+majority with a complete copy. While it serves, a replica raises alarms: members
+that are away, copies too few, a log at half of its room; at nine tenths of that
+room it holds writes back with ErrBusy.
+
+A serving replica whose disk is slow hands over to one whose disk is measurably
+faster, once a minute at most.
 
 # Endings
 

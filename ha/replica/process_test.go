@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/ha/replica"
+	"github.com/postern-mail/postern/ha/replica/replicatest"
 	"github.com/postern-mail/postern/ha/witness"
 )
 
@@ -49,7 +50,7 @@ func runProcess() {
 	cfg.Dir, cfg.Pair, cfg.Peers, cfg.Bootstrap = f.Dir, "pair1", f.Peers, f.Bootstrap
 	cfg.ServerTLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
 	cfg.ClientTLS = &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool}
-	cfg.Authorize, cfg.SegmentSize = authorize, 4<<20
+	cfg.Authorize, cfg.SegmentSize = replicatest.Authorize("pair1-"), 4<<20
 	cfg.OnFatal = func(err error) { fatal(err) }
 	for _, p := range f.Peers {
 		if p.Name == f.Name {
@@ -63,14 +64,15 @@ func runProcess() {
 		fatal(err)
 		fatal(w.Run(context.Background()))
 	}
-	cfg.FSM = &list{path: filepath.Join(f.Dir, "state"), keep: true}
+	list := replicatest.EmptyList(filepath.Join(f.Dir, "state"))
+	cfg.FSM = list
 	r, err := replica.New(cfg)
 	fatal(err)
 	go func() {
 		for {
 			c, err := control.Accept()
 			fatal(err)
-			go serveControl(c, &node{name: f.Name, r: r, list: cfg.FSM.(*list)})
+			go serveControl(c, &node{Name: f.Name, R: r, List: list})
 		}
 	}()
 	fatal(r.Run(context.Background()))
@@ -82,8 +84,8 @@ func serveControl(c net.Conn, n *node) {
 	for lines.Scan() {
 		switch text := lines.Text(); {
 		case text == "list":
-			fmt.Fprintln(c, strings.Join(n.list.snapshot(), " "))
-		case !n.r.Serving():
+			fmt.Fprintln(c, strings.Join(n.List.Items(), " "))
+		case !n.R.Serving():
 			fmt.Fprintln(c, "no")
 		default:
 			if err := propose(n, text, 1000); err != nil {
@@ -153,15 +155,15 @@ func TestKillProcess(t *testing.T) {
 	if os.Getenv("POSTERN_NIGHTLY") != "" {
 		trials = 20
 	}
-	dir, auth := t.TempDir(), newCA(t)
-	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: auth.cert.Raw})
+	dir, auth := t.TempDir(), replicatest.NewCA(t)
+	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: auth.Cert.Raw})
 	var peers []replica.Peer
 	for _, name := range []string{"a", "b", "w"} {
 		peers = append(peers, replica.Peer{ID: replica.NewID(), Name: name, Addr: freeAddr(t), Witness: name == "w"})
 	}
 	nodes := map[string]*process{}
 	for _, peer := range peers {
-		_, conf := auth.issue(t, "pair1-"+peer.Name)
+		_, conf := auth.Issue(t, "pair1-"+peer.Name)
 		key, err := x509.MarshalPKCS8PrivateKey(conf.Certificates[0].PrivateKey)
 		must(t, err)
 		p := &process{t: t, path: filepath.Join(dir, peer.Name+".json"), file: nodeFile{

@@ -50,6 +50,7 @@ func (r *Replica) Propose(ctx context.Context, data []byte) (result any, index u
 	}
 	r.outstanding.Add(1)
 	r.admission.RUnlock()
+	began := time.Now()
 	r.waiting.Add(1)
 	p := &proposal{data: data, answer: make(chan answer, 1)}
 	r.queue <- p
@@ -58,6 +59,7 @@ func (r *Replica) Propose(ctx context.Context, data []byte) (result any, index u
 		if a.err != nil {
 			return nil, 0, fmt.Errorf("propose: %w", a.err)
 		}
+		r.commits.add(time.Since(began))
 		return a.result, a.index, nil
 	case <-ctx.Done():
 		return nil, 0, fmt.Errorf("propose: %w: %w", ErrUnknown, ctx.Err())
@@ -73,6 +75,8 @@ func (r *Replica) admit(data []byte) error {
 		return r.notServing()
 	case len(data) > lowEntry && r.v.Log().Low():
 		return ErrNoSpace
+	case r.room.held.Load():
+		return fmt.Errorf("a member's log has no room: %w", ErrBusy)
 	}
 	return nil
 }

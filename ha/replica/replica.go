@@ -115,11 +115,18 @@ type Replica struct {
 
 	serve   serveState
 	lease   lease
+	room    room
+	alarms  alarms
+	commits commitTimes
+	slow    slowness // of tend
 	stopped chan struct{}
 	stop    chan struct{}
 	once    sync.Once
 	ran     atomic.Bool
 }
+
+// room says whether writes are held back for want of room.
+type room struct{ held atomic.Bool }
 
 // Create makes the directory of a data replica of a group that is being
 // created; see voter.Create.
@@ -145,6 +152,7 @@ func New(cfg Config) (*Replica, error) {
 	}
 	r.v, r.log = v, v.Config().Log
 	r.fsm.v, r.fsm.id = v, cfg.ID
+	r.alarms.log = func(on bool, alarm string) { r.log.Warn("alarm", "on", on, "alarm", alarm) }
 	r.cfg.Config = *v.Config()
 	if err := r.checkState(); err != nil {
 		return nil, errors.Join(err, v.Stop())
@@ -190,6 +198,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	wg.Go(func() { r.feed(inner.Done()) })
 	wg.Go(func() { r.complete(inner.Done()) })
 	wg.Go(func() { r.lead(inner) })
+	wg.Go(func() { r.tend(inner) })
 	select {
 	case <-ctx.Done():
 	case <-r.stop:
@@ -231,21 +240,18 @@ func (r *Replica) handOver() {
 }
 
 // quiesce refuses new proposals and waits until raft has answered those under
-// way. A leader without a majority answers when its lease ends.
+// way. A leader without a majority answers when its lease ends. Those that
+// wait for the state machine wait as long as it does: raft would not answer
+// them any more if it were stopped.
 func (r *Replica) quiesce() {
 	r.admission.Lock()
 	r.stopping = true
 	r.admission.Unlock()
-	done := make(chan struct{})
-	go func() {
-		r.outstanding.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(10 * r.cfg.Timings.Election):
-		r.log.Warn("proposals are left without an answer")
-	}
+	slow := time.AfterFunc(10*r.cfg.Timings.Election, func() {
+		r.log.Warn("waiting for proposals under way", "proposals", r.waiting.Load())
+	})
+	defer slow.Stop()
+	r.outstanding.Wait()
 }
 
 // Log returns the log, to read entries' data from.
@@ -269,6 +275,10 @@ type Status struct {
 	Committed uint64
 	Applied   uint64
 	Floor     uint64
+	Members   []voter.Member // as configured
+	Alarms    []string       // while it serves, or if it was expelled
+	Expelled  bool           // the others have taken it out of the group
+	StoreTime time.Duration  // of a batch, on average lately
 	Peers     []PeerStatus
 }
 
@@ -287,7 +297,11 @@ func (r *Replica) Local() Status {
 	me, _ := r.v.Peer(r.cfg.ID)
 	out := Status{
 		ID: me.ID, Name: me.Name, Term: s.Term, Serving: s.Serving, First: s.First, Last: s.Last,
-		Committed: s.Commit, Applied: s.Applied, Floor: r.v.Floor(),
+		Committed: s.Commit, Applied: s.Applied, Floor: r.v.Floor(), Members: r.v.Members(), Alarms: r.alarms.get(),
+		StoreTime: s.StoreTime, Expelled: r.v.Expelled(),
+	}
+	if out.Expelled {
+		out.Alarms = append(out.Alarms, "this member was taken out of the group: have it replaced")
 	}
 	if r.v.Raft() == nil {
 		return out

@@ -258,7 +258,7 @@ func (r *Replica) Transfer(ctx context.Context, toID string) error {
 // target returns the data replica to transfer to, after asking it.
 func (r *Replica) target(ctx context.Context, id string) (voter.Peer, error) {
 	var list []voter.Peer
-	for _, p := range r.v.Others() {
+	for _, p := range r.v.OtherVoters() {
 		if !p.Witness && (id == "" || p.ID == id) {
 			list = append(list, p)
 		}

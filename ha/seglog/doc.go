@@ -6,6 +6,7 @@ from it by index. It knows bytes, not mail.
 # Files
 
 	<base>-<salt>.seg  frames of consecutive entries from index base on
+	c<base>-<gen>.seg  what compaction left of them, with the same indexes
 	<id>.pre           reserved space for a segment to come
 	first              logical first index, replaced atomically
 
@@ -40,12 +41,24 @@ is to end the process. What the disk holds is only known again after Open.
 Open cuts a torn tail: a bad frame with nothing after it that was written when
 the bad one had been flushed. A bad frame anywhere else held acknowledged data;
 Open refuses with ErrCorrupt, and the replica must not vote. Every read checks
-the CRC of the whole frame.
+the CRC of the whole frame. What Open found is flushed before it returns: a
+process that was killed may have written it and no more, and from Open on raft
+takes it for durable. Files that a new segment supersedes are removed after its
+header is durable.
 
 DeleteRange of a prefix moves the logical first index, never above the floor,
 and with Trim set to Keep leaves the frames where they are: they are mail, and
 ReadEntry still finds them. With Recycle whole segments below the first index
 are used again.
+
+Compact replaces a segment below the first index and the floor by one with the
+frames that are wanted, octet for octet as they were written. The new file is
+complete and durable before it has its name, and the old one goes after that.
+Whoever reads is not disturbed, and Hold keeps files from being replaced.
+
+Repair puts what the other replica has in the place of a frame that cannot be
+read, in a file as Open does with Config.Fetch: only octets that the CRCs around
+the damage say were there.
 
 Memory: the cache of recent entries is bounded in bytes; offsets of sealed
 segments are loaded on demand and a bounded number of them is kept.
@@ -53,7 +66,7 @@ segments are loaded on demand and a bounded number of them is kept.
 # Left to others
 
 Package seglog does not know what is committed or applied: package replica
-sets the floor. It does not compact segments, fetch damaged frames from a peer,
-or scrub.
+sets the floor. Which frames are wanted, when to compact and how fast, when to
+read everything and how to reach the other replica are others' business.
 */
 package seglog

@@ -25,7 +25,7 @@ func fuzzSegment(sealed bool) []byte {
 	}
 	s.end, s.count, s.fileCRC = int64(len(b)), 3, c.fileCRC
 	offs := []uint32{headerSize, uint32(headerSize + frameLen(50, 0)), uint32(headerSize + 2*frameLen(50, 0))}
-	return append(b, sealBytes(s, offs, s.end)...)
+	return append(b, sealBytes(s, offs, nil, s.end)...)
 }
 
 // FuzzSegment gives Open a segment file with any content. It must not panic,

@@ -53,7 +53,7 @@ func newKeeper(l *Log) *keeper {
 }
 
 func (k *keeper) start() {
-	if k.l.cfg.inline {
+	if k.l.cfg.inline || k.l.cfg.ReadOnly {
 		close(k.done)
 		return
 	}
@@ -104,6 +104,9 @@ func (k *keeper) drain() {
 
 // later queues a task. An error of the task is the end of the log.
 func (k *keeper) later(task func() error) {
+	if k.l.cfg.ReadOnly {
+		return
+	}
 	k.mu.Lock()
 	k.queue = append(k.queue, task)
 	k.mu.Unlock()
@@ -125,7 +128,10 @@ func (k *keeper) stop() {
 	k.mu.Lock()
 	k.ended = true
 	k.mu.Unlock()
-	k.later(func() error { return nil })
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
 	<-k.done
 	k.drain()
 	k.pmu.Lock()
@@ -244,7 +250,7 @@ func (k *keeper) seal(s *segment) {
 				return fmt.Errorf("seglog: seal: %w", err)
 			}
 		}
-		if _, err := h.f.WriteAt(sealBytes(s, h.offs, at), at); err != nil {
+		if _, err := h.f.WriteAt(sealBytes(s, h.offs, nil, at), at); err != nil {
 			return fmt.Errorf("seglog: seal: %w", err)
 		}
 		if err := h.f.Sync(); err != nil {

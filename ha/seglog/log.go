@@ -3,6 +3,7 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"sort"
@@ -63,6 +64,14 @@ type Config struct {
 	OnFailure func(error)
 	Logger    *slog.Logger // nil: silent
 
+	// ReadOnly opens the files of a copy and changes nothing. The log then takes
+	// no entries.
+	ReadOnly bool
+
+	// Fetch returns what ExportEntry of the other replica's log returns for an
+	// entry. Open uses it to mend frames that it cannot read; nil: it refuses.
+	Fetch func(index uint64) ([]byte, error)
+
 	inline bool          // tests: no goroutine, background work is done on the spot
 	salt   func() uint64 // tests: not random
 }
@@ -75,6 +84,9 @@ type Log struct {
 	wmu  sync.Mutex // held by the writer: StoreLogs, suffix DeleteRange, Close
 	enc  encoder    // guarded by wmu
 	keep *keeper
+	cmu  sync.Mutex // held by Compact, and by Close at its end
+	pmu  sync.Mutex // guards pins, and is held while Compact replaces a file
+	pins int        // while above 0 no segment is replaced
 
 	failed atomic.Pointer[error]
 	closed atomic.Bool
@@ -160,6 +172,14 @@ func (l *Log) usable() error {
 	return nil
 }
 
+// writable is usable for calls that change something.
+func (l *Log) writable() error {
+	if l.cfg.ReadOnly {
+		return fmt.Errorf("seglog: %s is open for reading: %w", l.cfg.Dir, fs.ErrPermission)
+	}
+	return l.usable()
+}
+
 // fail makes the log refuse everything from now on.
 func (l *Log) fail(err error) error {
 	if l.failed.CompareAndSwap(nil, &err) {
@@ -208,7 +228,7 @@ func (l *Log) StoreLogs(batch []*raft.Log) error {
 	defer l.keep.settle()
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
-	if err := l.usable(); err != nil {
+	if err := l.writable(); err != nil {
 		return err
 	}
 	for i, e := range batch {
@@ -287,7 +307,7 @@ func (l *Log) publish(s *segment, batch []*raft.Log) {
 	l.last = batch[len(batch)-1].Index
 	l.mu.Unlock()
 	if first {
-		l.keep.rename(s)
+		l.named(s)
 	}
 	l.stats.batches.Add(1)
 	l.stats.entries.Add(int64(len(batch)))
@@ -310,7 +330,10 @@ func (l *Log) roll(base uint64, gap bool, need int64) (*segment, error) {
 	}
 	s.seed = seedOf(s.salt)
 	old := l.active
-	l.supersede(base)
+	s.replaces = l.supersede(base)
+	if n := len(l.segs); n > 0 && base > l.segs[n-1].last()+1 {
+		s.gap = true // takes the place of a segment that said so
+	}
 	l.segs = append(l.segs, s)
 	l.active = s
 	l.mu.Unlock()
@@ -321,27 +344,39 @@ func (l *Log) roll(base uint64, gap bool, need int64) (*segment, error) {
 	return s, nil
 }
 
-// supersede takes out of the index all entries from base on. The caller holds
-// mu and is about to add a segment with that base.
-func (l *Log) supersede(base uint64) {
+// supersede takes out of the index all entries from base on, and returns the
+// segments that hold no others. Their files stay until the segment with that
+// base, which the caller adds, is durable: without both, entries discarded
+// earlier would be back. The caller holds mu.
+func (l *Log) supersede(base uint64) (whole []*segment) {
 	for len(l.segs) > 0 {
 		s := l.segs[len(l.segs)-1]
 		if s.base < base {
 			if s.last() >= base {
 				s.limit = base
 			}
-			return
+			break
 		}
 		l.segs = l.segs[:len(l.segs)-1]
-		l.keep.remove(s)
+		whole = append(whole, s)
 	}
+	return whole
+}
+
+// named is called when the header of a new segment is durable.
+func (l *Log) named(s *segment) {
+	l.keep.rename(s)
+	for _, old := range s.replaces {
+		l.keep.remove(old)
+	}
+	s.replaces = nil
 }
 
 // DeleteRange implements raft.LogStore. A range that ends before the last
 // entry is a prefix: the first index moves to max+1 or to the floor, whichever
 // is lower. A range up to the last entry is discarded, durably.
 func (l *Log) DeleteRange(minIndex, maxIndex uint64) error {
-	if err := l.usable(); err != nil {
+	if err := l.writable(); err != nil {
 		return err
 	}
 	defer l.keep.settle()
@@ -405,7 +440,7 @@ func (l *Log) discard(index uint64) error {
 		return l.fail(err)
 	}
 	l.stats.syncs.Add(1)
-	l.keep.rename(s)
+	l.named(s)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.fresh = false
@@ -425,9 +460,11 @@ func (l *Log) Close() error {
 	if !l.closed.CompareAndSwap(false, true) {
 		return nil
 	}
+	l.cmu.Lock() // a compaction under way gives up
+	defer l.cmu.Unlock()
 	l.keep.stop()
 	var err error
-	if l.failed.Load() == nil {
+	if l.failed.Load() == nil && !l.cfg.ReadOnly {
 		err = l.mark()
 	}
 	l.mu.Lock()

@@ -18,8 +18,10 @@ func Open(cfg Config) (*Log, error) {
 	cfg.setDefaults()
 	l := &Log{cfg: cfg, fs: cfg.FS, cache: cache{limit: cfg.CacheBytes}}
 	l.keep = newKeeper(l)
-	if err := fsx.MkdirAllSync(l.fs, cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("seglog: %w", err)
+	if !cfg.ReadOnly {
+		if err := fsx.MkdirAllSync(l.fs, cfg.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("seglog: %w", err)
+		}
 	}
 	if err := l.recover(); err != nil {
 		for _, s := range l.segs {
@@ -51,6 +53,10 @@ func (l *Log) recover() error {
 		return err
 	}
 	first, err := l.readFirst()
+	if err != nil {
+		return err
+	}
+	files, err = l.dropReplaced(files)
 	if err != nil {
 		return err
 	}
@@ -89,6 +95,7 @@ func (l *Log) list() ([]found, error) {
 	var blanks []string
 	for _, name := range names {
 		switch {
+		case l.cfg.ReadOnly && !isSegment(name):
 		case fsx.IsTemp(name):
 			if err := l.fs.Remove(l.path(name)); err != nil {
 				return nil, fmt.Errorf("seglog: %w", err)
@@ -121,6 +128,9 @@ func (l *Log) list() ([]found, error) {
 			blanks = append(blanks, p.name)
 			continue
 		}
+		if err := l.sync(p.name); err != nil {
+			return nil, err
+		}
 		name := p.header.name()
 		if err := l.fs.Rename(l.path(p.name), l.path(name)); err != nil {
 			return nil, fmt.Errorf("seglog: %w", err)
@@ -132,6 +142,19 @@ func (l *Log) list() ([]found, error) {
 		segs = append(segs, p)
 	}
 	return segs, l.adopt(blanks)
+}
+
+// sync makes a file durable as it was found.
+func (l *Log) sync(name string) error {
+	f, err := l.fs.OpenFile(l.path(name), os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("seglog: %w", err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("seglog: %w", err)
+	}
+	return nil
 }
 
 // adopt uses prepared files that an earlier run left, and removes too many.
@@ -197,16 +220,22 @@ func (l *Log) recoverSegment(f found, later int, first firstMark) error {
 	if err := l.checkOrder(f, first); err != nil {
 		return err
 	}
-	l.supersede(f.base)
+	for _, old := range l.supersede(f.base) {
+		l.keep.remove(old)
+	}
 	s := &segment{header: f.header, seed: seedOf(f.salt), name: f.name, room: f.size}
-	file, err := l.fs.OpenFile(l.path(f.name), os.O_RDWR, 0)
+	flag := os.O_RDWR
+	if l.cfg.ReadOnly {
+		flag = os.O_RDONLY
+	}
+	file, err := l.fs.OpenFile(l.path(f.name), flag, 0)
 	if err != nil {
 		return fmt.Errorf("seglog: %w", err)
 	}
 	sl, ok := readSeal(file, f.header, f.size)
 	if ok && later < newest {
-		_, err := readTable(file, sl)
-		ok = err == nil // else the seal is written again
+		_, _, err := readTable(file, f.header, sl)
+		ok = err == nil || f.compacted() // else the seal is written again
 	}
 	if ok {
 		s.count, s.end, s.sealed = sl.count, sl.end, true
@@ -214,7 +243,18 @@ func (l *Log) recoverSegment(f found, later int, first firstMark) error {
 		l.segs = append(l.segs, s)
 		return file.Close()
 	}
-	r, err := scan(file, f.header, f.size)
+	if f.compacted() { // it was complete before it had its name
+		file.Close()
+		return fmt.Errorf("seglog: %s has no seal: %w", f.name, ErrCorrupt)
+	}
+	r, err := l.scanMend(file, f.header, f.size)
+	if err == nil && !l.cfg.ReadOnly {
+		// A process that was killed may have written what was found, and
+		// flushed nothing of it.
+		if err = file.Sync(); err != nil {
+			err = fmt.Errorf("seglog: %w", err)
+		}
+	}
 	if err != nil {
 		file.Close()
 		return err
@@ -263,6 +303,11 @@ func (l *Log) conclude(first firstMark) error {
 				l.first = max(first.index, s.base)
 			}
 			break
+		}
+	}
+	for _, s := range l.segs {
+		if s.compacted() && l.last != 0 {
+			l.first = max(l.first, s.until) // some entries up to there are gone
 		}
 	}
 	if l.last < l.first || len(l.segs) == 0 {

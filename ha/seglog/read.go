@@ -124,7 +124,11 @@ func (l *Log) locate(index uint64) (place, error) {
 			return place{}, raft.ErrLogNotFound
 		}
 		if h := s.h; h != nil {
-			p := s.place(index)
+			p, ok := s.place(index)
+			if !ok {
+				l.mu.RUnlock()
+				return place{}, raft.ErrLogNotFound
+			}
 			h.refs.Add(1)
 			l.mu.RUnlock()
 			return p, nil
@@ -136,14 +140,21 @@ func (l *Log) locate(index uint64) (place, error) {
 	}
 }
 
-// place returns where a frame of an open segment is. Log.mu is held.
-func (s *segment) place(index uint64) place {
+// place returns where a frame of an open segment is, false if compaction has
+// left it out. Log.mu is held.
+func (s *segment) place(index uint64) (place, bool) {
 	i, end := int(index-s.base), s.end
+	if s.compacted() {
+		var ok bool
+		if i, ok = slices.BinarySearch(s.h.rel, uint32(index-s.base)); !ok {
+			return place{}, false
+		}
+	}
 	if i+1 < len(s.h.offs) {
 		end = int64(s.h.offs[i+1])
 	}
 	off := int64(s.h.offs[i])
-	return place{h: s.h, seed: s.seed, off: off, size: end - off}
+	return place{h: s.h, seed: s.seed, off: off, size: end - off}, true
 }
 
 // load opens a sealed segment, and closes the least recently loaded one if
@@ -166,12 +177,10 @@ func (l *Log) load(s *segment) error {
 		f.Close()
 		return fmt.Errorf("seglog: seal of %s: %w", name, ErrCorrupt)
 	}
-	offs, err := readTable(f, sl)
+	offs, rel, err := readTable(f, s.header, sl)
 	if errors.Is(err, ErrCorrupt) { // the frames say the same
 		l.cfg.Logger.Warn("log segment has a damaged table", "file", name)
-		var r scanResult
-		r, err = scan(f, s.header, sl.end)
-		offs = r.offs
+		offs, rel, err = s.readFrames(f, sl)
 		if err == nil && len(offs) != s.count {
 			err = fmt.Errorf("seglog: %s: %d of %d frames are good: %w", name, len(offs), s.count, ErrCorrupt)
 		}
@@ -181,6 +190,7 @@ func (l *Log) load(s *segment) error {
 		return err
 	}
 	h := newHandle(f, offs)
+	h.rel = rel
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s.h != nil || l.closed.Load() {
@@ -190,6 +200,15 @@ func (l *Log) load(s *segment) error {
 	s.h = h
 	l.evict(s)
 	return nil
+}
+
+// readFrames finds the frames of a sealed segment without its table.
+func (s *segment) readFrames(f fsx.File, sl seal) (offs, rel []uint32, err error) {
+	if s.compacted() {
+		return scanCompacted(f, s.header, sl.end)
+	}
+	r, err := scan(f, s.header, sl.end)
+	return r.offs, nil, err
 }
 
 // evict notes that s has been opened and closes the one opened longest ago if
@@ -205,3 +224,7 @@ func (l *Log) evict(s *segment) {
 		}
 	}
 }
+
+// Gone reports whether an error of a read says that there is no such entry: it
+// was never stored, or compaction has left it out.
+func Gone(err error) bool { return errors.Is(err, raft.ErrLogNotFound) }

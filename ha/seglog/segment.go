@@ -1,11 +1,13 @@
 package seglog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"strings"
 	"sync/atomic"
 
@@ -20,10 +22,15 @@ import (
 // (uint64 each), CRC32C of the file up to the end of the frames, CRC32C of the
 // offsets (uint32 each), zeros, CRC32C of the first 60 bytes seeded with the
 // salt.
+//
+// A compacted segment has version 2, a generation and the end of its range
+// (uint64 each) after the base, another magic in its seal, and before each
+// offset the distance of the frame's index from the base (uint32).
 const (
-	headerSize = 64
-	sealSize   = 64
-	version    = 1
+	headerSize     = 64
+	sealSize       = 64
+	version        = 1
+	versionCompact = 2
 
 	flagGap = 1 // indexes between the segment before and this one were never stored here
 
@@ -34,13 +41,20 @@ const (
 var (
 	headerMagic = [8]byte{'P', 'S', 'T', 'N', 's', 'e', 'g', '1'}
 	sealMagic   = [8]byte{'P', 'S', 'T', 'N', 'e', 'n', 'd', '1'}
+	sealCompact = [8]byte{'P', 'S', 'T', 'N', 'c', 'm', 'p', '1'}
 )
 
 // header identifies a segment.
 type header struct {
 	salt, seq, base uint64
 	gap             bool
+
+	gen   uint64 // how often it was compacted, 0: never
+	until uint64 // of a compacted one: the first index behind its range
 }
+
+// compacted reports whether only some frames are left.
+func (h *header) compacted() bool { return h.gen > 0 }
 
 func (h *header) put(b []byte) (crc uint32) {
 	clear(b[:headerSize])
@@ -53,6 +67,11 @@ func (h *header) put(b []byte) (crc uint32) {
 	le.PutUint64(b[16:], h.salt)
 	le.PutUint64(b[24:], h.seq)
 	le.PutUint64(b[32:], h.base)
+	if h.compacted() {
+		le.PutUint32(b[8:], versionCompact)
+		le.PutUint64(b[40:], h.gen)
+		le.PutUint64(b[48:], h.until)
+	}
 	crc = crc32.Checksum(b[:60], castagnoli)
 	le.PutUint32(b[60:], crc)
 	return crc
@@ -63,14 +82,26 @@ func parseHeader(b []byte) (h header, crc uint32, err error) {
 	if len(b) < headerSize || [8]byte(b[:8]) != headerMagic || le.Uint32(b[60:]) != crc32.Checksum(b[:60], castagnoli) {
 		return h, 0, errors.New("no segment header")
 	}
-	if v := le.Uint32(b[8:]); v != version {
-		return h, 0, fmt.Errorf("segment version %d, this program reads %d", v, version)
+	v := le.Uint32(b[8:])
+	if v != version && v != versionCompact {
+		return h, 0, fmt.Errorf("segment version %d, this program reads up to %d", v, versionCompact)
 	}
 	h = header{salt: le.Uint64(b[16:]), seq: le.Uint64(b[24:]), base: le.Uint64(b[32:]), gap: le.Uint32(b[12:])&flagGap != 0}
+	if v == versionCompact {
+		h.gen, h.until = le.Uint64(b[40:]), le.Uint64(b[48:])
+		if h.gen == 0 || h.until <= h.base || h.until-h.base > math.MaxUint32 {
+			return h, 0, fmt.Errorf("compacted segment of generation %d, entries %d to %d", h.gen, h.base, h.until)
+		}
+	}
 	return h, le.Uint32(b[60:]), nil
 }
 
-func (h *header) name() string { return fmt.Sprintf("%016x-%016x%s", h.base, h.salt, segSuffix) }
+func (h *header) name() string {
+	if h.compacted() {
+		return fmt.Sprintf("c%016x-%08x%s", h.base, h.gen, segSuffix)
+	}
+	return fmt.Sprintf("%016x-%016x%s", h.base, h.salt, segSuffix)
+}
 
 // segment is one file of the log. Its identity does not change; the other
 // fields are guarded by Log.mu, except those of the writer, guarded by Log.wmu.
@@ -90,11 +121,16 @@ type segment struct {
 	fresh   bool   // the header is not written yet
 	chain   uint32 // CRC that the next frame refers to
 	fileCRC uint32 // of all bytes up to end
+
+	replaces []*segment // to be removed when the header is durable
 }
 
 // last returns the highest index that counts, base-1 if there is none.
 func (s *segment) last() uint64 {
 	end := s.base + uint64(s.count)
+	if s.compacted() {
+		end = s.until
+	}
 	if s.limit != 0 {
 		end = min(end, max(s.limit, s.base))
 	}
@@ -106,6 +142,7 @@ func (s *segment) last() uint64 {
 type handle struct {
 	f    fsx.File
 	offs []uint32 // offset of each frame; grows under Log.mu
+	rel  []uint32 // of a compacted segment: index of each frame less the base
 	refs atomic.Int32
 }
 
@@ -124,15 +161,28 @@ func (h *handle) release() {
 // sealLen returns the size of the seal of a segment of n frames.
 func sealLen(n int) int64 { return 4*int64(n) + sealSize }
 
-// sealBytes returns the seal of a segment, to be written at offset at.
-func sealBytes(s *segment, offs []uint32, at int64) []byte {
-	le := binary.LittleEndian
-	b := make([]byte, 4*len(offs)+sealSize)
-	for i, off := range offs {
-		le.PutUint32(b[4*i:], off)
+// tableLen returns the size of the table of offsets before the seal.
+func (h *header) tableLen(n int) int64 {
+	if h.compacted() {
+		return 8 * int64(n)
 	}
-	table, t := b[:4*len(offs)], b[4*len(offs):]
-	copy(t, sealMagic[:])
+	return 4 * int64(n)
+}
+
+// sealBytes returns the seal of a segment, to be written at offset at.
+func sealBytes(s *segment, offs, rel []uint32, at int64) []byte {
+	le := binary.LittleEndian
+	b := make([]byte, 0, s.tableLen(len(offs))+sealSize)
+	for i, off := range offs {
+		if s.compacted() {
+			b = le.AppendUint32(b, rel[i])
+		}
+		b = le.AppendUint32(b, off)
+	}
+	n := len(b)
+	b = b[:n+sealSize]
+	table, t := b[:n], b[n:]
+	copy(t, s.sealMagic())
 	le.PutUint64(t[8:], s.base)
 	le.PutUint64(t[16:], uint64(len(offs)))
 	le.PutUint64(t[24:], uint64(s.end))
@@ -141,6 +191,13 @@ func sealBytes(s *segment, offs []uint32, at int64) []byte {
 	le.PutUint32(t[44:], crc32.Checksum(table, castagnoli))
 	le.PutUint32(t[60:], crc32.Update(s.seed, castagnoli, t[:60]))
 	return b
+}
+
+func (h *header) sealMagic() []byte {
+	if h.compacted() {
+		return sealCompact[:]
+	}
+	return sealMagic[:]
 }
 
 // seal is a decoded seal.
@@ -163,31 +220,40 @@ func readSeal(f fsx.File, h header, size int64) (seal, bool) {
 		return seal{}, false
 	}
 	le := binary.LittleEndian
-	if [8]byte(t[:8]) != sealMagic || le.Uint32(t[60:]) != crc32.Update(seedOf(h.salt), castagnoli, t[:60]) || le.Uint64(t[8:]) != h.base {
+	if !bytes.Equal(t[:8], h.sealMagic()) || le.Uint32(t[60:]) != crc32.Update(seedOf(h.salt), castagnoli, t[:60]) || le.Uint64(t[8:]) != h.base {
 		return seal{}, false
 	}
 	s := seal{
 		count: int(le.Uint64(t[16:])), end: int64(le.Uint64(t[24:])), table: int64(le.Uint64(t[32:])),
 		fileCRC: le.Uint32(t[40:]), tableCRC: le.Uint32(t[44:]),
 	}
-	ok := s.count >= 0 && s.end >= headerSize && s.end <= s.table && s.table+sealLen(s.count) == size
+	ok := s.count >= 0 && int64(s.count) < size && s.end >= headerSize && s.end <= s.table && s.table+h.tableLen(s.count)+sealSize == size
 	return s, ok
 }
 
-// readTable loads the offsets of a sealed segment.
-func readTable(f fsx.File, s seal) ([]uint32, error) {
-	b := make([]byte, 4*s.count)
+// readTable loads the offsets of a sealed segment, and of a compacted one which
+// frames they are of.
+func readTable(f fsx.File, h header, s seal) (offs, rel []uint32, err error) {
+	b := make([]byte, h.tableLen(s.count))
 	if n, err := f.ReadAt(b, s.table); n < len(b) {
-		return nil, fmt.Errorf("seglog: offsets of %s: %w", f.Name(), err)
+		return nil, nil, fmt.Errorf("seglog: offsets of %s: %w", f.Name(), err)
 	}
 	if crc32.Checksum(b, castagnoli) != s.tableCRC {
-		return nil, fmt.Errorf("seglog: offsets of %s: %w", f.Name(), ErrCorrupt)
+		return nil, nil, fmt.Errorf("seglog: offsets of %s: %w", f.Name(), ErrCorrupt)
 	}
-	offs := make([]uint32, s.count)
+	le := binary.LittleEndian
+	offs = make([]uint32, s.count)
+	if !h.compacted() {
+		for i := range offs {
+			offs[i] = le.Uint32(b[4*i:])
+		}
+		return offs, nil, nil
+	}
+	rel = make([]uint32, s.count)
 	for i := range offs {
-		offs[i] = binary.LittleEndian.Uint32(b[4*i:])
+		rel[i], offs[i] = le.Uint32(b[8*i:]), le.Uint32(b[8*i+4:])
 	}
-	return offs, nil
+	return offs, rel, nil
 }
 
 // scanResult is what reading a segment from its start found.
@@ -229,6 +295,7 @@ func scan(f fsx.File, h header, size int64) (scanResult, error) {
 		r.end, r.chain = r.end+int64(len(raw)), fr.crc
 	}
 	// What follows decides whether this is a torn tail.
+	bad := &badFrame{name: f.Name(), off: r.end, index: h.base + uint64(len(r.offs)), next: -1}
 	for off := r.end; off+frameSize <= size; off += 8 {
 		next, err := w.magic(off)
 		if err != nil {
@@ -248,9 +315,12 @@ func scan(f fsx.File, h header, size int64) (scanResult, error) {
 		if off == r.end && fr.typ == typeMark {
 			continue
 		}
+		if bad.next < 0 {
+			bad.next, bad.after = off, fr
+		}
 		if int64(fr.batch) > r.end {
-			return r, fmt.Errorf("seglog: %s: bad frame at %d, though frame %d at %d was written after it was flushed: %w",
-				f.Name(), r.end, fr.index, off, ErrCorrupt)
+			bad.proof, bad.proofAt = fr, off
+			return r, bad
 		}
 		r.stale = true
 	}

@@ -61,6 +61,15 @@ func OpenStable(fsys fsx.FS, name string, onFailure func(error)) (*Stable, error
 		f.Close()
 		return nil, err
 	}
+	// A process that was killed may have written what was read, and flushed
+	// nothing of it, the file's name included.
+	if err = f.Sync(); err == nil {
+		err = fsys.SyncDir(filepath.Dir(name))
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("stable: %w", err)
+	}
 	return s, nil
 }
 

@@ -54,6 +54,52 @@ func TestStableCrash(t *testing.T) {
 	}
 }
 
+// TestStableKilled ends the process after each operation, opens the file, and
+// cuts the power then: what was read then stays, since raft goes by it.
+func TestStableKilled(t *testing.T) {
+	for n := 0; ; n++ {
+		fsys := faultfs.New(1)
+		must(t, fsys.MkdirAll("/r", 0o700))
+		must(t, fsys.SyncDir("/"))
+		fsys.CrashAfter(2 + n)
+		done := 0
+		s, err := OpenStable(fsys, "/r/stable", nil)
+		for i := 1; err == nil && i <= 5; i++ {
+			if err = s.SetUint64([]byte("term"), uint64(i)); err == nil {
+				done = i
+			}
+		}
+		fsys.CrashAfter(1 << 40)
+		s, err = OpenStable(fsys, "/r/stable", nil)
+		must(t, err)
+		read, err := s.GetUint64([]byte("term"))
+		if err != nil && !errors.Is(err, ErrNoKey) {
+			t.Fatal(err)
+		}
+		for seed := range uint64(10) {
+			s, err := OpenStable(fsys.Crash(seed), "/r/stable", nil)
+			if err != nil {
+				t.Fatalf("killed after %d, power cut, seed %d: %v", n, seed, err)
+			}
+			if now, _ := s.GetUint64([]byte("term")); now != read {
+				t.Fatalf("killed after %d, term %d was read; after the power cut, seed %d, it is %d", n, read, seed, now)
+			}
+			must(t, s.Close())
+		}
+		must(t, s.SetUint64([]byte("term"), 100))
+		again, err := OpenStable(fsys.Crash(0), "/r/stable", nil)
+		must(t, err)
+		if now, _ := again.GetUint64([]byte("term")); now != 100 {
+			t.Fatalf("killed after %d, then term 100 was set; after the power cut it is %d", n, now)
+		}
+		must(t, again.Close())
+		must(t, s.Close())
+		if done == 5 {
+			return
+		}
+	}
+}
+
 func TestStableFailure(t *testing.T) {
 	fsys := faultfs.New(1)
 	told := 0

@@ -17,6 +17,8 @@ The rules it keeps, with the numbers of the design:
   - W6: its id is random and lives in its directory; see package voter.
   - W7: its time-outs are those of the data replicas.
 
-The room that the log takes while a data replica is away is not limited here.
+The room that the log takes while a data replica is away is not limited here:
+Config.Room tells the serving replica of it, which raises alarms and holds
+writes back (rule W5).
 */
 package witness

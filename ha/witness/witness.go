@@ -102,6 +102,7 @@ type Status struct {
 	Floor     uint64
 	Segments  int   // files of the log
 	Handed    int64 // leaderships handed over since the start
+	Members   []voter.Member
 }
 
 // Status returns the witness's view of itself.
@@ -110,7 +111,7 @@ func (w *Witness) Status() Status {
 	me, _ := w.v.Peer(w.cfg.ID)
 	out := Status{
 		ID: me.ID, Name: me.Name, Term: s.Term, First: s.First, Last: s.Last, Committed: s.Commit,
-		Floor: w.v.Floor(), Segments: w.v.Log().Stats().Segments, Handed: w.handed.Load(),
+		Floor: w.v.Floor(), Segments: w.v.Log().Stats().Segments, Handed: w.handed.Load(), Members: w.v.Members(),
 	}
 	if w.v.Raft() != nil {
 		out.State = raft.RaftState(s.State).String()
@@ -177,10 +178,10 @@ func (w *Witness) giveAway(ctx context.Context) bool {
 	return true
 }
 
-// data returns the data replicas besides one.
+// data returns the data replicas that vote, besides one.
 func (w *Witness) data(besides string) []voter.Peer {
 	var list []voter.Peer
-	for _, p := range w.v.Others() {
+	for _, p := range w.v.OtherVoters() {
 		if !p.Witness && p.ID != besides {
 			list = append(list, p)
 		}

@@ -148,6 +148,14 @@ func (s *Store) Newest() (Note, *raft.SnapshotMeta, bool, error) {
 	return note, meta, err == nil, err
 }
 
+// AppliedOf returns the last entry that the note with this id vouches for.
+func (s *Store) AppliedOf(id string) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, note, err := s.load(id + suffix)
+	return note.Applied, err
+}
+
 // names lists the notes, newest first. The caller holds mu.
 func (s *Store) names() ([]string, error) {
 	all, err := s.fs.ReadDir(s.dir)

@@ -303,6 +303,14 @@ type Status struct {
 	Serving  bool
 	// Contact is the time since the leader was last heard of, as of the answer.
 	Contact time.Duration
+
+	// What follows is zero in the answers of older members.
+
+	// StoreTime is what storing a batch takes there, on average lately.
+	StoreTime time.Duration
+	// LogBytes is the room that its log takes, LogLimit the most that it may;
+	// 0: it does not say.
+	LogBytes, LogLimit uint64
 }
 
 func (w *writer) status(s *Status) {
@@ -314,6 +322,9 @@ func (w *writer) status(s *Status) {
 		w.u64(v)
 	}
 	w.bool(s.Serving)
+	for _, v := range []uint64{uint64(s.StoreTime), s.LogBytes, s.LogLimit} {
+		w.u64(v)
+	}
 }
 
 // decodeStatus allows more fields after those it knows: a newer member's.
@@ -322,5 +333,8 @@ func decodeStatus(b []byte) (s Status, err error) {
 	s = Status{ID: r.string(), Term: r.u64(), LeaderID: r.string(), State: r.u8()}
 	s.First, s.Last, s.Commit, s.Applied, s.Contact = r.u64(), r.u64(), r.u64(), r.u64(), time.Duration(r.u64())
 	s.Serving = r.bool()
+	if r.err == nil && len(r.b) > 0 {
+		s.StoreTime, s.LogBytes, s.LogLimit = time.Duration(r.u64()), r.u64(), r.u64()
+	}
 	return s, r.err
 }

@@ -190,6 +190,7 @@ const (
 	forRaft   = 'R'
 	forStatus = 'S'
 	forWatch  = 'W'
+	forStream = 'B'
 
 	preambleVersion = 1
 )

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 )
@@ -15,6 +16,16 @@ const (
 	handshakeTime = 5 * time.Second
 	maxStrangers  = 64 // connections that have not authenticated yet
 )
+
+// noMember is in what one reads who is not in the group, or not any more.
+const noMember = "is no member of pair"
+
+// NoMember reports whether an error is the answer of a member that we are not in
+// its group.
+func NoMember(err error) bool {
+	said := remote("")
+	return errors.As(err, &said) && strings.Contains(string(said), noMember)
+}
 
 // Authorize says whether a verified certificate may speak for a member of a
 // pair. It is asked on both ends of a connection.
@@ -63,8 +74,10 @@ func (p *Port) Addr() net.Addr { return p.listener.Addr() }
 func (p *Port) accept() {
 	var delay time.Duration
 	for {
+		p.strangers <- struct{}{} // freed by handle; the others wait in the system's queue
 		c, err := p.listener.Accept()
 		if err != nil {
+			<-p.strangers
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
@@ -87,10 +100,10 @@ func (p *Port) accept() {
 	}
 }
 
-// handle authenticates a connection and gives it to its group.
+// handle authenticates a connection, for which accept has made room, and gives
+// it to its group.
 func (p *Port) handle(c net.Conn) {
 	defer c.Close()
-	p.strangers <- struct{}{}
 	l, pre, err := p.authenticate(c)
 	<-p.strangers
 	p.mu.Lock()
@@ -104,12 +117,19 @@ func (p *Port) handle(c net.Conn) {
 	case pre.to != t.cfg.ID:
 		err = fmt.Errorf("looks for member %s of pair %s, this is %s", pre.to, pre.pair, t.cfg.ID)
 	case !t.cfg.Member(pre.from):
-		err = fmt.Errorf("%s is no member of pair %s", pre.from, pre.pair)
+		err = fmt.Errorf("%s %s %s", pre.from, noMember, pre.pair)
 	default:
 		err = t.speaks(pre.from, l)
 	}
 	if err != nil {
 		p.log.Warn("connection refused", "remote", c.RemoteAddr(), "err", err)
+		if l != nil { // it has authenticated: it may know why
+			_ = l.refuse(err.Error())
+			// It may have asked already: with that unread, closing would take the
+			// refusal away from it.
+			l.deadlineRead(dialTime)
+			_, _, _, _ = l.receive()
+		}
 		return
 	}
 	l.limit = maxMessage
@@ -134,7 +154,10 @@ func (p *Port) authenticate(c net.Conn) (*link, preamble, error) {
 	l := newLink(t, raw)
 	l.limit = smallBuffer
 	pre, err := readPreamble(l)
-	return l, pre, err
+	if err != nil {
+		return nil, pre, err
+	}
+	return l, pre, nil
 }
 
 // add makes the port serve a group.

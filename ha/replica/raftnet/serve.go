@@ -30,9 +30,15 @@ func (t *Transport) serve(l *link, pre preamble) {
 	var err error
 	switch pre.purpose {
 	case forRaft:
-		err = t.serveRaft(l)
+		if t.cfg.Passive {
+			err = l.refuse("this member does not take part yet")
+		} else {
+			err = t.serveRaft(l)
+		}
 	case forStatus:
 		err = t.serveStatus(l)
+	case forStream:
+		err = t.serveStream(l, pre.from)
 	case forWatch:
 		_, _, _, err = l.receive() // nothing comes: this waits for the end
 	default:
@@ -154,6 +160,13 @@ func (t *Transport) serveStatus(l *link) error {
 			dead := t.cfg.Handler.SeesDead(ctx, id)
 			cancel()
 			l.begin(kind | replyBit).bool(dead)
+		case kindServers:
+			var index uint64
+			var list []Server
+			if h, ok := t.cfg.Handler.(Lister); ok {
+				index, list = h.Servers()
+			}
+			l.begin(kind|replyBit).servers(index, list)
 		default:
 			return fmt.Errorf("%w: kind %d", errMessage, kind)
 		}

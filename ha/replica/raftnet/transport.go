@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,11 @@ type Config struct {
 	Resolve func(id string) (addr string) // address of a member, "" if not known
 	Handler Handler
 	Log     *slog.Logger
+	// Stream answers a stream of a member until it ends or ctx does. Nil: such
+	// connections are refused.
+	Stream func(ctx context.Context, from string, s *Stream) error
+	// Passive: this member answers questions and takes no part in raft.
+	Passive bool
 	// Dial replaces net.Dialer in tests.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -65,6 +71,7 @@ type Transport struct {
 	consume chan raft.RPC
 	done    chan struct{}
 	beat    atomic.Pointer[func(raft.RPC)]
+	streams atomic.Int32 // of other members, open
 
 	mu      sync.Mutex // guards what follows
 	idle    map[idleKey][]*link
@@ -173,6 +180,7 @@ func (t *Transport) dial(ctx context.Context, id, addr string, purpose uint8) (*
 	if a := t.cfg.Resolve(id); a != "" {
 		addr = a
 	}
+	addr = hostPort(addr)
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	c, err := t.cfg.Dial(ctx, "tcp", addr)
@@ -185,6 +193,13 @@ func (t *Transport) dial(ctx context.Context, id, addr string, purpose uint8) (*
 		return nil, fmt.Errorf("%s at %s: %w", id, addr, err)
 	}
 	return l, nil
+}
+
+// hostPort returns the part of a spelled address that is dialed: what follows
+// a bar is for package voter.
+func hostPort(addr string) string {
+	addr, _, _ = strings.Cut(addr, "|")
+	return addr
 }
 
 func (t *Transport) greet(ctx context.Context, c net.Conn, addr string, pre preamble) (*link, error) {

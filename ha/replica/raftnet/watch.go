@@ -39,6 +39,7 @@ func (t *Transport) Refused(ctx context.Context, id, addr string) bool {
 	if a := t.cfg.Resolve(id); a != "" {
 		addr = a
 	}
+	addr = hostPort(addr)
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	c, err := t.cfg.Dial(ctx, "tcp", addr)

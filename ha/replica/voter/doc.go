@@ -14,8 +14,9 @@ witness say what this member does with the group.
 
 A member's id is random and lives in its directory. A directory made for
 another id is refused, and a new one is made only when the configuration says
-that the group is being created: a member that lost its log cannot come back
-under its old id and vote as if it remembered (rule W6).
+that the group is being created. A directory with an id and without a log is
+refused too (ErrNoLog): a member that lost its log cannot come back under its
+old id and vote as if it remembered (rule W6).
 
 # The floor
 

@@ -58,6 +58,7 @@ func (v *Voter) runFloor(ctx context.Context) {
 		if v.Raft().State() == raft.Leader {
 			v.commitFloor(ctx)
 		}
+		v.expelled.Store(v.isExpelled(ctx))
 	}
 }
 
@@ -90,7 +91,7 @@ func (v *Voter) lowestApplied(ctx context.Context) (uint64, bool) {
 			ask = append(ask, p)
 		}
 	}
-	if !v.peer(v.cfg.ID).Witness {
+	if !v.witness() {
 		lowest = v.Raft().AppliedIndex()
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -110,3 +111,5 @@ func (v *Voter) lowestApplied(ctx context.Context) (uint64, bool) {
 	}
 	return lowest, known
 }
+
+func (v *Voter) witness() bool { return v.peer(v.cfg.ID).Witness }

@@ -30,7 +30,7 @@ func (v *Voter) Peer(id string) (Peer, bool) {
 	}
 	for _, s := range v.servers() {
 		if string(s.ID) == id {
-			return Peer{ID: id, Name: id, Addr: string(s.Address)}, true
+			return parsePeer(id, string(s.Address)), true
 		}
 	}
 	return Peer{}, false
@@ -69,12 +69,15 @@ func (v *Voter) servers() []raft.Server {
 	return f.Configuration().Servers
 }
 
-// member reports whether id may talk to us.
+// member reports whether id may talk to us: the configuration of raft counts.
+// Before raft runs, and on a new member whose log does not reach to where it
+// was added, those count that this one was told of.
 func (v *Voter) member(id string) bool {
-	if v.peer(id).ID != "" {
-		return true
+	servers := v.servers()
+	has := func(id string) bool {
+		return slices.ContainsFunc(servers, func(s raft.Server) bool { return string(s.ID) == id })
 	}
-	return slices.ContainsFunc(v.servers(), func(s raft.Server) bool { return string(s.ID) == id })
+	return has(id) || !has(v.cfg.ID) && v.peer(id).ID != "" || v.vouched(id)
 }
 
 // Leader returns the leader that this member knows of.
@@ -106,6 +109,11 @@ func (v *Voter) Status() raftnet.Status {
 	s.Last, s.Commit, s.Applied = r.LastIndex(), r.CommitIndex(), r.AppliedIndex()
 	if v.role.Serving != nil {
 		s.Serving = v.role.Serving()
+	}
+	s.StoreTime = v.StoreTime()
+	if v.cfg.Room != nil {
+		used, limit := v.cfg.Room()
+		s.LogBytes, s.LogLimit = uint64(max(used, 0)), uint64(max(limit, 0))
 	}
 	return s
 }
@@ -207,6 +215,7 @@ func (v *Voter) SeesDead(ctx context.Context, id string) bool {
 	if w := v.watched.Load(); w != nil && *w == id {
 		return false // the connection to its process stands
 	}
+	<-v.ready
 	p, ok := v.Peer(id)
 	return ok && v.Net.Refused(ctx, p.ID, p.Addr)
 }

@@ -32,6 +32,8 @@ var (
 	ErrIdentity = errors.New("directory belongs to another member")
 	// ErrNoDirectory: the directory is new and the group is not.
 	ErrNoDirectory = errors.New("directory is new, and the group is not being created")
+	// ErrNoLog: the directory has been used, and its log is not there.
+	ErrNoLog = errors.New("directory has lost its log")
 )
 
 // Peer is a member of the group, this one included.
@@ -96,7 +98,12 @@ type Config struct {
 	CacheBytes  int64
 	Timings     Timings
 	OnFatal     func(error) // ends the process; nil is not allowed
-	Log         *slog.Logger
+	// Stream answers other members' streams; nil: they are refused.
+	Stream func(ctx context.Context, from string, s *raftnet.Stream) error
+	// Room returns what the log takes of the disk and the most that it may, 0 for
+	// no limit. It is quick. Nil: not known.
+	Room func() (used, limit int64)
+	Log  *slog.Logger
 	// Dial replaces net.Dialer in tests.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -125,11 +132,14 @@ type Voter struct {
 	Stable    *seglog.Stable
 	Manifests *manifest.Store
 	Net       *raftnet.Transport
+	ready     chan struct{} // closed when Net is set: the others may ask before
 	raft      atomic.Pointer[raft.Raft]
 
-	floor   floor
-	fatal   sync.Once
-	watched atomic.Pointer[string] // id of the member to which a watch stands
+	floor    floor
+	learned  learned
+	expelled atomic.Bool
+	fatal    sync.Once
+	watched  atomic.Pointer[string] // id of the member to which a watch stands
 
 	cancel context.CancelFunc // of the background work
 	wg     sync.WaitGroup
@@ -148,7 +158,7 @@ func Open(cfg Config, role Role) (v *Voter, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	v = &Voter{cfg: cfg, role: role}
+	v = &Voter{cfg: cfg, role: role, ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			v.release()
@@ -201,7 +211,10 @@ func (c *Config) check() error {
 func (v *Voter) takeDir() error {
 	c := &v.cfg
 	identity := c.Pair + " " + c.ID + "\n"
-	idFile := filepath.Join(c.Dir, "id")
+	idFile := filepath.Join(c.Dir, idName)
+	if _, err := fsx.ReadFile(c.FS, filepath.Join(c.Dir, SeedingName)); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(fmt.Errorf("voter: %s: %w", c.Dir, ErrSeeding), err)
+	}
 	have, err := fsx.ReadFile(c.FS, idFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -226,6 +239,31 @@ func (v *Voter) takeDir() error {
 		if err := fsx.WriteFileAtomic(c.FS, idFile, []byte(identity)); err != nil {
 			return fmt.Errorf("voter: %w", err)
 		}
+	}
+	return nil
+}
+
+// idName is the file that says whose a directory is.
+const idName = "id"
+
+// ReadID returns the pair and the id of the member that a directory belongs to.
+// One that is not there, or was never made, is fs.ErrNotExist.
+func ReadID(fsys fsx.FS, dir string) (pair, id string, err error) {
+	data, err := fsx.ReadFile(fsys, filepath.Join(dir, idName))
+	if err != nil {
+		return "", "", fmt.Errorf("voter: %w", err)
+	}
+	pair, id, ok := strings.Cut(strings.TrimSuffix(string(data), "\n"), " ")
+	if !ok || pair == "" || id == "" {
+		return "", "", fmt.Errorf("voter: %s: %q is no pair and id: %w", dir, data, ErrIdentity)
+	}
+	return pair, id, nil
+}
+
+// WriteID makes a directory that of a member.
+func WriteID(fsys fsx.FS, dir, pair, id string) error {
+	if err := fsx.WriteFileAtomic(fsys, filepath.Join(dir, idName), []byte(pair+" "+id+"\n")); err != nil {
+		return fmt.Errorf("voter: %w", err)
 	}
 	return nil
 }
@@ -260,7 +298,46 @@ func (v *Voter) openStores() (err error) {
 	}
 	v.store = &store{Log: v.log}
 	v.Manifests, err = manifest.Open(c.FS, filepath.Join(c.Dir, "raft", "snapshots"), v.role.Kind, c.ID, v.Fatal)
-	return err
+	if err != nil {
+		return err
+	}
+	return v.checkLog()
+}
+
+// checkLog refuses a directory without a log, unless it is being made: a
+// member that does not remember what it acknowledged must not vote.
+func (v *Voter) checkLog() error {
+	blank, err := v.blank()
+	if err != nil || !blank {
+		return err
+	}
+	lost := fmt.Errorf("voter: %s: %w", v.cfg.Dir, ErrNoLog)
+	if !v.cfg.Bootstrap {
+		return lost
+	}
+	// Making it sets the first term before the first entry.
+	term, err := v.Stable.GetUint64([]byte("CurrentTerm"))
+	if err != nil && !errors.Is(err, seglog.ErrNoKey) {
+		return fmt.Errorf("voter: %w", err)
+	}
+	if _, err := v.Stable.Get([]byte("LastVoteTerm")); err == nil || term > 1 {
+		return lost
+	}
+	if _, _, has, err := v.Manifests.Newest(); err != nil || has {
+		return errors.Join(lost, err)
+	}
+	return nil
+}
+
+// blank reports whether nothing was ever stored in the log. One that is empty
+// because a snapshot took its place has a segment that says so.
+func (v *Voter) blank() (bool, error) {
+	last, err := v.log.LastIndex()
+	if err != nil || last > 0 {
+		return false, err
+	}
+	_, _, has, err := v.Manifests.Newest()
+	return !has || v.log.Stats().Segments == 0, err
 }
 
 func (v *Voter) listen() (err error) {
@@ -282,8 +359,9 @@ func (v *Voter) listen() (err error) {
 	v.Net, err = raftnet.New(raftnet.Config{
 		Pair: c.Pair, ID: c.ID, Addr: v.peer(c.ID).Addr, Port: port, TLS: c.ClientTLS, Authorize: c.Authorize,
 		Member: v.member, Resolve: func(id string) string { return v.peer(id).Addr },
-		Handler: v, Log: c.Log, Dial: c.Dial, Speaks: v.speaks,
+		Handler: v, Log: c.Log, Dial: c.Dial, Speaks: v.speaks, Stream: c.Stream,
 	})
+	close(v.ready)
 	return err
 }
 
@@ -296,7 +374,11 @@ func (v *Voter) speaks(id string, cs tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	if p := v.peer(id); p.Name != node {
+	p, ok := v.Peer(id)
+	if !ok {
+		p, _ = v.toldOf(id)
+	}
+	if p.Name != node {
 		return fmt.Errorf("certificate is for node %s, the member is on %s", node, p.Name)
 	}
 	return nil
@@ -353,7 +435,7 @@ func (v *Voter) Start() error {
 		time.Sleep(t.Read)
 	}
 	v.store.starting.Store(true)
-	r, err := raft.NewRaft(conf, v.role.FSM, v.store, v.Stable, v.Manifests, v.Net)
+	r, err := raft.NewRaft(conf, v.role.FSM, v.store, v.Stable, v.Manifests, starter{v.Net, v.store})
 	v.store.starting.Store(false)
 	if err != nil {
 		return fmt.Errorf("voter: %w", err)
@@ -366,6 +448,20 @@ func (v *Voter) Start() error {
 	return nil
 }
 
+// starter is the transport for a raft that starts. Taking the handler of
+// heartbeats is what raft does last before its goroutines run: from then on they
+// get entries whole, since they may apply some before NewRaft has returned.
+type starter struct {
+	*raftnet.Transport
+	store *store
+}
+
+// SetHeartbeatHandler implements raft.Transport.
+func (s starter) SetHeartbeatHandler(f func(raft.RPC)) {
+	s.store.starting.Store(false)
+	s.Transport.SetHeartbeatHandler(f)
+}
+
 // maxAppend is the number of entries in a request and in a batch. Parts of
 // 256 KB then bound a request at 32 MB.
 const maxAppend = 128
@@ -373,13 +469,17 @@ const maxAppend = 128
 func (v *Voter) bootstrap(conf *raft.Config, trans raft.Transport) error {
 	var group raft.Configuration
 	for _, p := range v.cfg.Peers {
-		group.Servers = append(group.Servers, raft.Server{ID: raft.ServerID(p.ID), Address: raft.ServerAddress(p.Addr)})
+		group.Servers = append(group.Servers, raft.Server{ID: raft.ServerID(p.ID), Address: p.spell()})
 	}
 	// Members that list the same peers in another order begin alike.
 	slices.SortFunc(group.Servers, func(a, b raft.Server) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	err := raft.BootstrapCluster(conf, v.log, v.Stable, v.Manifests, trans, group)
 	if errors.Is(err, raft.ErrCantBootstrap) {
-		return nil // made earlier
+		if blank, err := v.blank(); err != nil || !blank {
+			return err // nil: made earlier
+		}
+		// A crash came between the term and the entry.
+		err = v.log.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(group)})
 	}
 	if err != nil {
 		return fmt.Errorf("voter: %w", err)

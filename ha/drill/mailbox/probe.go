@@ -1,0 +1,157 @@
+package mailbox
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+)
+
+// scratch is the folder in which a prober changes flags.
+const scratch = "Drill"
+
+// Prober is a user at work: one session that reads the state of the inbox and
+// changes a flag in turn, and begins again by the next relay when it breaks.
+type Prober struct {
+	Access *Access
+	User   User
+	Every  time.Duration // between an answer and the next command
+
+	mu      sync.Mutex
+	answers []time.Time
+	errors  []time.Time
+	last    string // the last error
+	faults  []string
+	was     Mark
+}
+
+// maxFaults bounds what a prober remembers.
+const maxFaults = 20
+
+// Run works until ctx ends.
+func (p *Prober) Run(ctx context.Context) {
+	for n := 0; ctx.Err() == nil; n++ {
+		err := p.session(ctx, n)
+		if ctx.Err() != nil {
+			return
+		}
+		p.mu.Lock()
+		if len(p.errors) < maxAnswers {
+			p.errors = append(p.errors, time.Now())
+		}
+		p.last = err.Error()
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case <-time.After(afterError):
+		}
+	}
+}
+
+const (
+	// afterError is the pause before the next login.
+	afterError = 100 * time.Millisecond
+	// maxAnswers bounds the times that a prober keeps.
+	maxAnswers = 2_000_000
+)
+
+// session logs in and works until something fails.
+func (p *Prober) session(ctx context.Context, n int) error {
+	s, err := p.Access.login(ctx, n, p.User)
+	if err != nil {
+		return err
+	}
+	defer s.drop()
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	for i := 0; ctx.Err() == nil; i++ {
+		s.more()
+		if i%2 == 0 {
+			op := imap.StoreFlagsAdd
+			if i%4 == 0 {
+				op = imap.StoreFlagsDel
+			}
+			flags := &imap.StoreFlags{Op: op, Flags: []imap.Flag{imap.FlagFlagged}, Silent: true}
+			err = s.Store(imap.SeqSetNum(1), flags, nil).Close()
+		} else {
+			var st *imap.StatusData
+			if st, err = s.Status("INBOX", &imap.StatusOptions{UIDNext: true, UIDValidity: true}).Wait(); err == nil {
+				p.compare(Mark{st.UIDNext, st.UIDValidity})
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("session of %s: %w", p.User.Login, err)
+		}
+		p.mu.Lock()
+		if len(p.answers) < maxAnswers {
+			p.answers = append(p.answers, time.Now())
+		}
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case <-time.After(p.Every):
+		}
+	}
+	return nil
+}
+
+// prepare opens a folder with a message of its own.
+func (s *session) prepare() error {
+	s.more()
+	sel, err := s.Select(scratch, nil).Wait()
+	if err != nil {
+		if err := s.Create(scratch, nil).Wait(); err != nil {
+			return fmt.Errorf("create of %s: %w", scratch, err)
+		}
+		if sel, err = s.Select(scratch, nil).Wait(); err != nil {
+			return fmt.Errorf("select of %s: %w", scratch, err)
+		}
+	}
+	if sel.NumMessages > 0 {
+		return nil
+	}
+	s.more()
+	if err := s.append(); err != nil {
+		return fmt.Errorf("append to %s: %w", scratch, err)
+	}
+	_, err = s.Select(scratch, nil).Wait()
+	return err
+}
+
+func (s *session) append() error {
+	text := "From: drill@drill.test\r\nSubject: a drill changes the flags of this message\r\n\r\nIt can be deleted.\r\n"
+	c := s.Append(scratch, int64(len(text)), nil)
+	if _, err := strings.NewReader(text).WriteTo(c); err != nil {
+		return err
+	}
+	if err := c.Close(); err != nil {
+		return err
+	}
+	_, err := c.Wait()
+	return err
+}
+
+// compare notes a UIDNEXT that went back or a UIDVALIDITY that changed.
+func (p *Prober) compare(now Mark) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if was := p.was; was.Validity != 0 && (now.UIDNext < was.UIDNext || now.Validity != was.Validity) && len(p.faults) < maxFaults {
+		p.faults = append(p.faults, fmt.Sprintf("%s: UIDNEXT %d after %d, UIDVALIDITY %d after %d",
+			p.User.Login, now.UIDNext, was.UIDNext, now.Validity, was.Validity))
+	}
+	p.was = now
+}
+
+// Answers are the times of the answers and of the errors, the last error, and
+// what was wrong in answers.
+func (p *Prober) Answers() (answers, errors []time.Time, last string, faults []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]time.Time(nil), p.answers...), append([]time.Time(nil), p.errors...), p.last, append([]string(nil), p.faults...)
+}

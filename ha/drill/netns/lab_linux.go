@@ -1,0 +1,440 @@
+package netns
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern-mail/postern/ha/drill"
+	"github.com/postern-mail/postern/shared/admin"
+	"github.com/postern-mail/postern/shared/directory/embedded"
+	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/dns"
+)
+
+const (
+	witness       = drill.RoleWitness
+	directoryHost = "dir"
+	worldHost     = "world"
+	baseDN        = fixture.Root
+	// readyWithin is the time of all nodes to become ready.
+	readyWithin = 60 * time.Second
+	// closeWithin bounds the removal of everything.
+	closeWithin = 60 * time.Second
+)
+
+// Options are the size of the cluster. Zero fields have defaults.
+type Options struct {
+	Relays    int    // 2
+	Users     int    // 12
+	Bin       string // folder with the daemons; "": that of this program
+	SmallDisk bool   // data replicas live on a small file system in memory
+}
+
+// A small disk has segments to match: space that is reserved ahead must not
+// hide for long that the disk is full.
+const (
+	smallDisk    = "512m"
+	smallSegment = "4MB"
+)
+
+// Possible returns nil or why this machine cannot do it.
+func Possible() error {
+	if os.Geteuid() != 0 {
+		return errors.New("network namespaces need root")
+	}
+	for _, name := range []string{"ip", "nft"} {
+		if _, err := tool(name); err != nil {
+			return fmt.Errorf("network namespaces: %w", err)
+		}
+	}
+	return nil
+}
+
+// Can returns nil: every scenario is possible here.
+func Can(s *drill.Scenario) error { return nil }
+
+// NeedsSmallDisk reports whether a scenario fills a disk.
+func NeedsSmallDisk(s *drill.Scenario) bool {
+	for _, k := range s.Needs {
+		if k == drill.FillDisk {
+			return true
+		}
+	}
+	return false
+}
+
+// Lab is the cluster.
+type Lab struct {
+	o       Options
+	l       *layout
+	f       *fabric
+	nodes   []drill.Node
+	users   []drill.User
+	tls     *tls.Config
+	spawner *spawner
+	procs   map[string]*process
+	mounts  []string
+	end     context.CancelFunc
+	servers sync.WaitGroup
+
+	mu   sync.Mutex
+	cuts map[string]bool // hosts with rules
+}
+
+var _ drill.Target = (*Lab)(nil)
+
+// Start makes the cluster and waits until it is ready. On error everything is
+// removed again.
+func Start(ctx context.Context, o Options) (*Lab, error) {
+	if o.Relays == 0 {
+		o.Relays = 2
+	}
+	if o.Users == 0 {
+		o.Users = 12
+	}
+	if err := Possible(); err != nil {
+		return nil, err
+	}
+	if o.Bin == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		o.Bin = filepath.Dir(exe)
+	}
+	for _, p := range []string{"postern-relay", "postern-backend", "postern-witness"} {
+		if _, err := os.Stat(filepath.Join(o.Bin, p)); err != nil {
+			return nil, fmt.Errorf("%s is not beside this program: %w", p, err)
+		}
+	}
+	dir, err := os.MkdirTemp("", prefix)
+	if err != nil {
+		return nil, err
+	}
+	lab := &Lab{
+		o: o, l: &layout{dir: dir}, f: &fabric{id: newID()[:6], hosts: map[string]string{}},
+		spawner: newSpawner(), procs: map[string]*process{}, cuts: map[string]bool{}, end: func() {},
+	}
+	if err := lab.build(ctx); err != nil {
+		return nil, errors.Join(err, lab.Close())
+	}
+	return lab, nil
+}
+
+func (lab *Lab) build(ctx context.Context) error {
+	l := lab.l
+	if err := lab.f.build(ctx); err != nil {
+		return err
+	}
+	for i := range lab.o.Relays {
+		l.relays = append(l.relays, fmt.Sprintf("relay%d", i+1))
+		if err := lab.f.add(ctx, dmz, l.relays[i], 11+i); err != nil {
+			return err
+		}
+	}
+	for i, m := range []member{{pairName + "-a", newID(), drill.RoleData}, {pairName + "-b", newID(), drill.RoleData}, {pairName + "-w", newID(), witness}} {
+		l.voters = append(l.voters, m)
+		if err := lab.f.add(ctx, data, m.host, 11+i); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(lab.f.add(ctx, mgmt, directoryHost, 11), lab.f.add(ctx, dmz, worldHost, 200)); err != nil {
+		return err
+	}
+	l.addr = lab.f.hosts
+	for _, h := range l.hosts() {
+		if err := os.MkdirAll(l.nodeDir(h), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := lab.disks(); err != nil {
+		return err
+	}
+	if err := l.write(time.Now()); err != nil {
+		return err
+	}
+	if err := lab.trust(); err != nil {
+		return err
+	}
+	if err := lab.serve(); err != nil {
+		return err
+	}
+	if err := lab.startNodes(); err != nil {
+		return err
+	}
+	return lab.awaitReady(ctx)
+}
+
+// disks puts the data replicas on small file systems.
+func (lab *Lab) disks() error {
+	if !lab.o.SmallDisk {
+		return nil
+	}
+	lab.l.segment = smallSegment
+	for _, m := range lab.l.voters {
+		if m.role == witness {
+			continue
+		}
+		dir := lab.l.nodeDir(m.host)
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size="+smallDisk); err != nil {
+			return fmt.Errorf("small disk of %s: %w", m.host, err)
+		}
+		lab.mounts = append(lab.mounts, dir)
+	}
+	return nil
+}
+
+func (lab *Lab) trust() error {
+	pem, err := os.ReadFile(filepath.Join(lab.l.dir, "ca", "ca.pem"))
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return errors.New("the CA that was just made holds no certificate")
+	}
+	lab.tls = &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS12}
+	return nil
+}
+
+// serve runs directory and DNS in their namespace.
+func (lab *Lab) serve() error {
+	tree := fixture.Tree(mailDomain, lab.o.Users, 1)
+	s, err := embedded.New(embedded.Config{LDIF: tree, Suffixes: []string{baseDN}, RootDN: "cn=admin," + baseDN, RootPassword: newID(), AnonymousRead: true})
+	if err != nil {
+		return err
+	}
+	addr := lab.l.addr[directoryHost]
+	zone := new(dns.Zone)
+	for _, r := range lab.l.relays {
+		for _, rec := range []string{r + "." + mailDomain + ". A " + lab.l.addr[r], mailDomain + ". MX 10 " + r + "." + mailDomain + "."} {
+			if err := zone.Add(rec); err != nil {
+				return err
+			}
+		}
+	}
+	var l net.Listener
+	var d *dns.Server
+	if err := within(lab.f.ns(directoryHost), func() (err error) {
+		if l, err = net.Listen("tcp", at(addr, portLDAP)); err != nil {
+			return err
+		}
+		d, err = dns.Listen(at(addr, portDNS), zone)
+		return err
+	}); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	lab.end = cancel
+	lab.servers.Go(func() { _ = errors.Join(s.Serve(ctx, l), s.Close()) }) // its end is seen as a directory that is away
+	lab.servers.Go(func() { _ = d.Run(ctx) })
+	for i := range lab.o.Users {
+		uid := fixture.UID(i + 1)
+		lab.users = append(lab.users, drill.User{Login: uid, Password: fixture.Password, Address: uid + "@" + mailDomain, Pair: pairName})
+	}
+	return nil
+}
+
+func (lab *Lab) startNodes() error {
+	add := func(host, program string) *process {
+		p := &process{
+			host: host, ns: lab.f.ns(host), bin: filepath.Join(lab.o.Bin, program), config: lab.l.configFile(host),
+			log: filepath.Join(lab.l.dir, host+".log"), spawn: lab.spawner.start,
+		}
+		lab.procs[host] = p
+		return p
+	}
+	client := func(host string) *admin.Client {
+		return admin.NewUnixClient(filepath.Join(lab.l.nodeDir(host), "admin.sock"))
+	}
+	for _, m := range lab.l.voters {
+		program := "postern-backend"
+		if m.role == witness {
+			program = "postern-witness"
+		}
+		p := add(m.host, program)
+		if err := p.create(); err != nil {
+			return err
+		}
+		if err := p.start(); err != nil {
+			return err
+		}
+		lab.nodes = append(lab.nodes, drill.Node{Name: m.host, Role: m.role, Pair: pairName, Admin: client(m.host)})
+	}
+	for _, r := range lab.l.relays {
+		if err := add(r, "postern-relay").start(); err != nil {
+			return err
+		}
+		a := lab.l.addr[r]
+		lab.nodes = append(lab.nodes, drill.Node{Name: r, Role: drill.RoleRelay, SMTP: at(a, portSMTP), IMAPS: at(a, portIMAPS), Admin: client(r)})
+	}
+	return nil
+}
+
+func (lab *Lab) awaitReady(whole context.Context) error {
+	ctx, cancel := context.WithTimeout(whole, readyWithin)
+	defer cancel()
+	for {
+		why := ""
+		for _, n := range lab.nodes {
+			c, cancel := context.WithTimeout(ctx, time.Second)
+			s, err := admin.Call(c, n.Admin, admin.GetStatus, admin.None{})
+			cancel()
+			if err != nil {
+				why = n.Name + ": " + err.Error()
+			} else if s.State != "ready" {
+				why = n.Name + ": " + s.State
+			}
+		}
+		if why == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			if whole.Err() != nil {
+				return context.Cause(whole)
+			}
+			host, _, _ := strings.Cut(why, ":")
+			return fmt.Errorf("the cluster in namespaces is not ready: %s\n%s", why, lab.tail(host))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// tail is the end of a node's log.
+func (lab *Lab) tail(host string) string {
+	p := lab.procs[host]
+	if p == nil {
+		return ""
+	}
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	const most = 600
+	return string(text[max(0, len(text)-most):])
+}
+
+// Close ends the nodes and removes what was made.
+func (lab *Lab) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, p := range lab.procs {
+		wg.Go(p.close)
+	}
+	wg.Wait()
+	lab.spawner.close()
+	lab.end()
+	lab.servers.Wait()
+	for _, n := range lab.nodes {
+		n.Admin.Close()
+	}
+	errs := []error{lab.f.remove(ctx)}
+	for _, dir := range lab.mounts {
+		errs = append(errs, unix.Unmount(dir, 0))
+	}
+	return errors.Join(append(errs, os.RemoveAll(lab.l.dir))...)
+}
+
+// Title says what it is.
+func (lab *Lab) Title() string {
+	return fmt.Sprintf("%d relays, a pair and a witness in network namespaces %s%s-*", lab.o.Relays, prefix, lab.f.id)
+}
+
+// Nodes are the relays and the pair.
+func (lab *Lab) Nodes() []drill.Node { return lab.nodes }
+
+// Users have a mailbox each.
+func (lab *Lab) Users() []drill.User { return lab.users }
+
+// TLS trusts the CA of this run.
+func (lab *Lab) TLS() *tls.Config { return lab.tls }
+
+// Dial connects from outside the firewall.
+func (lab *Lab) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	return dial(ctx, lab.f.ns(worldHost), "tcp4", addr)
+}
+
+// Can allows everything that this cluster was made for.
+func (lab *Lab) Can(k drill.Kind) error {
+	if (k == drill.FillDisk || k == drill.FreeDisk) && !lab.o.SmallDisk {
+		return errors.New("the disks of this cluster are the host's")
+	}
+	return nil
+}
+
+// Do makes a fault or takes it back.
+func (lab *Lab) Do(ctx context.Context, a drill.Action) error {
+	p := lab.procs[a.Node]
+	if p == nil && a.Node != "" {
+		return fmt.Errorf("no node %q", a.Node)
+	}
+	switch a.Kind {
+	case drill.Kill:
+		return p.stop(syscall.SIGKILL)
+	case drill.Stop:
+		return p.stop(syscall.SIGTERM)
+	case drill.Start:
+		return p.start()
+	case drill.Pause:
+		return p.signal(syscall.SIGSTOP)
+	case drill.Resume:
+		return p.signal(syscall.SIGCONT)
+	case drill.Cut, drill.CutOneWay:
+		return lab.cut(ctx, a)
+	case drill.Mend, drill.DirectoryOn:
+		return lab.mend(ctx)
+	case drill.DirectoryOff:
+		return lab.loses(ctx, directoryHost, append([]string{worldHost}, lab.l.relays...))
+	case drill.FillDisk:
+		return lab.fill(a.Node)
+	case drill.FreeDisk:
+		return os.Remove(lab.ballast(a.Node))
+	}
+	return fmt.Errorf("%s is not possible here", a.Kind)
+}
+
+// loses makes packets from others vanish at host.
+func (lab *Lab) loses(ctx context.Context, host string, from []string) error {
+	lab.mu.Lock()
+	defer lab.mu.Unlock()
+	lab.cuts[host] = true
+	return lab.f.cut(ctx, host, from)
+}
+
+func (lab *Lab) cut(ctx context.Context, a drill.Action) error {
+	errs := []error{lab.loses(ctx, a.Node, a.Peers)}
+	if a.Kind == drill.Cut {
+		for _, p := range a.Peers {
+			errs = append(errs, lab.loses(ctx, p, []string{a.Node}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (lab *Lab) mend(ctx context.Context) error {
+	lab.mu.Lock()
+	defer lab.mu.Unlock()
+	var errs []error
+	for host := range lab.cuts {
+		if err := lab.f.mend(ctx, host); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(lab.cuts, host)
+	}
+	return errors.Join(errs...)
+}

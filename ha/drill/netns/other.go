@@ -1,0 +1,37 @@
+//go:build !linux
+
+package netns
+
+import (
+	"context"
+	"errors"
+
+	"github.com/postern-mail/postern/ha/drill"
+)
+
+var errLinux = errors.New("network namespaces are there on Linux only")
+
+// Options are the size of the cluster.
+type Options struct {
+	Relays, Users int
+	Bin           string
+	SmallDisk     bool
+}
+
+// Possible returns why it is not.
+func Possible() error { return errLinux }
+
+// Can returns why it cannot.
+func Can(*drill.Scenario) error { return errLinux }
+
+// NeedsSmallDisk is false.
+func NeedsSmallDisk(*drill.Scenario) bool { return false }
+
+// Lab is never made.
+type Lab struct{ drill.Target }
+
+// Start returns why it cannot.
+func Start(context.Context, Options) (*Lab, error) { return nil, errLinux }
+
+// Close does nothing.
+func (*Lab) Close() error { return nil }

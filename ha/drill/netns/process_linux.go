@@ -1,0 +1,195 @@
+package netns
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// restartAfter is the pause before a node that ended by itself starts
+	// again, as a supervisor would have it.
+	restartAfter = time.Second
+	// stopWithin is the time of a node to end by SIGTERM.
+	stopWithin = 25 * time.Second
+)
+
+// process is a node under supervision.
+type process struct {
+	host, ns, bin, config, log string
+	spawn                      func(*exec.Cmd) error
+
+	mu     sync.Mutex
+	want   bool
+	cmd    *exec.Cmd
+	done   chan struct{} // closed when cmd has ended
+	lastID int
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// spawner starts processes from one thread that lives as long as it does: the
+// kernel takes the death of the thread that started a process for the death of
+// the parent.
+type spawner struct {
+	work chan func()
+	done chan struct{}
+}
+
+func newSpawner() *spawner {
+	s := &spawner{make(chan func()), make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		runtime.LockOSThread() // never unlocked
+		for f := range s.work {
+			f()
+		}
+	}()
+	return s
+}
+
+func (s *spawner) start(cmd *exec.Cmd) error {
+	err := make(chan error, 1)
+	s.work <- func() { err <- cmd.Start() }
+	return <-err
+}
+
+func (s *spawner) close() {
+	close(s.work)
+	<-s.done
+}
+
+// command is the program in its namespace. ip replaces itself by it, so the pid
+// is the node's.
+func (p *process) command(args ...string) (*exec.Cmd, error) {
+	ip, err := tool("ip")
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(ip, append([]string{"netns", "exec", p.ns, p.bin, "--config", p.config}, args...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TZ=UTC", "GOTRACEBACK=all"}
+	cmd.Dir = filepath.Dir(p.config)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	return cmd, nil
+}
+
+// create makes the directory of a replica.
+func (p *process) create() error {
+	cmd, err := p.command("--create")
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := p.spawn(cmd); err != nil {
+		return err
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s --create: %w: %s", p.host, err, strings.TrimSpace(out.String()))
+	}
+	return nil
+}
+
+// start runs the node, and again after each end that nobody asked for.
+func (p *process) start() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.want = true
+	if p.cmd != nil || p.closed {
+		return nil
+	}
+	return p.startLocked()
+}
+
+func (p *process) startLocked() error {
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	cmd, err := p.command()
+	if err == nil {
+		cmd.Stdout, cmd.Stderr = log, log
+		err = p.spawn(cmd)
+	}
+	log.Close()
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.host, err)
+	}
+	done := make(chan struct{})
+	p.cmd, p.done, p.lastID = cmd, done, cmd.Process.Pid
+	p.wg.Go(func() {
+		_ = cmd.Wait() // how it ended stands in its log
+		p.mu.Lock()
+		p.cmd = nil
+		p.mu.Unlock()
+		close(done)
+		time.Sleep(restartAfter)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.want && p.cmd == nil && !p.closed {
+			_ = p.startLocked() // seen as a node that does not answer
+		}
+	})
+	return nil
+}
+
+// stop ends the node by sig, and by SIGKILL when that takes too long.
+func (p *process) stop(sig syscall.Signal) error {
+	p.mu.Lock()
+	p.want = false
+	cmd, done := p.cmd, p.done
+	p.mu.Unlock()
+	if cmd == nil {
+		return nil
+	}
+	if err := cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	t := time.NewTimer(stopWithin)
+	defer t.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-t.C:
+	}
+	_ = cmd.Process.Kill() // it has ended: that is what is wanted
+	<-done
+	return fmt.Errorf("%s did not end within %v of %v and was killed", p.host, stopWithin, sig)
+}
+
+// close ends the node for good.
+func (p *process) close() {
+	p.mu.Lock()
+	p.closed, p.want = true, false
+	cmd := p.cmd
+	p.mu.Unlock()
+	if cmd != nil {
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		_ = cmd.Process.Kill()
+	}
+	p.wg.Wait()
+}
+
+func (p *process) signal(sig syscall.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return fmt.Errorf("%s does not run", p.host)
+	}
+	return p.cmd.Process.Signal(sig)
+}
+
+// pid is that of the last start.
+func (p *process) pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lastID
+}

@@ -1,0 +1,168 @@
+package drill
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Scenario is one drill.
+type Scenario struct {
+	Name    string
+	Summary string
+	Expect  string
+	Needs   []Kind        // that the target can do
+	Relays  int           // at least so many
+	SMTP    time.Duration // longest gap between acknowledgements
+	IMAP    time.Duration // longest gap between answers to the user at work
+	// Outage: the service is expected to stop; the gaps are counted from the
+	// recovery on.
+	Outage bool
+	Hold   time.Duration // the fault lasts at least so long
+	Size   int           // octets of a message, when the scenario needs a size of its own
+	run    func(ctx context.Context, f *field) error
+}
+
+// Limits that most scenarios share. A planned change costs clients a moment, a
+// crash an election, a node that answers no more a time-out first.
+const (
+	planned = 3 * time.Second
+	crash   = 10 * time.Second
+	silent  = 12 * time.Second
+	none    = 3 * time.Second // "no effect", with room for a busy machine
+)
+
+// Scenarios lists all of them, in the order of `all`.
+func Scenarios() []*Scenario { return slices.Clone(scenarios) }
+
+var scenarios = []*Scenario{
+	{
+		Name: "kill-serving", Summary: "SIGKILL to the replica that serves",
+		Expect: "the other replica serves; deliveries and changes succeed again within 10 s",
+		Needs:  []Kind{Kill, Start}, SMTP: crash, IMAP: crash, run: killServing(Kill),
+	},
+	{
+		Name: "kill-follower", Summary: "SIGKILL to the replica that follows",
+		Expect: "no visible effect; the replica catches up by itself",
+		Needs:  []Kind{Kill, Start}, SMTP: none, IMAP: none, run: loseOther(Kill, RoleData),
+	},
+	{
+		Name: "kill-witness", Summary: "SIGKILL to the witness",
+		Expect: "no visible effect",
+		Needs:  []Kind{Kill, Start}, SMTP: none, IMAP: none, run: loseOther(Kill, RoleWitness),
+	},
+	{
+		Name: "kill-relay", Summary: "SIGKILL to one of the relays",
+		Expect: "the others go on accepting; what it had queued is delivered after its return",
+		Needs:  []Kind{Kill, Start}, Relays: 2, SMTP: none, IMAP: crash, run: killRelay,
+	},
+	{
+		Name: "kill-all", Summary: "SIGKILL to every node of the pair at once, as when the power fails",
+		Expect: "nothing is acknowledged meanwhile; all comes back by itself with every acknowledged message",
+		Needs:  []Kind{Kill, Start}, SMTP: 15 * time.Second, IMAP: 15 * time.Second, Outage: true, run: killAll,
+	},
+	{
+		Name: "kill-majority", Summary: "SIGKILL to the witness, then to the replica that follows",
+		Expect: "the replica that is left acknowledges nothing; service returns with one of the others",
+		Needs:  []Kind{Kill, Start}, SMTP: 15 * time.Second, IMAP: 15 * time.Second, Outage: true, run: killMajority,
+	},
+	{
+		Name: "stop-serving", Summary: "SIGTERM to the replica that serves",
+		Expect: "it hands over before it ends; clients notice a moment",
+		Needs:  []Kind{Stop, Start}, SMTP: planned, IMAP: planned, run: killServing(Stop),
+	},
+	{
+		Name: "transfer", Summary: "the pair hands over, and back again",
+		Expect: "clients notice a moment",
+		Needs:  []Kind{Transfer}, SMTP: planned, IMAP: planned, run: transfer,
+	},
+	{
+		Name: "pause-serving", Summary: "the replica that serves is frozen beyond its lease, then goes on",
+		Expect: "the other one serves; the frozen one does not serve on when it wakes",
+		Needs:  []Kind{Pause, Resume}, SMTP: silent, IMAP: silent, Hold: 3 * time.Second, run: pauseServing,
+	},
+	{
+		Name: "pause-follower", Summary: "the replica that follows is frozen, then goes on",
+		Expect: "no visible effect; it catches up",
+		Needs:  []Kind{Pause, Resume}, SMTP: none, IMAP: none, Hold: 3 * time.Second, run: loseOther(Pause, RoleData),
+	},
+	{
+		Name: "slow-serving", Summary: "the replica that serves is alive and far too slow: it gets a quarter of its time",
+		Expect: "service goes on, on either replica; nothing is lost",
+		Needs:  []Kind{Pause, Resume}, SMTP: silent, IMAP: silent, Hold: 5 * time.Second, run: slowServing,
+	},
+	{
+		Name: "partition-serving", Summary: "the replica that serves is cut off from everybody",
+		Expect: "it steps down by itself; the other one serves; nothing diverges",
+		Needs:  []Kind{Cut, Mend}, SMTP: silent, IMAP: silent, Hold: 5 * time.Second, run: partitionServing,
+	},
+	{
+		Name: "partition-follower", Summary: "the replica that follows is cut off from everybody",
+		Expect: "no visible effect; it catches up",
+		Needs:  []Kind{Cut, Mend}, SMTP: none, IMAP: none, Hold: 3 * time.Second, run: loseOther(Cut, RoleData),
+	},
+	{
+		Name: "one-way-cut", Summary: "the replica that serves is heard by the other two nodes and does not hear them",
+		Expect: "service goes on within 12 s, on whichever replica can agree with another node",
+		Needs:  []Kind{CutOneWay, Mend}, SMTP: silent, IMAP: silent, Hold: 5 * time.Second, run: oneWay,
+	},
+	{
+		Name: "dmz-cut", Summary: "the relays are cut off from the pair",
+		Expect: "relays keep or refuse mail for the time being; none is lost or bounced",
+		Needs:  []Kind{Cut, Mend}, SMTP: 15 * time.Second, IMAP: 20 * time.Second, Outage: true, Hold: 4 * time.Second, run: dmzCut,
+	},
+	{
+		Name: "away-and-back", Summary: "A goes away, B and the witness go on, B is lost, A comes back",
+		Expect: "A is brought up to date from the witness before it serves; nothing is missing",
+		Needs:  []Kind{Kill, Start}, SMTP: 20 * time.Second, IMAP: 20 * time.Second, run: awayAndBack,
+	},
+	{
+		Name: "rolling-restart", Summary: "every node is restarted, one after the other",
+		Expect: "clients notice a moment at each step",
+		Needs:  []Kind{Stop, Start, Transfer}, Relays: 2, SMTP: planned, IMAP: 5 * time.Second, run: rollingRestart,
+	},
+	{
+		Name: "relay-drain", Summary: "a relay is drained, restarted and used again",
+		Expect: "the others take its work; its queue empties before it is stopped",
+		Needs:  []Kind{Drain, Undrain, Stop, Start}, Relays: 2, SMTP: none, IMAP: 5 * time.Second, run: relayDrain,
+	},
+	{
+		Name: "directory-outage", Summary: "the directory answers nobody for a time",
+		Expect: "mail for users whom the relays know flows; others are told to try again, none is bounced",
+		Needs:  []Kind{DirectoryOff, DirectoryOn}, SMTP: 5 * time.Second, IMAP: 5 * time.Second, Hold: 8 * time.Second, run: directoryOutage,
+	},
+	{
+		Name: "disk-full", Summary: "the disk of the replica that serves is full, then has room again",
+		Expect: "the other one serves, or writes are refused for the time being; nothing is damaged",
+		Needs:  []Kind{FillDisk, FreeDisk}, SMTP: silent, IMAP: silent, Hold: 15 * time.Second, Size: 32 << 10, run: diskFull,
+	},
+	{
+		Name: "random", Summary: "faults of every kind that the target allows, one after the other, by a seed",
+		Expect: "whatever happens, nothing is lost and service returns within 15 s of each recovery",
+		Needs:  []Kind{Kill, Start}, Relays: 1, SMTP: 15 * time.Second, IMAP: 20 * time.Second, run: soak,
+	},
+}
+
+// Find returns the scenario called name.
+func Find(name string) (*Scenario, error) {
+	for _, s := range scenarios {
+		if s.Name == name {
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("no scenario %q", name)
+}
+
+// Possible returns nil or why the target cannot do the scenario.
+func (s *Scenario) Possible(t Target) error {
+	for _, k := range s.Needs {
+		if err := t.Can(k); err != nil {
+			return err
+		}
+	}
+	if n := len(byRole(t, "", RoleRelay)); n < s.Relays {
+		return fmt.Errorf("%d relays are too few: it needs %d", n, s.Relays)
+	}
+	return nil
+}

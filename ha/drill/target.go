@@ -1,0 +1,121 @@
+package drill
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/shared/admin"
+)
+
+// Roles of nodes.
+const (
+	RoleRelay   = "relay"
+	RoleData    = "data"
+	RoleWitness = "witness"
+)
+
+// Node is a process of the cluster under test.
+type Node struct {
+	Name  string
+	Role  string
+	Pair  string        // of a replica
+	SMTP  string        // of a relay
+	IMAPS string        // of a relay
+	Admin *admin.Client // closed by the target
+}
+
+// User is somebody with a mailbox.
+type User struct{ Login, Password, Address, Pair string }
+
+// Kind is something that can be done to a cluster.
+type Kind string
+
+// The kinds. Each fault has one that takes it back.
+const (
+	Kill         Kind = "kill"  // SIGKILL, and it stays down
+	Stop         Kind = "stop"  // SIGTERM, and it stays down
+	Start        Kind = "start" // after Kill or Stop
+	Pause        Kind = "pause" // SIGSTOP
+	Resume       Kind = "resume"
+	Cut          Kind = "cut" // packets between Node and Peers are lost
+	CutOneWay    Kind = "cut-one-way"
+	Mend         Kind = "mend" // every cut
+	DirectoryOff Kind = "directory-off"
+	DirectoryOn  Kind = "directory-on"
+	FillDisk     Kind = "fill-disk"
+	FreeDisk     Kind = "free-disk"
+	Transfer     Kind = "transfer" // of a pair, by the admin API
+	Drain        Kind = "drain"    // of a node, by the admin API
+	Undrain      Kind = "undrain"
+)
+
+// inverse says what takes a fault back.
+var inverse = map[Kind]Kind{
+	Kill: Start, Stop: Start, Pause: Resume, Cut: Mend, CutOneWay: Mend, DirectoryOff: DirectoryOn, FillDisk: FreeDisk, Drain: Undrain,
+}
+
+// Kinds lists every kind.
+func Kinds() []Kind {
+	return []Kind{Kill, Stop, Start, Pause, Resume, Cut, CutOneWay, Mend, DirectoryOff, DirectoryOn, FillDisk, FreeDisk, Transfer, Drain, Undrain}
+}
+
+// Action is something done to one node.
+type Action struct {
+	Kind  Kind
+	Node  string
+	Peers []string // of a cut; with CutOneWay, packets from Peers to Node are lost, the others pass
+}
+
+func (a Action) String() string {
+	s := string(a.Kind)
+	if a.Node != "" {
+		s += " " + a.Node
+	}
+	if len(a.Peers) > 0 {
+		s += " from " + strings.Join(a.Peers, ", ")
+	}
+	return s
+}
+
+// Target is the cluster under test. Its methods may be called at once.
+type Target interface {
+	// Title says what it is, for the report.
+	Title() string
+	Nodes() []Node
+	Users() []User
+	// TLS is for the relays' IMAP ports.
+	TLS() *tls.Config
+	// Dial connects to an address of a relay as a user's machine would.
+	Dial(ctx context.Context, addr string) (net.Conn, error)
+	// Can returns nil or why a kind is not possible here. Transfer, Drain and
+	// Undrain go by the admin API; a target only says whether they are allowed.
+	Can(k Kind) error
+	// Do does it and returns when it is done. It is called neither for
+	// Transfer nor for Drain and Undrain.
+	Do(ctx context.Context, a Action) error
+	// Real looks, by other means than those of Do, whether a fault is there,
+	// and says what it saw.
+	Real(ctx context.Context, a Action) (saw string, err error)
+}
+
+func byRole(t Target, pair string, roles ...string) (names []string) {
+	for _, n := range t.Nodes() {
+		if slices.Contains(roles, n.Role) && (pair == "" || n.Pair == pair) {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+// pairsOf lists the pairs of a target.
+func pairsOf(t Target) (pairs []string) {
+	for _, n := range t.Nodes() {
+		if n.Pair != "" && !slices.Contains(pairs, n.Pair) {
+			pairs = append(pairs, n.Pair)
+		}
+	}
+	return pairs
+}

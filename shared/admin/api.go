@@ -31,8 +31,19 @@ var (
 	PairStatus   = Method[PairName, GroupStatus]{Name: "pair.status"}
 	PairTransfer = Method[TransferRequest, GroupStatus]{Name: "pair.transfer", Mutating: true}
 	PairDigest   = Method[PairName, Digest]{Name: "pair.digest"}
+	PairMembers  = Method[PairName, MemberList]{Name: "pair.members"}
+	PairJoin     = Method[JoinRequest, GroupMember]{Name: "pair.join", Mutating: true}
+	PairAdd      = Method[AddRequest, MemberList]{Name: "pair.add", Mutating: true}
+	PairRemove   = Method[RemoveRequest, MemberList]{Name: "pair.remove", Mutating: true}
+	PairRecover  = Method[RecoverRequest, Recovery]{Name: "pair.recover", Mutating: true}
+	BackupList   = Method[PairName, BackupListing]{Name: "backup.list"}
+	BackupShow   = Method[BackupQuery, BackupContent]{Name: "backup.show"}
+	UpkeepRun    = Method[UpkeepTask, UpkeepJob]{Name: "upkeep.run", Mutating: true}
+	UpkeepPoll   = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
+	PairRelease  = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
 	MailboxList  = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
 	MailboxShow  = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
+	Explain      = Method[ExplainRequest, ExplainResult]{Name: "explain"}
 )
 
 // NodeStatus is what a node says of itself.
@@ -67,6 +78,211 @@ type GroupStatus struct {
 	Floor    uint64   `json:"floor"`
 	Voters   []string `json:"voters"`
 	LogBytes int64    `json:"log_bytes"`
+
+	ID       string        `json:"id,omitempty"`        // of the member
+	Members  []GroupMember `json:"members,omitempty"`   // as the replica has them
+	Alarms   []string      `json:"alarms,omitempty"`    // what an operator has to know
+	Upkeep   *Upkeep       `json:"upkeep,omitempty"`    // of a data replica
+	Seeding  *Seeding      `json:"seeding,omitempty"`   // while the member is made anew
+	LogLimit int64         `json:"log_limit,omitempty"` // room that the log may take, on a witness
+}
+
+// Upkeep is the state of a replica's store.
+type Upkeep struct {
+	Quarantine string `json:"quarantine,omitempty"` // why the replica does not serve until it is released
+
+	Snapshots int       `json:"snapshots"`
+	Snapshot  time.Time `json:"snapshot,omitzero"` // the newest
+	Oldest    uint64    `json:"oldest_snapshot"`   // its applied index
+
+	Compacted time.Time `json:"compacted,omitzero"`
+	Freed     int64     `json:"freed"` // octets, since the process began
+	Dead      int64     `json:"dead"`  // octets that are not worth it yet
+
+	Scrub ScrubStatus `json:"scrub"`
+
+	Compared   uint64    `json:"compared_index"` // of the last comparison of digests
+	ComparedAt time.Time `json:"compared,omitzero"`
+	Digest     string    `json:"digest,omitempty"` // of this replica there
+	Differs    bool      `json:"differs,omitempty"`
+}
+
+// ScrubStatus is what the last reading of the whole store has found.
+type ScrubStatus struct {
+	Begun    time.Time `json:"begun,omitzero"`
+	Finished time.Time `json:"finished,omitzero"` // zero while it runs
+	Octets   int64     `json:"octets"`
+	Messages int64     `json:"messages"`
+	Damaged  int64     `json:"damaged"`  // frames of the log
+	Repaired int64     `json:"repaired"` // of them
+	Lost     int64     `json:"lost"`     // damaged, needed, and not repaired
+}
+
+// The tasks of UpkeepTask.
+const (
+	TaskSnapshot = "snapshot" // make a snapshot
+	TaskRemove   = "remove"   // remove one
+	TaskVerify   = "verify"   // read one whole
+	TaskRestore  = "restore"  // put messages of one back
+	TaskCompact  = "compact"
+	TaskScrub    = "scrub"
+	TaskCheck    = "check" // compare the rows with a replay of the log
+)
+
+// UpkeepTask asks a replica to do something that may take long.
+type UpkeepTask struct {
+	Pair    string   `json:"pair,omitempty"`
+	Task    string   `json:"task"`
+	Name    string   `json:"name,omitempty"`    // of the snapshot; "" for a new one: by the time
+	CopyTo  string   `json:"copy_to,omitempty"` // directory on the node for a copy of a new snapshot
+	Restore *Restore `json:"restore,omitempty"`
+}
+
+// Restore says which messages of a snapshot go where. They are appended to what
+// is there.
+type Restore struct {
+	Account string   `json:"account"`
+	Folder  string   `json:"folder,omitempty"` // "": all of them
+	UIDs    []uint32 `json:"uids,omitempty"`   // nil: all of the folder's
+	Into    string   `json:"into,omitempty"`   // account; "": the same
+	To      string   `json:"to,omitempty"`     // folder; "": below "Restored", under its own name
+}
+
+// UpkeepJob is a task that runs or has ended. A replica does one at a time.
+type UpkeepJob struct {
+	Pair   string    `json:"pair"`
+	Node   string    `json:"node"`
+	Task   string    `json:"task"`
+	State  string    `json:"state"` // "", running, done, failed
+	Began  time.Time `json:"began,omitzero"`
+	Ended  time.Time `json:"ended,omitzero"`
+	Done   int64     `json:"done,omitempty"` // messages or segments so far
+	Result string    `json:"result,omitempty"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// BackupListing lists the snapshots of a replica, the oldest first.
+type BackupListing struct {
+	Pair      string   `json:"pair"`
+	Node      string   `json:"node"`
+	Snapshots []Backup `json:"snapshots"`
+}
+
+// Backup is one snapshot.
+type Backup struct {
+	Name     string    `json:"name"`
+	Dir      string    `json:"dir"` // on the node
+	Created  time.Time `json:"created"`
+	Kept     bool      `json:"kept,omitempty"` // made by hand
+	Applied  uint64    `json:"applied_index"`
+	Last     uint64    `json:"last_index"`
+	Messages uint64    `json:"messages"`
+	Bytes    uint64    `json:"bytes"`
+	Digest   string    `json:"digest"`
+}
+
+// BackupQuery asks what a snapshot holds of an account.
+type BackupQuery struct {
+	Pair    string `json:"pair,omitempty"`
+	Name    string `json:"name"`
+	Account string `json:"account"`
+	Folder  string `json:"folder,omitempty"` // "": the folders only
+	After   uint32 `json:"after,omitempty"`  // UID
+	Limit   int    `json:"limit,omitempty"`  // 0 is 1,000
+}
+
+// BackupContent is what a snapshot holds of an account.
+type BackupContent struct {
+	Mailboxes []Mailbox       `json:"mailboxes,omitempty"`
+	Messages  []BackupMessage `json:"messages,omitempty"`
+	More      bool            `json:"more,omitempty"`
+}
+
+// BackupMessage is one message of a snapshot.
+type BackupMessage struct {
+	UID      uint32    `json:"uid"`
+	Received time.Time `json:"received"`
+	Size     int64     `json:"size"`
+	From     string    `json:"from,omitempty"`
+	Subject  string    `json:"subject,omitempty"`
+}
+
+// Seeding is how far a member is that fetches its content from another one.
+type Seeding struct {
+	Stage   string    `json:"stage"` // waiting, fetching, checking
+	From    string    `json:"from,omitempty"`
+	Bytes   int64     `json:"bytes"`
+	Total   int64     `json:"total"`
+	Files   int       `json:"files"`
+	Applied uint64    `json:"applied_index"`   // of the state that is fetched
+	Error   string    `json:"error,omitempty"` // of the last attempt
+	Began   time.Time `json:"began,omitzero"`
+}
+
+// GroupMember is a member of a pair's group. Those without a vote are being
+// brought up to date.
+type GroupMember struct {
+	ID      string `json:"id"`
+	Node    string `json:"node"`
+	Addr    string `json:"addr"`
+	Witness bool   `json:"witness,omitempty"`
+	Voter   bool   `json:"voter,omitempty"`
+
+	// What it said when it was asked.
+	Alive   bool   `json:"alive,omitempty"`
+	Leads   bool   `json:"leads,omitempty"`
+	Applied uint64 `json:"applied_index,omitempty"`
+	Lag     uint64 `json:"lag,omitempty"`
+}
+
+// MemberList is a pair's group, as one node has it.
+type MemberList struct {
+	Pair    string        `json:"pair"`
+	Node    string        `json:"node"`
+	Serving bool          `json:"serving"`
+	Members []GroupMember `json:"members"`
+}
+
+// JoinRequest makes a node's directory of a pair's member anew, under a new id.
+// Members are those of the group now: one that is among them is not replaced.
+type JoinRequest struct {
+	Pair    string        `json:"pair"`
+	Members []GroupMember `json:"members"`
+}
+
+// AddRequest adds a member that has been made by a JoinRequest. The serving
+// replica takes it.
+type AddRequest struct {
+	Pair   string      `json:"pair"`
+	Member GroupMember `json:"member"`
+}
+
+// RemoveRequest takes a member out of a group, by its id. The serving replica
+// takes it.
+type RemoveRequest struct {
+	Pair    string `json:"pair"`
+	ID      string `json:"id"`
+	Dead    bool   `json:"dead,omitempty"`     // it must not answer
+	OneCopy bool   `json:"one_copy,omitempty"` // one data copy may be left
+}
+
+// RecoverRequest makes a group one of the asked node's replica alone, if Accept
+// is set, and else says what that would mean.
+type RecoverRequest struct {
+	Pair   string `json:"pair"`
+	Accept bool   `json:"accept_loss,omitempty"`
+}
+
+// Recovery is what a surviving replica knows. Entries above Known may or may not
+// have been acknowledged; what only the lost members had is not known at all.
+type Recovery struct {
+	Pair    string        `json:"pair"`
+	Node    string        `json:"node"`
+	Term    uint64        `json:"term"`
+	Known   uint64        `json:"known_committed"`
+	Last    uint64        `json:"last_index"`
+	Members []GroupMember `json:"members"`
+	Alone   bool          `json:"alone"` // the group is this replica alone
 }
 
 // QueueStatus sums a relay's queue up.

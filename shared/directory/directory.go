@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 
@@ -38,7 +39,8 @@ var (
 // not be changed.
 type Directory interface {
 	// Domain finds a hosted domain by its canonical name or one of its
-	// aliases. name is in the form of NormalizeDomain. ErrNotFound: the domain
+	// aliases; where that is configured, by the name of a subdomain or of a
+	// vanity domain too (see Domain.Parent and Domain.Vanity). name is in the form of NormalizeDomain. ErrNotFound: the domain
 	// is not ours. ErrAmbiguous: two organisations claim it, a fault of the
 	// directory.
 	Domain(ctx context.Context, name string) (*Domain, error)
@@ -46,7 +48,8 @@ type Directory interface {
 	// Lookup finds the entries of d that own the address a, whose domain is
 	// the name by which d was found. The whole local part is tried first, then
 	// the part before the first subaddress separator; one search covers both.
-	// ErrNotFound when there is none.
+	// Then the owners of "@domain" have it. ErrNotFound when there is none: what
+	// Domain.CatchAll and Domain.SmartHost say then is the caller's business.
 	Lookup(ctx context.Context, d *Domain, a mail.Address) (*Answer, error)
 
 	// Login finds the user that a person logs in as: a uid of the default
@@ -78,6 +81,8 @@ type Answer struct {
 	// local part belongs to nobody. Use DetailOf: an answer from a cache may
 	// have been asked for in another case.
 	Detail string
+	// CatchAll says that the address is nobody's and the entries own "@domain".
+	CatchAll bool
 }
 
 // DetailOf is the subaddress of a, for which this is the answer, as a spells it.
@@ -99,6 +104,9 @@ func NormalizeDomain(name string) (string, error) {
 	}
 	if plain {
 		return name, nil
+	}
+	if !utf8.ValidString(name) {
+		return "", errors.New("directory: domain is not UTF-8")
 	}
 	ascii, err := idna.Lookup.ToASCII(name)
 	if err == nil {

@@ -91,6 +91,8 @@ type Entry struct {
 	ErrorsTo        string   // mgrpErrorsTo
 	PostingRules    []string // attributes that limit posting and have a value
 
+	EntrySettings
+
 	Stamp   string // entryCSN or modifyTimestamp: grows with each change
 	Raw     Attributes
 	Faults  []string  // values that could not be read, for logs and lint
@@ -158,6 +160,18 @@ type Domain struct {
 	CatchAll     string   // mailDomainCatchallAddress
 	MaxBlocks    int64    // mailDomainMsgMaxBlocks in 1024 octets, 0 when not given
 
+	DomainSettings
+
+	// Parent is the name by which d was found when a subdomain without an entry
+	// of its own was asked for; Vanity is the name that was asked for when it
+	// belongs to one user of d only. Hosted says that d is not the default
+	// domain.
+	Parent, Vanity string
+	Hosted         bool
+	// CatchAllOwners are the entries that own "@domain": whoever else is not
+	// found is theirs.
+	CatchAllOwners []*Entry
+
 	Stamp   string
 	Raw     Attributes
 	Faults  []string
@@ -185,6 +199,9 @@ func (d *Domain) Size() int {
 		for _, v := range d.Raw[i].Values {
 			n += 16 + len(v)
 		}
+	}
+	for _, e := range d.CatchAllOwners {
+		n += e.Size()
 	}
 	return n
 }

@@ -47,6 +47,9 @@ type Schema struct {
 	PostingRules []string
 	// Extra are further attributes to read into Raw.
 	Extra []string
+
+	DomainSchema
+	EntrySchema
 }
 
 // SunSchema2 is the schema of the Sun, iPlanet and Oracle messaging servers in
@@ -54,8 +57,10 @@ type Schema struct {
 func SunSchema2() Schema {
 	return Schema{
 		Name:             "sun-schema2",
-		UserClasses:      [][]string{{"inetMailUser"}},
-		GroupClasses:     [][]string{{"inetMailGroup"}},
+		UserClasses:      [][]string{tags["ims50"].user},
+		GroupClasses:     [][]string{tags["ims50"].group},
+		DomainSchema:     sunDomains(LayoutOrganization),
+		EntrySchema:      sunEntries(),
 		DomainClass:      "sunManagedOrganization",
 		Separator:        "+",
 		PreferredDomain:  "sunPreferredDomain",
@@ -134,7 +139,7 @@ func (s *Schema) EntryAttributes() []string {
 		"objectClass", s.UID, s.Mail, s.MailHost, s.RoutingAddress, s.MessageStore, s.DeliveryOption,
 		s.ForwardingAddress, s.UserStatus, s.MailUserStatus, s.GroupStatus, s.Quota, s.MessageQuota, s.MaxBlocks,
 		s.ServiceAccess, s.ErrorsTo,
-	}, s.Alternate, s.Equivalent, s.MemberAddress, s.MemberDN, s.MemberURL, s.Stamp, s.PostingRules, s.Extra)
+	}, s.Alternate, s.Equivalent, s.MemberAddress, s.MemberDN, s.MemberURL, s.EntrySchema.attributes(), s.Stamp, s.PostingRules, s.Extra)
 }
 
 // DomainAttributes are all attributes to ask a server for when reading domains.
@@ -142,7 +147,7 @@ func (s *Schema) DomainAttributes() []string {
 	return distinct([]string{
 		"objectClass", s.PreferredDomain, s.AssociatedDomain, s.DomainBaseDN, s.DomainStatus, s.MailDomainStatus,
 		s.UIDSeparator, s.RoutingHosts, s.SmartHost, s.CatchAll, s.DomainMaxBlocks,
-	}, s.Stamp, s.Extra)
+	}, s.DomainSchema.attributes(), s.Stamp, s.Extra)
 }
 
 func distinct(lists ...[]string) []string {
@@ -279,6 +284,7 @@ func (s *Schema) ReadEntry(dn string, raw Attributes) *Entry {
 			}
 		}
 	}
+	e.EntrySettings = s.EntrySchema.settings(r, e.Kind)
 	e.Faults = r.faults
 	return e
 }
@@ -348,6 +354,7 @@ func (s *Schema) ReadDomain(dn string, raw Attributes) (d *Domain, ok bool) {
 	if n := r.limit(s.DomainMaxBlocks); n > 0 {
 		d.MaxBlocks = n
 	}
+	d.DomainSettings = s.DomainSchema.read(r)
 	d.Faults = r.faults
 	return d, d.Name != ""
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/metrics"
 )
 
 // Question is the kind of a question, for counting.
@@ -91,8 +92,18 @@ type Cache struct {
 	passwords *table[string] // DN of the entry
 
 	macs  sync.Pool // of hash.Hash keyed for this process
-	stats [questions]struct{ hits, misses, stale atomic.Uint64 }
+	stats [questions]counts
 }
+
+// counts are the figures of one kind of question, here and for the process.
+type counts struct {
+	hits, misses, stale          atomic.Uint64
+	allHits, allMisses, allStale metrics.Counter
+}
+
+func (n *counts) hit()  { n.hits.Add(1); n.allHits.Inc() }
+func (n *counts) miss() { n.misses.Add(1); n.allMisses.Inc() }
+func (n *counts) aged() { n.stale.Add(1); n.allStale.Inc() }
 
 var _ directory.Directory = (*Cache)(nil)
 
@@ -106,6 +117,12 @@ func New(d directory.Directory, cfg Config) *Cache {
 	c.entries = newTable(cfg.Entries, cfg.Bytes, (*directory.Entry).Size)
 	c.searches = newTable(cfg.Entries, cfg.Bytes, sizeOf)
 	c.passwords = newTable(cfg.Passwords, cfg.Bytes, func(dn string) int { return len(dn) })
+	for q := range questions {
+		n := &c.stats[q]
+		n.allHits = metrics.DirAnswers.With(q.String(), "cache")
+		n.allMisses = metrics.DirAnswers.With(q.String(), "directory")
+		n.allStale = metrics.DirAnswers.With(q.String(), "stale")
+	}
 	key := make([]byte, 32)
 	rand.Read(key) // never fails
 	c.macs.New = func() any { return hmac.New(sha256.New, key) }
@@ -245,7 +262,7 @@ func (c *Cache) Authenticate(ctx context.Context, e *directory.Entry, password s
 		return &slot[string]{value: dn, at: now, fresh: now + int64(life)}, false
 	})
 	if err != nil && !errors.Is(err, directory.ErrBadPassword) && old {
-		c.stats[Passwords].stale.Add(1)
+		c.stats[Passwords].aged()
 		return nil
 	}
 	return err
@@ -253,7 +270,7 @@ func (c *Cache) Authenticate(ctx context.Context, e *directory.Entry, password s
 
 // ageing counts a question and reports whether e may be used if it fails.
 func (c *Cache) ageing(q Question, e *slot[string]) bool {
-	c.stats[q].misses.Add(1)
+	c.stats[q].miss()
 	return e != nil && c.now()-e.at < int64(c.cfg.Stale)
 }
 
@@ -317,6 +334,12 @@ func (c *Cache) FlushAddress(a mail.Address) {
 		owners[e.DN] = true
 		return true
 	}
+	c.domains.dropIf(func(_ string, d *directory.Domain) (drop bool) {
+		for i := 0; d != nil && i < len(d.CatchAllOwners); i++ {
+			drop = owns(d.CatchAllOwners[i]) || drop
+		}
+		return drop
+	})
 	c.addresses.dropIf(func(key string, ans *directory.Answer) bool {
 		drop := strings.HasSuffix(key, suffix)
 		for i := 0; ans != nil && i < len(ans.Entries); i++ {
@@ -346,11 +369,11 @@ func hit[V any](c *Cache, t *table[V], q Question, key []byte) *slot[V] {
 	}
 	now := c.now()
 	if now < e.fresh {
-		c.stats[q].hits.Add(1)
+		c.stats[q].hit()
 		return e
 	}
 	if e.err == nil && now < e.retry.Load() && now-e.at < int64(c.cfg.Stale) {
-		c.stats[q].stale.Add(1)
+		c.stats[q].aged()
 		return e
 	}
 	return nil
@@ -358,7 +381,7 @@ func hit[V any](c *Cache, t *table[V], q Question, key []byte) *slot[V] {
 
 // miss asks the directory. While that fails, what is not too old helps out.
 func miss[V any](ctx context.Context, c *Cache, t *table[V], q Question, key []byte, negative time.Duration, question func(context.Context) (V, error)) (V, error) {
-	c.stats[q].misses.Add(1)
+	c.stats[q].miss()
 	v, err := t.ask(ctx, key, c.cfg.Timeout, question, func(v V, err error) (*slot[V], bool) {
 		now := c.now()
 		switch {
@@ -375,7 +398,7 @@ func miss[V any](ctx context.Context, c *Cache, t *table[V], q Question, key []b
 	if old := t.get(key); old != nil && old.err == nil {
 		if now := c.now(); now-old.at < int64(c.cfg.Stale) {
 			old.retry.Store(now + int64(c.cfg.Retry))
-			c.stats[q].stale.Add(1)
+			c.stats[q].aged()
 			return old.value, nil
 		}
 	}

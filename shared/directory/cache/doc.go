@@ -22,6 +22,11 @@ What it keeps true:
   - Memory is bounded by the number of answers and by their size. What was not
     used for longest goes first, nearly (CLOCK).
 
+Save and Load carry domains, addresses and entries over a restart, so that a
+relay that starts while the directory is away knows whom it knew before; they
+grow no younger by it. Passwords, logins and answers of "nobody" are not kept on
+disk.
+
 Names and addresses are compared without ASCII case, as the directory does.
 */
 package cache

@@ -80,18 +80,37 @@ access to * by * read
 	for _, line := range extra {
 		fmt.Fprintln(&conf, line)
 	}
+	org, dc := split(ldif)
+	if dc != "" {
+		sub := filepath.Join(dir, "dc")
+		if err := os.Mkdir(sub, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&conf, "database mdb\nsuffix \"%s\"\ndirectory %s\nrootdn \"%s\"\nmaxsize 16777216\nenvflags nosync\ndbnosync\naccess to * by * read\n",
+			fixture.DCRoot, sub, RootDN)
+	}
 	confPath := write("slapd.conf", conf.String())
-	if out, err := exec.Command(slapadd, "-q", "-f", confPath, "-l", write("tree.ldif", string(ldif))).CombinedOutput(); err != nil {
-		t.Fatalf("slapadd: %v\n%s", err, out)
+	for suffix, text := range map[string]string{fixture.Root: org, fixture.DCRoot: dc} {
+		if text == "" {
+			continue
+		}
+		if out, err := exec.Command(slapadd, "-q", "-b", suffix, "-f", confPath, "-l", write("tree.ldif", text)).CombinedOutput(); err != nil {
+			t.Fatalf("slapadd: %v\n%s", err, out)
+		}
 	}
 	socket := filepath.Join(dir, "s")
 	listen := "ldapi://" + url.QueryEscape(socket)
+	return run(t, exec.Command(slapd, "-d", "0", "-f", confPath, "-h", listen), dir, socket, listen)
+}
+
+// run starts a server and waits until it listens on socket.
+func run(t testing.TB, cmd *exec.Cmd, dir, socket, url string) Server {
+	t.Helper()
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(slapd, "-d", "0", "-f", confPath, "-h", listen)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -101,13 +120,13 @@ access to * by * read
 		defer close(done)
 		_ = cmd.Wait() // killed below, so its status says nothing
 	}()
-	s := Server{URL: listen, BindDN: RootDN, Password: RootPassword, Stop: func() {
+	s := Server{URL: url, BindDN: RootDN, Password: RootPassword, Stop: func() {
 		_ = cmd.Process.Kill()
 		<-done
 	}}
 	t.Cleanup(s.Stop)
-	for deadline := time.Now().Add(15 * time.Second); ; {
-		// The socket's name appears before slapd listens on it.
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		// The socket's name appears before the server listens on it.
 		if c, err := net.Dial("unix", socket); err == nil {
 			c.Close()
 			return s
@@ -115,14 +134,29 @@ access to * by * read
 		select {
 		case <-done:
 			out, _ := os.ReadFile(log.Name())
-			t.Fatalf("slapd ended: %s", out)
+			t.Fatalf("the server ended: %s", out)
 		default:
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("slapd does not listen")
+			t.Fatal("the server does not listen")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// split parts the records of the DC tree from the others: slapd keeps each tree
+// in a database of its own.
+func split(ldif []byte) (org, dc string) {
+	var o, d strings.Builder
+	for _, rec := range strings.SplitAfter(string(ldif), "\n\n") {
+		dn, _, _ := strings.Cut(rec, "\n")
+		if strings.HasSuffix(dn, fixture.DCRoot) {
+			d.WriteString(rec)
+		} else {
+			o.WriteString(rec)
+		}
+	}
+	return o.String(), d.String()
 }
 
 // find returns the path of a program that may be outside of PATH.

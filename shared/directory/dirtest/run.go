@@ -28,6 +28,7 @@ func Tree() []byte {
 objectClass: inetOrgPerson
 objectClass: inetUser
 objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
 uid: Ana
 cn: Ana Silva
 sn: Silva
@@ -47,6 +48,7 @@ dn: uid=bob,ou=people,%[1]s
 objectClass: inetOrgPerson
 objectClass: inetUser
 objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
 uid: bob
 cn: Bob
 sn: Bob
@@ -68,6 +70,7 @@ mail: plain@example.org
 dn: uid=ana@example.org,ou=people,%[1]s
 objectClass: inetOrgPerson
 objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
 uid: ana@example.org
 cn: A uid that is an address
 sn: Odd
@@ -76,6 +79,7 @@ mail: odd@example.org
 dn: cn=dynamic,ou=groups,%[1]s
 objectClass: groupOfURLs
 objectClass: inetMailGroup
+objectClass: inetLocalMailRecipient
 cn: dynamic
 mail: dynamic@example.org
 memberURL: ldap:///ou=people,%[1]s??sub?(mailHost=pair2)
@@ -99,6 +103,7 @@ ou: staff
 dn: uid=ana,ou=staff,o=example.com,o=isp
 objectClass: inetOrgPerson
 objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
 uid: ana
 cn: Another Ana
 sn: Ana

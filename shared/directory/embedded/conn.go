@@ -8,20 +8,23 @@ import (
 	"io"
 	"net"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/shared/auth"
+	"github.com/postern-mail/postern/shared/directory/internal/ber"
 )
 
 // Object identifiers of extended operations and controls.
 const (
-	oidStartTLS    = "1.3.6.1.4.1.1466.20037"
-	oidWhoAmI      = "1.3.6.1.4.1.4203.1.11.3" // RFC 4532
-	oidDisconnect  = "1.3.6.1.4.1.1466.20036"
-	oidPaging      = "1.2.840.113556.1.4.319"  // RFC 2696
-	oidManageDsaIT = "2.16.840.1.113730.3.4.2" // RFC 3296: there are no referrals, so nothing to do
-	maxKeptBuffer  = 256 << 10                 // larger request buffers are not kept between requests
-	flushThreshold = 64 << 10
+	oidStartTLS       = "1.3.6.1.4.1.1466.20037"
+	oidWhoAmI         = "1.3.6.1.4.1.4203.1.11.3" // RFC 4532
+	oidDisconnect     = "1.3.6.1.4.1.1466.20036"
+	oidPasswordModify = "1.3.6.1.4.1.4203.1.11.1" // RFC 3062
+	oidPaging         = "1.2.840.113556.1.4.319"  // RFC 2696
+	oidManageDsaIT    = "2.16.840.1.113730.3.4.2" // RFC 3296: there are no referrals, so nothing to do
+	maxKeptBuffer     = 256 << 10                 // larger request buffers are not kept between requests
+	flushThreshold    = 64 << 10
 )
 
 // conn is one client. Requests are answered one after the other, in order;
@@ -31,11 +34,12 @@ type conn struct {
 	id   int64
 	nc   net.Conn
 	r    *bufio.Reader
-	out  encoder
+	out  ber.Encoder
 	buf  []byte
 	tls  bool
 	root bool
 	who  string // DN as it was bound, "" for anonymous
+	norm string // its normal form
 }
 
 var errClose = errors.New("connection ends")
@@ -67,9 +71,9 @@ func (c *conn) loop() error {
 			limit = c.s.cfg.MaxMessage
 		}
 		var err error
-		c.buf, err = readFrame(c.r, c.buf, limit)
+		c.buf, err = ber.ReadFrame(c.r, c.buf, limit)
 		if err != nil {
-			if errors.Is(err, errBER) || errors.Is(err, errTooLong) {
+			if errors.Is(err, ber.ErrSyntax) || errors.Is(err, ber.ErrTooLong) {
 				c.disconnect(codeProtocolError, err.Error())
 			}
 			return err
@@ -86,7 +90,7 @@ func (c *conn) loop() error {
 		if cap(c.buf) > maxKeptBuffer {
 			c.buf = nil
 		}
-		if c.r.Buffered() == 0 || len(c.out.b) >= flushThreshold {
+		if c.r.Buffered() == 0 || len(c.out.B) >= flushThreshold {
 			if err := c.flush(); err != nil {
 				return err
 			}
@@ -95,15 +99,15 @@ func (c *conn) loop() error {
 }
 
 func (c *conn) flush() error {
-	if len(c.out.b) == 0 {
+	if len(c.out.B) == 0 {
 		return nil
 	}
 	c.nc.SetWriteDeadline(time.Now().Add(c.s.cfg.WriteTimeout))
-	_, err := c.nc.Write(c.out.b)
-	if cap(c.out.b) > 4*flushThreshold {
-		c.out.b = nil
+	_, err := c.nc.Write(c.out.B)
+	if cap(c.out.B) > 4*flushThreshold {
+		c.out.B = nil
 	}
-	c.out.b = c.out.b[:0]
+	c.out.B = c.out.B[:0]
 	return err
 }
 
@@ -111,14 +115,14 @@ func (c *conn) flush() error {
 // input is empty.
 func (c *conn) respond(id int64, op byte, code int, matched, text string) {
 	w := &c.out
-	msg := w.begin(tagSequence)
-	w.integer(tagInteger, id)
-	res := w.begin(op)
-	w.integer(tagEnumerated, int64(code))
-	w.octets(tagOctets, matched)
-	w.octets(tagOctets, text)
-	w.end(res)
-	w.end(msg)
+	msg := w.Begin(ber.TagSequence)
+	w.Integer(ber.TagInteger, id)
+	res := w.Begin(op)
+	w.Integer(ber.TagEnumerated, int64(code))
+	w.Octets(ber.TagOctets, matched)
+	w.Octets(ber.TagOctets, text)
+	w.End(res)
+	w.End(msg)
 }
 
 // respondTo turns the outcome of an operation into its response.
@@ -138,15 +142,15 @@ func (c *conn) respondTo(id int64, op byte, err error) {
 // disconnect is the Notice of Disconnection (RFC 4511 4.4.1).
 func (c *conn) disconnect(code int, text string) {
 	w := &c.out
-	msg := w.begin(tagSequence)
-	w.integer(tagInteger, 0)
-	res := w.begin(opExtendedResponse)
-	w.integer(tagEnumerated, int64(code))
-	w.octets(tagOctets, "")
-	w.octets(tagOctets, text)
-	w.octets(0x8a, oidDisconnect)
-	w.end(res)
-	w.end(msg)
+	msg := w.Begin(ber.TagSequence)
+	w.Integer(ber.TagInteger, 0)
+	res := w.Begin(opExtendedResponse)
+	w.Integer(ber.TagEnumerated, int64(code))
+	w.Octets(ber.TagOctets, "")
+	w.Octets(ber.TagOctets, text)
+	w.Octets(0x8a, oidDisconnect)
+	w.End(res)
+	w.End(msg)
 	c.flush()
 }
 
@@ -211,24 +215,28 @@ func (c *conn) answer(req *request, decodeErr error) error {
 	case opExtended:
 		return c.extended(req)
 	default:
-		if !c.root {
-			c.respond(req.id, op, codeInsufficientAccess, "", "only the root DN may write")
-			return nil
+		c.s.tree.mu.RLock()
+		err := c.s.viewOf(c.norm, c.root).allowed(c.s.tree, req)
+		c.s.tree.mu.RUnlock()
+		if err == nil {
+			err = c.s.change(req, c.who)
 		}
-		c.respondTo(req.id, op, c.s.change(req))
+		c.respondTo(req.id, op, err)
 	}
 	return nil
 }
 
-// bind is the simple method only. A failed bind leaves the client anonymous
-// (RFC 4511 4.2.1).
+// bind knows the simple method and EXTERNAL. A failed bind leaves the client
+// anonymous (RFC 4511 4.2.1).
 func (c *conn) bind(req *request) error {
-	c.who, c.root = "", false
+	c.who, c.norm, c.root = "", "", false
 	switch {
 	case req.version != 3:
 		return result(codeProtocolError, "only version 3")
+	case !req.simple && strings.EqualFold(req.mech, "EXTERNAL"):
+		return c.external(req)
 	case !req.simple:
-		return result(codeAuthMethod, "only simple bind")
+		return result(codeAuthMethod, "only simple bind and EXTERNAL")
 	case req.dn == "" && req.password == "":
 		return nil
 	case req.password == "":
@@ -242,7 +250,7 @@ func (c *conn) bind(req *request) error {
 	}
 	if c.s.rootDN != "" && norm == c.s.rootDN {
 		if auth.VerifyPassword(c.s.cfg.RootPassword, req.password) {
-			c.who, c.root = req.dn, true
+			c.who, c.norm, c.root = req.dn, norm, true
 			return nil
 		}
 		return result(codeInvalidCredentials, "")
@@ -257,18 +265,36 @@ func (c *conn) bind(req *request) error {
 	if o == nil {
 		return result(codeInvalidCredentials, "")
 	}
-	for i := range o.attrs {
-		if !describes("userpassword", o.attrs[i].lower) {
-			continue
-		}
-		for _, stored := range o.attrs[i].values {
-			if auth.VerifyPassword(stored, req.password) {
-				c.who = o.dn
-				return nil
-			}
+	if !o.verify(req.password) {
+		return result(codeInvalidCredentials, "")
+	}
+	c.who, c.norm = o.dn, norm
+	return nil
+}
+
+// external binds as whom the other end of a Unix socket is (RFC 4422 A): the
+// name that Config.Peers has for its user.
+func (c *conn) external(req *request) error {
+	uid, ok := peerUID(c.nc)
+	if !ok {
+		return result(codeInappropriateAuth, "EXTERNAL needs a Unix socket")
+	}
+	name, known := c.s.cfg.Peers[uid]
+	if !known {
+		return result(codeInvalidCredentials, "")
+	}
+	norm, err := normalDN(name)
+	if err != nil || norm == "" {
+		return result(codeInvalidCredentials, "")
+	}
+	if req.creds != "" {
+		// An authorization identity may only say the same.
+		if want, err := normalDN(strings.TrimPrefix(req.creds, "dn:")); err != nil || want != norm {
+			return result(codeInsufficientAccess, "not authorized to assume the identity")
 		}
 	}
-	return result(codeInvalidCredentials, "")
+	c.who, c.norm, c.root = name, norm, norm == c.s.rootDN
+	return nil
 }
 
 func loopback(nc net.Conn) bool {
@@ -288,22 +314,39 @@ func (c *conn) extended(req *request) error {
 		if c.who != "" {
 			authz = "dn:" + c.who
 		}
-		w := &c.out
-		msg := w.begin(tagSequence)
-		w.integer(tagInteger, req.id)
-		res := w.begin(opExtendedResponse)
-		w.integer(tagEnumerated, codeSuccess)
-		w.octets(tagOctets, "")
-		w.octets(tagOctets, "")
-		w.octets(0x8b, authz)
-		w.end(res)
-		w.end(msg)
+		c.extendedDone(req.id, authz)
+		return nil
+	case oidPasswordModify:
+		generated, err := c.changePassword(req)
+		if err != nil || generated == "" {
+			c.respondTo(req.id, opExtendedResponse, err)
+			return nil
+		}
+		var value ber.Encoder
+		seq := value.Begin(ber.TagSequence)
+		value.Octets(0x80, generated)
+		value.End(seq)
+		c.extendedDone(req.id, string(value.B))
 		return nil
 	case oidStartTLS:
 		return c.startTLS(req)
 	}
 	c.respond(req.id, opExtendedResponse, codeProtocolError, "", "unknown extended operation")
 	return nil
+}
+
+// extendedDone is a successful ExtendedResponse with a value.
+func (c *conn) extendedDone(id int64, value string) {
+	w := &c.out
+	msg := w.Begin(ber.TagSequence)
+	w.Integer(ber.TagInteger, id)
+	res := w.Begin(opExtendedResponse)
+	w.Integer(ber.TagEnumerated, codeSuccess)
+	w.Octets(ber.TagOctets, "")
+	w.Octets(ber.TagOctets, "")
+	w.Octets(0x8b, value)
+	w.End(res)
+	w.End(msg)
 }
 
 func (c *conn) startTLS(req *request) error {

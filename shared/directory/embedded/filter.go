@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/postern-mail/postern/shared/directory/internal/ber"
 )
 
 // Filter choices (RFC 4511 4.5.1), context tags.
@@ -59,16 +61,16 @@ func truth(b bool) verdict {
 	return no
 }
 
-func decodeFilter(e element, depth int, budget *int) (*filter, error) {
+func decodeFilter(e ber.Element, depth int, budget *int) (*filter, error) {
 	if *budget--; *budget < 0 || depth > maxFilterDepth {
 		return nil, errLimit
 	}
-	f := &filter{kind: e.tag}
-	b := e.body
-	switch e.tag {
+	f := &filter{kind: e.Tag}
+	b := e.Body
+	switch e.Tag {
 	case filterAnd, filterOr, filterNot:
 		for len(b) > 0 {
-			child, rest, err := next(b)
+			child, rest, err := ber.Next(b)
 			if err != nil {
 				return nil, err
 			}
@@ -78,8 +80,8 @@ func decodeFilter(e element, depth int, budget *int) (*filter, error) {
 			}
 			f.children, b = append(f.children, c), rest
 		}
-		if e.tag == filterNot && len(f.children) != 1 {
-			return nil, errBER
+		if e.Tag == filterNot && len(f.children) != 1 {
+			return nil, ber.ErrSyntax
 		}
 		return f, nil
 	case filterPresent:
@@ -105,7 +107,7 @@ func decodeFilter(e element, depth int, budget *int) (*filter, error) {
 	case filterExtensible:
 		return f, f.decodeExtensible(b)
 	}
-	return nil, errBER
+	return nil, ber.ErrSyntax
 }
 
 func (f *filter) decodeSubstrings(b []byte, budget *int) error {
@@ -114,23 +116,23 @@ func (f *filter) decodeSubstrings(b []byte, budget *int) error {
 		return err
 	}
 	f.attr = strings.ToLower(attr)
-	list, _, err := expect(b, tagSequence)
+	list, _, err := ber.Expect(b, ber.TagSequence)
 	if err != nil {
 		return err
 	}
 	for len(list) > 0 {
-		var e element
-		if e, list, err = next(list); err != nil {
+		var e ber.Element
+		if e, list, err = ber.Next(list); err != nil {
 			return err
 		}
 		if *budget--; *budget < 0 {
 			return errLimit
 		}
-		v := string(e.body)
+		v := string(e.Body)
 		if syntaxOf(f.attr) != syntaxOctets {
 			v = strings.ToLower(v)
 		}
-		switch e.tag {
+		switch e.Tag {
 		case 0x80:
 			f.initial, f.hasInitial = v, true
 		case 0x81:
@@ -138,11 +140,11 @@ func (f *filter) decodeSubstrings(b []byte, budget *int) error {
 		case 0x82:
 			f.final, f.hasFinal = v, true
 		default:
-			return errBER
+			return ber.ErrSyntax
 		}
 	}
 	if !f.hasInitial && !f.hasFinal && len(f.any) == 0 {
-		return errBER
+		return ber.ErrSyntax
 	}
 	return nil
 }
@@ -151,36 +153,37 @@ func (f *filter) decodeExtensible(b []byte) error {
 	var value string
 	for len(b) > 0 {
 		var (
-			e   element
+			e   ber.Element
 			err error
 		)
-		if e, b, err = next(b); err != nil {
+		if e, b, err = ber.Next(b); err != nil {
 			return err
 		}
-		switch e.tag {
+		switch e.Tag {
 		case 0x81:
-			f.rule = string(e.body)
+			f.rule = string(e.Body)
 		case 0x82:
-			f.attr = strings.ToLower(string(e.body))
+			f.attr = strings.ToLower(string(e.Body))
 		case 0x83:
-			value = string(e.body)
+			value = string(e.Body)
 		case 0x84:
-			f.dnAttrs = len(e.body) == 1 && e.body[0] != 0
+			f.dnAttrs = len(e.Body) == 1 && e.Body[0] != 0
 		default:
-			return errBER
+			return ber.ErrSyntax
 		}
 	}
 	f.value = value
 	return nil
 }
 
-// match evaluates f for e. Attributes in hidden are as though absent.
-func (f *filter) match(e *object, hidden []string) verdict {
+// match evaluates f for e. Attributes that see may not search are as though
+// absent.
+func (f *filter) match(e *object, see *view) verdict {
 	switch f.kind {
 	case filterAnd:
 		v := yes
 		for _, c := range f.children {
-			if v = min(v, c.match(e, hidden)); v == no {
+			if v = min(v, c.match(e, see)); v == no {
 				break
 			}
 		}
@@ -188,17 +191,17 @@ func (f *filter) match(e *object, hidden []string) verdict {
 	case filterOr:
 		v := no
 		for _, c := range f.children {
-			if v = max(v, c.match(e, hidden)); v == yes {
+			if v = max(v, c.match(e, see)); v == yes {
 				break
 			}
 		}
 		return v
 	case filterNot:
-		return yes - f.children[0].match(e, hidden)
+		return yes - f.children[0].match(e, see)
 	case filterExtensible:
-		return f.extensible(e, hidden)
+		return f.extensible(e, see)
 	}
-	if isHidden(f.attr, hidden) {
+	if !see.may(f.attr, Search) {
 		return unknown
 	}
 	if f.attr == "entrydn" { // not stored: it is the name (RFC 5020)
@@ -273,7 +276,7 @@ func ordered(a, b string) int {
 }
 
 // extensible evaluates an extensibleMatch for the rules that there are.
-func (f *filter) extensible(e *object, hidden []string) verdict {
+func (f *filter) extensible(e *object, see *view) verdict {
 	normal := func(attr, v string) string { return normalValue(attr, v) }
 	switch strings.ToLower(f.rule) {
 	case "":
@@ -294,7 +297,7 @@ func (f *filter) extensible(e *object, hidden []string) verdict {
 	}
 	for i := range e.attrs {
 		a := &e.attrs[i]
-		if isHidden(a.lower, hidden) {
+		if !see.may(a.lower, Search) {
 			continue
 		}
 		for _, v := range a.values {
@@ -317,13 +320,4 @@ func (f *filter) extensible(e *object, hidden []string) verdict {
 // subtype of it by options ("cn" describes "cn;lang-fr").
 func describes(want, have string) bool {
 	return want == have || len(have) > len(want) && have[len(want)] == ';' && have[:len(want)] == want
-}
-
-func isHidden(attr string, hidden []string) bool {
-	for _, h := range hidden {
-		if describes(h, attr) {
-			return true
-		}
-	}
-	return false
 }

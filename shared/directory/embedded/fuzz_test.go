@@ -19,6 +19,7 @@ import (
 	ber "github.com/go-asn1-ber/asn1-ber"
 
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	wire "github.com/postern-mail/postern/shared/directory/internal/ber"
 )
 
 // requests are messages as go-ldap sends them.
@@ -127,7 +128,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		n++
 		c := &conn{s: s, nc: &sink{}, who: "cn=root,o=isp", root: true}
-		body, err := readFrame(bufio.NewReader(bytes.NewReader(in)), nil, 1<<20)
+		body, err := wire.ReadFrame(bufio.NewReader(bytes.NewReader(in)), nil, 1<<20)
 		if err != nil {
 			return
 		}
@@ -237,7 +238,7 @@ func TestFailedJournal(t *testing.T) {
 	before := s.Len()
 	req := &request{op: opDelete, dn: "uid=u0002,ou=people,o=x.test,o=isp"}
 	for range 2 {
-		if err := s.change(req); err == nil || errors.As(err, new(*resultError)) {
+		if err := s.change(req, "cn=root"); err == nil || errors.As(err, new(*resultError)) {
 			t.Errorf("a change without a disk: %v", err)
 		}
 	}
@@ -322,7 +323,7 @@ func BenchmarkDecode(b *testing.B) {
 	b.Run("ours", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			body, _, err := expect(in, tagSequence)
+			body, _, err := wire.Expect(in, wire.TagSequence)
 			if err == nil {
 				_, err = decode(body)
 			}
@@ -352,4 +353,16 @@ func size(t *testing.T, path string) int64 {
 		t.Fatal(err)
 	}
 	return fi.Size()
+}
+
+func FuzzPasswordChange(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\x30\x09\x80\x01a\x81\x01b\x82\x01c"))
+	f.Add([]byte("\x30\x03\x83\x01a"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := decodePasswordChange(b)
+		if err == nil && len(p.who)+len(p.old)+len(p.new) > len(b) {
+			t.Errorf("%+v is more than was sent", p)
+		}
+	})
 }

@@ -277,7 +277,7 @@ func (r *record) parseAttributes(lines []ldifLine) error {
 }
 
 func (r *record) parseChanges(lines []ldifLine) error {
-	kinds := map[string]int64{"add": 0, "delete": 1, "replace": 2}
+	kinds := map[string]int64{"add": 0, "delete": 1, "replace": 2, "increment": 3}
 	for len(lines) > 0 {
 		kind, ok := kinds[lines[0].name]
 		name := lines[0].value
@@ -378,7 +378,7 @@ func appendChanges(b []byte, dn string, changes []change) []byte {
 	b = appendLine(b, "dn", dn)
 	b = append(b, "changetype: modify\n"...)
 	for _, c := range changes {
-		b = appendLine(b, [...]string{"add", "delete", "replace"}[c.kind], c.name)
+		b = appendLine(b, [...]string{"add", "delete", "replace", "increment"}[c.kind], c.name)
 		for _, v := range c.values {
 			b = appendLine(b, c.name, v)
 		}

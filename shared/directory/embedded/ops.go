@@ -7,18 +7,20 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/postern-mail/postern/shared/directory/internal/ber"
 )
 
 // selection says which attributes a search returns.
 type selection struct {
 	user, oper bool
 	names      []string // lower case
-	hidden     []string
+	see        *view
 	typesOnly  bool
 }
 
-func newSelection(wanted []string, hidden []string, typesOnly bool) selection {
-	sel := selection{user: len(wanted) == 0, hidden: hidden, typesOnly: typesOnly}
+func newSelection(wanted []string, see *view, typesOnly bool) selection {
+	sel := selection{user: len(wanted) == 0, see: see, typesOnly: typesOnly}
 	for _, w := range wanted {
 		switch w {
 		case "*":
@@ -34,7 +36,7 @@ func newSelection(wanted []string, hidden []string, typesOnly bool) selection {
 }
 
 func (sel *selection) has(a *attribute) bool {
-	if isHidden(a.lower, sel.hidden) {
+	if !sel.see.may(a.lower, Read) {
 		return false
 	}
 	if a.oper && sel.oper || !a.oper && sel.user {
@@ -43,38 +45,57 @@ func (sel *selection) has(a *attribute) bool {
 	return slices.ContainsFunc(sel.names, func(w string) bool { return describes(w, a.lower) })
 }
 
-// entry appends a SearchResultEntry.
-func (c *conn) entry(id int64, o *object, sel *selection) {
+// found is an entry that a search has found.
+type found struct {
+	obj    *object
+	norm   string
+	parent bool // has children
+}
+
+// entry appends a SearchResultEntry. The attributes that are not stored are
+// computed here.
+func (c *conn) entry(id int64, f *found, sel *selection) {
+	o, hasSubordinates := f.obj, "FALSE"
+	if f.parent {
+		hasSubordinates = "TRUE"
+	}
+	sel.see.at(f.norm)
 	w := &c.out
-	msg := w.begin(tagSequence)
-	w.integer(tagInteger, id)
-	res := w.begin(opSearchEntry)
-	w.octets(tagOctets, o.dn)
-	list := w.begin(tagSequence)
+	msg := w.Begin(ber.TagSequence)
+	w.Integer(ber.TagInteger, id)
+	res := w.Begin(opSearchEntry)
+	w.Octets(ber.TagOctets, o.dn)
+	list := w.Begin(ber.TagSequence)
 	write := func(a *attribute) {
 		if !sel.has(a) {
 			return
 		}
-		part := w.begin(tagSequence)
-		w.octets(tagOctets, a.name)
-		set := w.begin(tagSet)
+		part := w.Begin(ber.TagSequence)
+		w.Octets(ber.TagOctets, a.name)
+		set := w.Begin(ber.TagSet)
 		if !sel.typesOnly {
 			for _, v := range a.values {
-				w.octets(tagOctets, v)
+				w.Octets(ber.TagOctets, v)
 			}
 		}
-		w.end(set)
-		w.end(part)
+		w.End(set)
+		w.End(part)
 	}
 	for i := range o.attrs {
 		write(&o.attrs[i])
 	}
-	if o.dn != "" && (sel.oper || slices.Contains(sel.names, "entrydn")) {
-		write(&attribute{name: "entryDN", lower: "entrydn", values: []string{o.dn}, oper: true})
+	if o.dn != "" {
+		for _, a := range [...]attribute{
+			{name: "entryDN", lower: "entrydn", values: []string{o.dn}, oper: true},
+			{name: "subschemaSubentry", lower: "subschemasubentry", values: []string{subschemaDN}, oper: true},
+			{name: "hasSubordinates", lower: "hassubordinates", values: []string{hasSubordinates}, oper: true},
+		} {
+			write(&a)
+		}
 	}
-	w.end(list)
-	w.end(res)
-	w.end(msg)
+	w.End(list)
+	w.End(res)
+	w.End(msg)
 }
 
 // page is the state of a paged search (RFC 2696). The cookie holds where to go
@@ -90,22 +111,22 @@ func (req *request) page() (page, error) {
 		if ctl.oid != oidPaging {
 			continue
 		}
-		body, _, err := expect(ctl.value, tagSequence)
+		body, _, err := ber.Expect(ctl.value, ber.TagSequence)
 		if err != nil {
 			return page{}, err
 		}
-		size, body, err := expectInt(body, tagInteger)
+		size, body, err := ber.ExpectInt(body, ber.TagInteger)
 		if err != nil || size < 0 {
-			return page{}, errBER
+			return page{}, ber.ErrSyntax
 		}
-		cookie, _, err := expect(body, tagOctets)
+		cookie, _, err := ber.Expect(body, ber.TagOctets)
 		if err != nil {
 			return page{}, err
 		}
 		p := page{on: true, size: int(min(size, 1<<20))}
 		if len(cookie) > 0 {
 			if len(cookie) != 16 || binary.BigEndian.Uint64(cookie[8:]) != req.digest() {
-				return page{}, errBER
+				return page{}, ber.ErrSyntax
 			}
 			p.after = binary.BigEndian.Uint64(cookie)
 		}
@@ -141,8 +162,23 @@ func (c *conn) search(req *request) error {
 	if req.dn == "" && req.scope == 0 {
 		return c.rootDSE(req)
 	}
-	if c.who == "" && !c.s.cfg.AnonymousRead {
-		c.respond(req.id, opSearchDone, codeInsufficientAccess, "", "bind first")
+	if req.scope == 0 && isSubschema(req.dn) {
+		if req.filter.match(subschema(), nil) == yes {
+			sel := newSelection(req.wanted, nil, req.typesOnly)
+			c.entry(req.id, &found{obj: subschema()}, &sel)
+		}
+		c.respond(req.id, opSearchDone, codeSuccess, "", "")
+		return nil
+	}
+	c.s.tree.mu.RLock()
+	see := c.s.viewOf(c.norm, c.root)
+	c.s.tree.mu.RUnlock()
+	if see.blind() {
+		text := ""
+		if c.who == "" {
+			text = "bind first"
+		}
+		c.respond(req.id, opSearchDone, codeInsufficientAccess, "", text)
 		return nil
 	}
 	p, err := req.page()
@@ -150,15 +186,11 @@ func (c *conn) search(req *request) error {
 		c.respond(req.id, opSearchDone, codeProtocolError, "", "bad paged results control")
 		return nil
 	}
-	hidden := c.s.hidden
-	if c.root {
-		hidden = nil
-	}
-	found, outcome := c.find(req, &p, hidden)
-	sel := newSelection(req.wanted, hidden, req.typesOnly)
-	for _, o := range found {
-		c.entry(req.id, o, &sel)
-		if len(c.out.b) >= flushThreshold {
+	list, outcome := c.find(req, &p, see)
+	sel := newSelection(req.wanted, see, req.typesOnly)
+	for i := range list {
+		c.entry(req.id, &list[i], &sel)
+		if len(c.out.B) >= flushThreshold {
 			if err := c.flush(); err != nil {
 				return err
 			}
@@ -184,7 +216,7 @@ func (c *conn) search(req *request) error {
 
 // find collects what matches, up to the limits, and leaves the number of the
 // last entry in p.after when the page is full and there is more.
-func (c *conn) find(req *request, p *page, hidden []string) (found []*object, err error) {
+func (c *conn) find(req *request, p *page, see *view) (list []found, err error) {
 	limit := int(min(req.sizeLimit, 1<<30))
 	if !c.root && !p.on && (limit == 0 || limit > c.s.cfg.SizeLimit) {
 		limit = c.s.cfg.SizeLimit
@@ -207,16 +239,17 @@ func (c *conn) find(req *request, p *page, hidden []string) (found []*object, er
 		if tested++; tested%1024 == 0 && time.Since(start) > patience {
 			return errTime
 		}
-		if req.filter.match(n.obj, hidden) != yes {
+		see.at(n.norm)
+		if req.filter.match(n.obj, see) != yes || !see.may("entry", Search) {
 			return nil
 		}
-		if limit > 0 && len(found) >= limit {
+		if limit > 0 && len(list) >= limit {
 			return errSize
 		}
-		if p.on && len(found) >= p.size {
+		if p.on && len(list) >= p.size {
 			return errPage
 		}
-		found, last = append(found, n.obj), n.seq
+		list, last = append(list, found{n.obj, n.norm, len(n.children) > 0}), n.seq
 		return nil
 	})
 	if errors.Is(err, errPage) {
@@ -225,37 +258,37 @@ func (c *conn) find(req *request, p *page, hidden []string) (found []*object, er
 		}
 		p.after = last
 	}
-	return found, err
+	return list, err
 }
 
 // pageDone is a SearchResultDone with a paged results control; after 0 says
 // that this was the last page.
 func (c *conn) pageDone(req *request, after uint64) {
 	w := &c.out
-	msg := w.begin(tagSequence)
-	w.integer(tagInteger, req.id)
-	res := w.begin(opSearchDone)
-	w.integer(tagEnumerated, codeSuccess)
-	w.octets(tagOctets, "")
-	w.octets(tagOctets, "")
-	w.end(res)
-	controls := w.begin(0xa0)
-	ctl := w.begin(tagSequence)
-	w.octets(tagOctets, oidPaging)
-	value := w.begin(tagOctets)
-	seq := w.begin(tagSequence)
-	w.integer(tagInteger, 0)
+	msg := w.Begin(ber.TagSequence)
+	w.Integer(ber.TagInteger, req.id)
+	res := w.Begin(opSearchDone)
+	w.Integer(ber.TagEnumerated, codeSuccess)
+	w.Octets(ber.TagOctets, "")
+	w.Octets(ber.TagOctets, "")
+	w.End(res)
+	controls := w.Begin(0xa0)
+	ctl := w.Begin(ber.TagSequence)
+	w.Octets(ber.TagOctets, oidPaging)
+	value := w.Begin(ber.TagOctets)
+	seq := w.Begin(ber.TagSequence)
+	w.Integer(ber.TagInteger, 0)
 	var cookie []byte
 	if after > 0 {
 		cookie = binary.BigEndian.AppendUint64(cookie, after)
 		cookie = binary.BigEndian.AppendUint64(cookie, req.digest())
 	}
-	w.octets(tagOctets, string(cookie))
-	w.end(seq)
-	w.end(value)
-	w.end(ctl)
-	w.end(controls)
-	w.end(msg)
+	w.Octets(ber.TagOctets, string(cookie))
+	w.End(seq)
+	w.End(value)
+	w.End(ctl)
+	w.End(controls)
+	w.End(msg)
 }
 
 // rootDSE answers the search that tells what the server is (RFC 4512 5.1). Its
@@ -278,16 +311,21 @@ func (c *conn) rootDSE(req *request) error {
 	add("namingContexts", true, contexts...)
 	add("supportedLDAPVersion", true, "3")
 	add("supportedControl", true, oidPaging, oidManageDsaIT)
-	extensions := []string{oidWhoAmI}
+	extensions := []string{oidWhoAmI, oidPasswordModify}
 	if c.s.cfg.TLS != nil {
 		extensions = append(extensions, oidStartTLS)
 	}
 	add("supportedExtension", true, extensions...)
-	add("supportedFeatures", true, "1.3.6.1.4.1.4203.1.5.1") // RFC 3673: "+"
+	// RFC 3673 ("+"), RFC 4526 (true and false filters), RFC 4525 (increment)
+	add("supportedFeatures", true, "1.3.6.1.4.1.4203.1.5.1", "1.3.6.1.4.1.4203.1.5.3", "1.3.6.1.1.14")
+	if _, ok := peerUID(c.nc); ok {
+		add("supportedSASLMechanisms", true, "EXTERNAL")
+	}
+	add("subschemaSubentry", true, subschemaDN)
 	add("vendorName", true, "Postern")
 	if req.filter.match(o, nil) == yes {
 		sel := newSelection(req.wanted, nil, req.typesOnly)
-		c.entry(req.id, o, &sel)
+		c.entry(req.id, &found{obj: o}, &sel)
 	}
 	c.respond(req.id, opSearchDone, codeSuccess, "", "")
 	return nil
@@ -300,16 +338,20 @@ func (c *conn) compare(req *request) {
 
 func (c *conn) compared(req *request) (code int, matched, text string) {
 	lower := strings.ToLower(req.attr)
-	if c.who == "" && !c.s.cfg.AnonymousRead || !c.root && isHidden(lower, c.s.hidden) {
-		return codeInsufficientAccess, "", ""
-	}
 	c.s.tree.mu.RLock()
+	see := c.s.viewOf(c.norm, c.root)
 	n, err := c.s.tree.get(req.dn)
 	var o *object
 	if err == nil {
 		o = n.obj
+		see.at(n.norm)
+	} else if norm, bad := normalDN(req.dn); bad == nil {
+		see.at(norm)
 	}
 	c.s.tree.mu.RUnlock()
+	if !see.may(lower, Compare) {
+		return codeInsufficientAccess, "", ""
+	}
 	var re *resultError
 	if errors.As(err, &re) {
 		return re.code, re.matched, re.text
@@ -326,10 +368,10 @@ func (c *conn) compared(req *request) (code int, matched, text string) {
 
 // change checks a change, writes it to the journal, and then makes it. One at
 // a time; searches go on meanwhile.
-func (s *Server) change(req *request) error {
+func (s *Server) change(req *request, who string) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	rec, apply, err := s.plan(req)
+	rec, apply, err := s.plan(req, who)
 	if err != nil {
 		return err
 	}
@@ -344,13 +386,14 @@ func (s *Server) change(req *request) error {
 
 // plan returns the journal's record of a change and the function that makes it
 // in the tree. The caller is the only writer.
-func (s *Server) plan(req *request) (rec []byte, apply func(), err error) {
+func (s *Server) plan(req *request, who string) (rec []byte, apply func(), err error) {
 	t := s.tree
 	if req.op == opAdd {
 		o, err := t.newObject(req.dn, req.attrs, false)
 		if err != nil {
 			return nil, nil, err
 		}
+		o.authored(who)
 		norm, parent, err := t.place(req.dn, false)
 		if err != nil {
 			return nil, nil, err
@@ -369,26 +412,27 @@ func (s *Server) plan(req *request) (rec []byte, apply func(), err error) {
 		rec = appendLine(nil, "dn", n.obj.dn)
 		return append(rec, "changetype: delete\n\n"...), func() { t.remove(n) }, nil
 	case opModify:
-		return s.planModify(n, req)
+		return s.planModify(n, req, who)
 	}
-	return s.planModifyDN(n, req)
+	return s.planModifyDN(n, req, who)
 }
 
-// stampChanges are the modifications that go with a change of o.
-func (s *Server) stampChanges() []change {
+// stampChanges are the modifications that go with a change that who makes.
+func (s *Server) stampChanges(who string) []change {
 	now := s.tree.now()
 	return []change{
 		{2, attribute{attrCSN, strings.ToLower(attrCSN), []string{s.tree.csn.next(now)}, true}},
 		{2, attribute{attrModified, strings.ToLower(attrModified), []string{now.UTC().Format(timestamp)}, true}},
+		{2, attribute{attrModifier, strings.ToLower(attrModifier), []string{who}, true}},
 	}
 }
 
-func (s *Server) planModify(n *node, req *request) ([]byte, func(), error) {
+func (s *Server) planModify(n *node, req *request, who string) ([]byte, func(), error) {
 	m, err := s.tree.modified(n.obj, req.changes, false)
 	if err != nil {
 		return nil, nil, err
 	}
-	stamps := s.stampChanges()
+	stamps := s.stampChanges(who)
 	if m, err = s.tree.modified(m, stamps, true); err != nil {
 		return nil, nil, err
 	}
@@ -396,7 +440,7 @@ func (s *Server) planModify(n *node, req *request) ([]byte, func(), error) {
 	return rec, func() { s.tree.replace(n, m) }, nil
 }
 
-func (s *Server) planModifyDN(n *node, req *request) ([]byte, func(), error) {
+func (s *Server) planModifyDN(n *node, req *request, who string) ([]byte, func(), error) {
 	superior := n.parent
 	if req.hasSuperior {
 		var err error
@@ -408,7 +452,7 @@ func (s *Server) planModifyDN(n *node, req *request) ([]byte, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	stamps := s.stampChanges()
+	stamps := s.stampChanges(who)
 	for _, c := range stamps {
 		if err := o.apply(c, true); err != nil {
 			return nil, nil, err

@@ -3,6 +3,8 @@ package embedded
 import (
 	"errors"
 	"strings"
+
+	"github.com/postern-mail/postern/shared/directory/internal/ber"
 )
 
 // Application tags of the requests (RFC 4511 4.2-4.14).
@@ -60,6 +62,8 @@ type request struct {
 
 	version  int64 // bind
 	simple   bool
+	mech     string // SASL mechanism when not simple
+	creds    string
 	password string
 
 	scope     int64 // search
@@ -79,7 +83,8 @@ type request struct {
 
 	attr, value string // compare
 
-	oid string // extended
+	oid     string // extended
+	payload []byte
 }
 
 // change is one part of a modify request; kind is 0 add, 1 delete, 2 replace,
@@ -93,21 +98,21 @@ type change struct {
 // the operation cannot, the request has its id and op and err is not nil, so
 // that the right response can say so.
 func decode(body []byte) (*request, error) {
-	id, rest, err := expectInt(body, tagInteger)
+	id, rest, err := ber.ExpectInt(body, ber.TagInteger)
 	if err != nil || id < 0 || id > 1<<31-1 {
-		return nil, errBER
+		return nil, ber.ErrSyntax
 	}
-	e, rest, err := next(rest)
+	e, rest, err := ber.Next(rest)
 	if err != nil {
 		return nil, err
 	}
-	r := &request{id: id, op: e.tag}
+	r := &request{id: id, op: e.Tag}
 	if len(rest) > 0 {
 		if r.controls, err = decodeControls(rest); err != nil {
 			return r, err
 		}
 	}
-	return r, r.decodeOp(e.body)
+	return r, r.decodeOp(e.Body)
 }
 
 func (r *request) decodeOp(b []byte) (err error) {
@@ -137,20 +142,23 @@ func (r *request) decodeOp(b []byte) (err error) {
 	case opCompare:
 		return r.decodeCompare(b)
 	case opExtended:
-		oid, _, err := expect(b, 0x80)
+		oid, b, err := ber.Expect(b, 0x80)
 		if err != nil || len(oid) > maxName {
-			return errBER
+			return ber.ErrSyntax
 		}
 		r.oid = string(oid)
-		return nil
+		if len(b) > 0 {
+			r.payload, _, err = ber.Expect(b, 0x81)
+		}
+		return err
 	}
-	return errBER
+	return ber.ErrSyntax
 }
 
 func decodeControls(b []byte) ([]control, error) {
-	list, rest, err := expect(b, 0xa0)
+	list, rest, err := ber.Expect(b, 0xa0)
 	if err != nil || len(rest) > 0 {
-		return nil, errBER
+		return nil, ber.ErrSyntax
 	}
 	var out []control
 	for len(list) > 0 {
@@ -158,20 +166,20 @@ func decodeControls(b []byte) ([]control, error) {
 			return nil, errLimit
 		}
 		var body []byte
-		if body, list, err = expect(list, tagSequence); err != nil {
+		if body, list, err = ber.Expect(list, ber.TagSequence); err != nil {
 			return nil, err
 		}
 		var c control
 		if c.oid, body, err = decodeString(body, maxName); err != nil {
 			return nil, err
 		}
-		if len(body) > 0 && body[0] == tagBoolean {
-			if c.critical, body, err = expectBool(body); err != nil {
+		if len(body) > 0 && body[0] == ber.TagBoolean {
+			if c.critical, body, err = ber.ExpectBool(body); err != nil {
 				return nil, err
 			}
 		}
 		if len(body) > 0 {
-			if c.value, _, err = expect(body, tagOctets); err != nil {
+			if c.value, _, err = ber.Expect(body, ber.TagOctets); err != nil {
 				return nil, err
 			}
 			c.hasValue = true
@@ -182,7 +190,7 @@ func decodeControls(b []byte) ([]control, error) {
 }
 
 func decodeString(b []byte, limit int) (s string, rest []byte, err error) {
-	body, rest, err := expect(b, tagOctets)
+	body, rest, err := ber.Expect(b, ber.TagOctets)
 	if err != nil {
 		return "", nil, err
 	}
@@ -193,46 +201,54 @@ func decodeString(b []byte, limit int) (s string, rest []byte, err error) {
 }
 
 func (r *request) decodeBind(b []byte) (err error) {
-	if r.version, b, err = expectInt(b, tagInteger); err != nil {
+	if r.version, b, err = ber.ExpectInt(b, ber.TagInteger); err != nil {
 		return err
 	}
 	if r.dn, b, err = decodeString(b, maxDN); err != nil {
 		return err
 	}
-	e, _, err := next(b)
+	e, _, err := ber.Next(b)
 	if err != nil {
 		return err
 	}
-	r.simple = e.tag == 0x80
+	r.simple = e.Tag == 0x80
 	if r.simple {
-		r.password = string(e.body)
+		r.password = string(e.Body)
+		return nil
 	}
-	return nil
+	if e.Tag != 0xa3 {
+		return nil // an old method, which bind refuses
+	}
+	if r.mech, b, err = decodeString(e.Body, maxName); err != nil || len(b) == 0 {
+		return err
+	}
+	r.creds, _, err = decodeString(b, maxDN)
+	return err
 }
 
 func (r *request) decodeSearch(b []byte) (err error) {
 	if r.dn, b, err = decodeString(b, maxDN); err != nil {
 		return err
 	}
-	if r.scope, b, err = expectInt(b, tagEnumerated); err != nil {
+	if r.scope, b, err = ber.ExpectInt(b, ber.TagEnumerated); err != nil {
 		return err
 	}
-	if _, b, err = expectInt(b, tagEnumerated); err != nil { // derefAliases: there are none
+	if _, b, err = ber.ExpectInt(b, ber.TagEnumerated); err != nil { // derefAliases: there are none
 		return err
 	}
-	if r.sizeLimit, b, err = expectInt(b, tagInteger); err != nil {
+	if r.sizeLimit, b, err = ber.ExpectInt(b, ber.TagInteger); err != nil {
 		return err
 	}
-	if r.timeLimit, b, err = expectInt(b, tagInteger); err != nil {
+	if r.timeLimit, b, err = ber.ExpectInt(b, ber.TagInteger); err != nil {
 		return err
 	}
-	if r.typesOnly, b, err = expectBool(b); err != nil {
+	if r.typesOnly, b, err = ber.ExpectBool(b); err != nil {
 		return err
 	}
 	if r.scope < 0 || r.scope > 2 || r.sizeLimit < 0 || r.timeLimit < 0 {
-		return errBER
+		return ber.ErrSyntax
 	}
-	e, b, err := next(b)
+	e, b, err := ber.Next(b)
 	if err != nil {
 		return err
 	}
@@ -240,7 +256,7 @@ func (r *request) decodeSearch(b []byte) (err error) {
 	if r.filter, err = decodeFilter(e, 0, &budget); err != nil {
 		return err
 	}
-	list, _, err := expect(b, tagSequence)
+	list, _, err := ber.Expect(b, ber.TagSequence)
 	if err != nil {
 		return err
 	}
@@ -258,7 +274,7 @@ func (r *request) decodeSearch(b []byte) (err error) {
 }
 
 func decodeAttributes(b []byte) ([]attribute, error) {
-	list, _, err := expect(b, tagSequence)
+	list, _, err := ber.Expect(b, ber.TagSequence)
 	if err != nil {
 		return nil, err
 	}
@@ -266,7 +282,7 @@ func decodeAttributes(b []byte) ([]attribute, error) {
 	total := 0
 	for len(list) > 0 {
 		var body []byte
-		if body, list, err = expect(list, tagSequence); err != nil {
+		if body, list, err = ber.Expect(list, ber.TagSequence); err != nil {
 			return nil, err
 		}
 		a, err := decodeAttribute(body, &total)
@@ -286,16 +302,16 @@ func decodeAttribute(b []byte, total *int) (a attribute, err error) {
 		return a, err
 	}
 	if !validName(a.name) {
-		return a, errBER
+		return a, ber.ErrSyntax
 	}
 	a.lower = strings.ToLower(a.name)
-	set, _, err := expect(b, tagSet)
+	set, _, err := ber.Expect(b, ber.TagSet)
 	if err != nil {
 		return a, err
 	}
 	for len(set) > 0 {
 		var v []byte
-		if v, set, err = expect(set, tagOctets); err != nil {
+		if v, set, err = ber.Expect(set, ber.TagOctets); err != nil {
 			return a, err
 		}
 		if *total++; *total > maxValues {
@@ -310,28 +326,28 @@ func (r *request) decodeModify(b []byte) (err error) {
 	if r.dn, b, err = decodeString(b, maxDN); err != nil {
 		return err
 	}
-	list, _, err := expect(b, tagSequence)
+	list, _, err := ber.Expect(b, ber.TagSequence)
 	if err != nil {
 		return err
 	}
 	total := 0
 	for len(list) > 0 {
 		var body []byte
-		if body, list, err = expect(list, tagSequence); err != nil {
+		if body, list, err = ber.Expect(list, ber.TagSequence); err != nil {
 			return err
 		}
 		var c change
-		if c.kind, body, err = expectInt(body, tagEnumerated); err != nil {
+		if c.kind, body, err = ber.ExpectInt(body, ber.TagEnumerated); err != nil {
 			return err
 		}
-		if body, _, err = expect(body, tagSequence); err != nil {
+		if body, _, err = ber.Expect(body, ber.TagSequence); err != nil {
 			return err
 		}
 		if c.attribute, err = decodeAttribute(body, &total); err != nil {
 			return err
 		}
 		if c.kind < 0 || c.kind > 3 {
-			return errBER
+			return ber.ErrSyntax
 		}
 		if len(r.changes) == maxAttributes {
 			return errLimit
@@ -348,13 +364,13 @@ func (r *request) decodeModifyDN(b []byte) (err error) {
 	if r.newRDN, b, err = decodeString(b, maxDN); err != nil {
 		return err
 	}
-	if r.deleteOld, b, err = expectBool(b); err != nil {
+	if r.deleteOld, b, err = ber.ExpectBool(b); err != nil {
 		return err
 	}
 	if len(b) > 0 {
-		superior, _, err := expect(b, 0x80)
+		superior, _, err := ber.Expect(b, 0x80)
 		if err != nil || len(superior) > maxDN {
-			return errBER
+			return ber.ErrSyntax
 		}
 		r.newSuperior, r.hasSuperior = string(superior), true
 	}
@@ -365,7 +381,7 @@ func (r *request) decodeCompare(b []byte) (err error) {
 	if r.dn, b, err = decodeString(b, maxDN); err != nil {
 		return err
 	}
-	if b, _, err = expect(b, tagSequence); err != nil {
+	if b, _, err = ber.Expect(b, ber.TagSequence); err != nil {
 		return err
 	}
 	if r.attr, b, err = decodeString(b, maxName); err != nil {

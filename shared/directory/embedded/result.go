@@ -32,6 +32,7 @@ const (
 	codeInvalidSyntax       = 21
 	codeNoSuchObject        = 32
 	codeInvalidDN           = 34
+	codeInappropriateAuth   = 48
 	codeInvalidCredentials  = 49
 	codeInsufficientAccess  = 50
 	codeUnwilling           = 53

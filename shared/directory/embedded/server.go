@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,8 +25,15 @@ type Config struct {
 	Suffixes []string
 
 	// RootDN and RootPassword may do everything. The password is in one of the
-	// forms of userPassword. An empty RootDN means that nobody may write.
+	// forms of userPassword. With an empty RootDN nobody may but whom Rules let.
 	RootDN, RootPassword string
+	// Peers are the names that the users of this host bind as by EXTERNAL over a
+	// Unix socket, by uid.
+	Peers map[int]string
+	// Rules say who may do what. Without any, who has logged in may read all
+	// but the attributes in Protected and change the own password, and others
+	// may read if AnonymousRead says so.
+	Rules []Rule
 	// AnonymousRead lets clients that did not bind search.
 	AnonymousRead bool
 	// Protected are attributes that only the root DN sees; nil is userPassword.
@@ -68,7 +74,7 @@ type Server struct {
 	cfg     Config
 	tree    *tree
 	rootDN  string // normal form, "" when there is none
-	hidden  []string
+	rules   []rule
 	journal *journal
 	writing sync.Mutex // one change at a time, from its check to its effect
 
@@ -98,10 +104,13 @@ func New(cfg Config) (*Server, error) {
 		cfg.Protected = []string{"userPassword"}
 	}
 	s := &Server{cfg: cfg, tree: newTree(cfg.Indexes, cfg.Now)}
-	for _, p := range cfg.Protected {
-		s.hidden = append(s.hidden, strings.ToLower(p))
-	}
 	var err error
+	if cfg.Rules == nil {
+		cfg.Rules = defaultRules(&cfg)
+	}
+	if s.rules, err = compileRules(cfg.Rules); err != nil {
+		return nil, fmt.Errorf("embedded directory: %w", err)
+	}
 	if s.rootDN, err = normalDN(cfg.RootDN); err != nil {
 		return nil, fmt.Errorf("embedded directory: root DN: %w", err)
 	}

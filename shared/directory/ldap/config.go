@@ -34,9 +34,30 @@ type Config struct {
 	// Base is the top of the organization tree: domains are searched below it,
 	// and no search goes outside of it and of the bases in Domains.
 	Base string
+	// DCRoot is the top of the DC tree, such as "o=internet", for the layouts
+	// that have one.
+	DCRoot string
 	// DefaultDomain is the domain of logins without one. It need not be in
 	// Domains.
 	DefaultDomain string
+	// Uplevel is a sum of UplevelParents, UplevelAddresses, UplevelCurrent.
+	Uplevel int
+	// Vanity searches domains that are nobody's as the vanity domain of a user:
+	// a subtree search for every name in the world.
+	Vanity bool
+	// LookupURLs find the owners of an address, one after the other until one
+	// has them; empty for the built-in search, which asks once.
+	LookupURLs []string
+	// LoginSeparators are characters that may stand between uid and domain in a
+	// login besides "@", for domains that have them as their separator.
+	LoginSeparators string
+	// Master, when not empty, is asked again before an address or login is said
+	// to be nobody's, because Servers may lag behind it. While it cannot be
+	// asked such an answer is a failure.
+	Master string
+	// Fastest asks the healthy server that answered fastest lately, and not the
+	// first one.
+	Fastest bool
 	// Domains are known without a search.
 	Domains []Domain
 	// Schema names attributes and classes; its zero value is SunSchema2.
@@ -60,6 +81,13 @@ type Config struct {
 	// "page" or "bind", the server's number, how long it took and its error.
 	Observe func(op string, server int, took time.Duration, err error)
 }
+
+// The bits of Config.Uplevel (directory.md 2.3).
+const (
+	UplevelParents   = 1 // an unknown name is looked for under its parent domains
+	UplevelAddresses = 2 // and its addresses under the parent's name too
+	UplevelCurrent   = 4 // the name used, not the canonical one, tells the default domain
+)
 
 // Domain is a hosted domain that the configuration gives. Its status and other
 // attributes are read from the entry at Base.

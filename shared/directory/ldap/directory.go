@@ -11,7 +11,6 @@ import (
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/postern-mail/postern/shared/directory"
-	"github.com/postern-mail/postern/shared/mail"
 )
 
 // maxMatches is the most entries that one address or login is read for. More
@@ -23,18 +22,27 @@ var (
 	errUnfinished = errors.New("more results than wanted")
 )
 
+// anything is the filter that every entry matches.
+const anything = "(objectClass=*)"
+
 // Directory is a directory.Directory over LDAP servers.
 type Directory struct {
-	cfg   Config
-	pool  *pool
-	bases []*ldap.DN
+	cfg     Config
+	pool    *pool
+	bases   []*ldap.DN // Base first
+	dcRoot  *ldap.DN   // nil without a DC tree
+	master  *Directory // the same at the master, nil without one
+	reports *reporter
 
-	static  map[string]*Domain // by each name
-	deflt   string
-	hosts   []string
-	domain  []string // attributes
-	entry   []string
-	address []string
+	static    map[string]*Domain // by each name
+	deflt     string
+	hosts     []string
+	orgFilter template
+	dcFilter  string
+	urls      []*lookupURL
+	classes   string // filter of users and groups
+
+	domain, entry, address, catchAll, status []string // attributes
 }
 
 var _ directory.Directory = (*Directory)(nil)
@@ -43,7 +51,7 @@ var _ directory.Directory = (*Directory)(nil)
 // asked.
 func New(cfg Config) (*Directory, error) {
 	cfg.defaults()
-	d := &Directory{cfg: cfg, static: map[string]*Domain{}}
+	d := &Directory{cfg: cfg, static: map[string]*Domain{}, reports: &reporter{}}
 	var err error
 	if d.bases, err = cfg.bases(); err == nil {
 		d.pool, err = newPool(&d.cfg)
@@ -76,13 +84,88 @@ func New(cfg Config) (*Directory, error) {
 	for _, s := range d.pool.servers {
 		d.hosts = append(d.hosts, s.host, s.addr)
 	}
-	d.domain, d.entry, d.address = cfg.Schema.DomainAttributes(), cfg.Schema.EntryAttributes(), cfg.Schema.AddressAttributes()
-	return d, nil
+	if err := d.prepare(); err != nil {
+		return nil, fmt.Errorf("directory: %w", err)
+	}
+	return d, d.openMaster()
+}
+
+// prepare makes the lists and filters that the questions use.
+func (d *Directory) prepare() (err error) {
+	s := &d.cfg.Schema
+	d.domain, d.entry, d.address = s.DomainAttributes(), s.EntryAttributes(), s.AddressAttributes()
+	if s.VanityDomain != "" && d.cfg.Vanity {
+		d.entry = append(d.entry, s.VanityDomain)
+	}
+	d.status = []string{"objectClass"}
+	if s.DomainStatus != "" {
+		d.status = append(d.status, s.DomainStatus)
+	}
+	for _, a := range slices.Concat(s.Alternate, s.Equivalent) {
+		if a != "" {
+			d.catchAll = append(d.catchAll, a)
+		}
+	}
+	d.classes = ofClasses(slices.Concat(s.UserClasses, s.GroupClasses)...)
+	if d.cfg.DCRoot != "" {
+		if d.dcRoot, err = ldap.ParseDN(d.cfg.DCRoot); err != nil {
+			return fmt.Errorf("DC root %q: %w", d.cfg.DCRoot, err)
+		}
+	} else if s.Layout != directory.LayoutOrganization {
+		return fmt.Errorf("schema %s needs the root of a DC tree", s.Name)
+	}
+	d.dcFilter = s.DCFilter
+	if d.dcFilter == "" {
+		d.dcFilter = either(oneEqual("objectClass", "inetDomain"), oneEqual("objectClass", "inetDomainAlias"))
+	}
+	if _, err := ldap.CompileFilter(d.dcFilter); err != nil {
+		return fmt.Errorf("filter %q: %w", d.dcFilter, err)
+	}
+	if s.OrganizationFilter != "" {
+		if d.orgFilter, err = parseFilter(s.OrganizationFilter); err != nil {
+			return err
+		}
+	} else if s.DomainClass != "" {
+		d.orgFilter = organizationFilter(s)
+	}
+	for _, u := range d.cfg.LookupURLs {
+		parsed, err := parseLookupURL(u)
+		if err != nil {
+			return err
+		}
+		d.urls = append(d.urls, parsed)
+	}
+	return nil
+}
+
+// openMaster makes the Directory that asks the master, unless that is the only
+// server anyway.
+func (d *Directory) openMaster() error {
+	if d.cfg.Master == "" || len(d.cfg.Servers) == 1 && d.cfg.Servers[0] == d.cfg.Master {
+		return nil
+	}
+	m := *d
+	m.cfg.Servers, m.cfg.Master = []string{d.cfg.Master}, ""
+	var err error
+	if m.pool, err = newPool(&m.cfg); err != nil {
+		return fmt.Errorf("directory: master: %w", err)
+	}
+	for _, s := range m.pool.servers {
+		s.n = len(d.cfg.Servers)
+		d.hosts = append(d.hosts, s.host, s.addr)
+	}
+	d.master = &m
+	return nil
 }
 
 // Close ends all connections. Questions asked afterwards fail with
 // directory.ErrUnavailable.
-func (d *Directory) Close() { d.pool.close() }
+func (d *Directory) Close() {
+	d.pool.close()
+	if d.master != nil {
+		d.master.pool.close()
+	}
+}
 
 // Ready reports whether a server is in use and the base exists there, for
 // start-up checks.
@@ -90,26 +173,36 @@ func (d *Directory) Ready(ctx context.Context) error {
 	if !d.pool.available() {
 		return directory.ErrUnavailable
 	}
+	if d.dcRoot != nil {
+		if _, err := d.search(ctx, d.cfg.DCRoot, ldap.ScopeBaseObject, anything, []string{"1.1"}, 1); err != nil {
+			return fmt.Errorf("DC root %q: %w", d.cfg.DCRoot, d.whole(err))
+		}
+	}
 	return d.baseExists(ctx)
 }
 
 // search runs one bounded search without paging. A result that is not known to
 // be whole is an error.
-func (d *Directory) search(ctx context.Context, base string, scope int, filter string, attrs []string, limit int) ([]*ldap.Entry, error) {
-	req := ldap.NewSearchRequest(base, scope, ldap.NeverDerefAliases, limit, d.seconds(), false, filter, attrs, nil)
-	var entries []*ldap.Entry
-	err := d.pool.do(ctx, &query{op: "search", slowIsBad: true, run: func(c *ldap.Conn) error {
-		res, err := c.Search(req)
-		if err != nil {
-			return err
-		}
-		if len(res.Referrals) > 0 {
-			return &ldap.Error{ResultCode: ldap.LDAPResultReferral, Err: errReferral}
-		}
-		entries = res.Entries
-		return nil
+func (d *Directory) search(ctx context.Context, base string, scope int, filter string, attrs []string, limit int) ([]result, error) {
+	compiled, err := ldap.CompileFilter(filter)
+	if err != nil {
+		return nil, fmt.Errorf("filter %q: %w", filter, err)
+	}
+	return d.ask(ctx, base, scope, compiled.Bytes(), func() string { return filter }, attrs, limit)
+}
+
+// ask is search with a filter in BER; text is the filter for who watches.
+func (d *Directory) ask(ctx context.Context, base string, scope int, filter []byte, text func() string, attrs []string, limit int) (found []result, err error) {
+	done := unwatched
+	if watched(ctx) {
+		done = watch(ctx, base, scope, text())
+	}
+	err = d.pool.do(ctx, &query{op: "search", slowIsBad: true, ask: func(l *line) (err error) {
+		found, err = l.search(ctx, base, scope, filter, attrs, limit)
+		return err
 	}})
-	return entries, err
+	done(len(found), err)
+	return found, classify(err)
 }
 
 func (d *Directory) seconds() int { return max(1, int(d.cfg.Timeout/time.Second)) }
@@ -117,23 +210,11 @@ func (d *Directory) seconds() int { return max(1, int(d.cfg.Timeout/time.Second)
 // baseExists tells a missing entry from a server that lacks the whole tree.
 func (d *Directory) baseExists(ctx context.Context) error {
 	base := d.Base()
-	_, err := d.search(ctx, base, ldap.ScopeBaseObject, "(objectClass=*)", []string{"1.1"}, 1)
+	_, err := d.search(ctx, base, ldap.ScopeBaseObject, anything, []string{"1.1"}, 1)
 	if err != nil {
-		return fmt.Errorf("base %q: %w", base, err)
+		return fmt.Errorf("base %q: %w", base, d.whole(err))
 	}
 	return nil
-}
-
-// missing turns "no such object" for something below the base into ErrNotFound,
-// once it is clear that the base itself is there.
-func (d *Directory) missing(ctx context.Context, err error) error {
-	if !ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject) {
-		return err
-	}
-	if baseErr := d.baseExists(ctx); baseErr != nil {
-		return baseErr
-	}
-	return directory.ErrNotFound
 }
 
 func attributes(e *ldap.Entry) directory.Attributes {
@@ -144,245 +225,11 @@ func attributes(e *ldap.Entry) directory.Attributes {
 	return out
 }
 
-func (d *Directory) read(le *ldap.Entry) *directory.Entry {
-	e := d.cfg.Schema.ReadEntry(le.DN, attributes(le))
+func (d *Directory) read(r *result) *directory.Entry {
+	e := d.cfg.Schema.ReadEntry(r.DN, r.Attributes)
 	e.Fetched = time.Now()
-	if len(e.Faults) > 0 {
-		d.cfg.Log.Debug("directory entry has values that cannot be read", "dn", e.DN, "faults", e.Faults)
-	}
+	d.broken(e.DN, e.Faults)
 	return e
-}
-
-// place sets what depends on the domain that e was found in.
-func place(e *directory.Entry, dom *directory.Domain) *directory.Entry {
-	e.Domain = dom
-	if e.Kind == directory.User && e.UID != "" {
-		e.Mailbox = e.UID + "@" + dom.Name
-	}
-	return e
-}
-
-// equal is a filter item that tests one attribute for one value.
-func equal(b *strings.Builder, attr, value string) {
-	b.WriteByte('(')
-	b.WriteString(attr)
-	b.WriteByte('=')
-	b.WriteString(ldap.EscapeFilter(value))
-	b.WriteByte(')')
-}
-
-// anyOf is a filter that is true when one of attrs has one of values.
-func anyOf(b *strings.Builder, attrs, values []string) {
-	b.WriteString("(|")
-	for _, v := range values {
-		for _, a := range attrs {
-			equal(b, a, v)
-		}
-	}
-	b.WriteByte(')')
-}
-
-// Domain implements directory.Directory. ErrAmbiguous names both entries.
-func (d *Directory) Domain(ctx context.Context, name string) (*directory.Domain, error) {
-	if sd := d.static[name]; sd != nil {
-		return d.staticDomain(ctx, sd)
-	}
-	s := &d.cfg.Schema
-	if s.DomainClass == "" || d.cfg.Base == "" || name == "" || len(name) > mail.MaxDomain {
-		return nil, directory.ErrNotFound
-	}
-	var f strings.Builder
-	f.WriteString("(&")
-	equal(&f, "objectClass", s.DomainClass)
-	names := make([]string, 0, 2)
-	for _, a := range []string{s.PreferredDomain, s.AssociatedDomain} {
-		if a != "" {
-			names = append(names, a)
-		}
-	}
-	anyOf(&f, names, []string{name})
-	f.WriteByte(')')
-	found, err := d.search(ctx, d.cfg.Base, ldap.ScopeWholeSubtree, f.String(), d.domain, maxMatches)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("domain %s: %w", name, err)
-	case len(found) == 0:
-		return nil, directory.ErrNotFound
-	case len(found) > 1:
-		return nil, fmt.Errorf("domain %s: %w: %q and %q", name, directory.ErrAmbiguous, found[0].DN, found[1].DN)
-	}
-	dom, ok := s.ReadDomain(found[0].DN, attributes(found[0]))
-	if !ok {
-		return nil, fmt.Errorf("domain %s: entry %q has no usable %s", name, dom.DN, s.PreferredDomain)
-	}
-	if err := d.inside(dom.BaseDN); err != nil {
-		return nil, fmt.Errorf("domain %s: base %q: %w", name, dom.BaseDN, err)
-	}
-	dom.Fetched = time.Now()
-	return dom, nil
-}
-
-// staticDomain reads the entry at the base of a configured domain, for its
-// status. That the base is missing is a fault, not an answer.
-func (d *Directory) staticDomain(ctx context.Context, sd *Domain) (*directory.Domain, error) {
-	found, err := d.search(ctx, sd.Base, ldap.ScopeBaseObject, "(objectClass=*)", d.domain, 1)
-	if err == nil && len(found) != 1 {
-		err = errors.New("base entry is not visible")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("domain %s: base %q: %w", sd.Name, sd.Base, err)
-	}
-	dom, _ := d.cfg.Schema.ReadDomain(found[0].DN, attributes(found[0]))
-	name, _ := directory.NormalizeDomain(sd.Name) // New has checked it
-	dom.Name, dom.BaseDN, dom.Fetched = name, sd.Base, time.Now()
-	for _, alias := range sd.Aliases {
-		if a, _ := directory.NormalizeDomain(alias); !dom.HasName(a) {
-			dom.Aliases = append(dom.Aliases, a)
-		}
-	}
-	return dom, nil
-}
-
-// Lookup implements directory.Directory with one search.
-func (d *Directory) Lookup(ctx context.Context, dom *directory.Domain, a mail.Address) (*directory.Answer, error) {
-	if a.Local == "" || len(a.Local) > mail.MaxLocalPart {
-		return nil, directory.ErrNotFound
-	}
-	base, detail, hasDetail := directory.SplitDetail(a.Local, d.cfg.Schema.Separator)
-	whole := spellings(a.Local, a.Domain, dom.Name)
-	values := whole
-	if hasDetail {
-		values = slices.Concat(whole, spellings(base, a.Domain, dom.Name))
-	}
-	var f strings.Builder
-	anyOf(&f, d.address, values)
-	found, err := d.search(ctx, dom.BaseDN, ldap.ScopeWholeSubtree, f.String(), d.entry, maxMatches)
-	if err != nil {
-		return nil, fmt.Errorf("lookup of %s: %w", a, err)
-	}
-	var exact, stem []*directory.Entry
-	for _, le := range found {
-		e := place(d.read(le), dom)
-		switch {
-		case e.Kind == directory.Other:
-			d.cfg.Log.Debug("directory entry has an address but not the classes", "dn", e.DN, "classes", e.Classes)
-		case !hasDetail || slices.ContainsFunc(whole, e.Owns):
-			exact = append(exact, e)
-		default:
-			stem = append(stem, e)
-		}
-	}
-	switch {
-	case len(exact) > 0:
-		return &directory.Answer{Entries: exact}, nil
-	case len(stem) > 0:
-		return &directory.Answer{Entries: stem, Detail: detail}, nil
-	}
-	return nil, directory.ErrNotFound
-}
-
-// spellings are the addresses that local has in a domain: under the name used
-// and under the canonical one.
-func spellings(local, name, canonical string) []string {
-	out := []string{mail.Address{Local: local, Domain: name}.String()}
-	if name != canonical {
-		out = append(out, mail.Address{Local: local, Domain: canonical}.String())
-	}
-	return out
-}
-
-// Login implements directory.Directory.
-func (d *Directory) Login(ctx context.Context, login string) (*directory.Entry, error) {
-	user, domain, hasDomain := login, d.deflt, false
-	if i := strings.LastIndexByte(login, '@'); i >= 0 {
-		user, domain, hasDomain = login[:i], login[i+1:], true
-	}
-	if user == "" || len(login) > mail.MaxPath || strings.ContainsFunc(login, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return nil, directory.ErrNotFound
-	}
-	if domain == "" {
-		return d.loginAnywhere(ctx, user)
-	}
-	domain, err := directory.NormalizeDomain(domain)
-	if err != nil {
-		return nil, directory.ErrNotFound
-	}
-	dom, err := d.Domain(ctx, domain)
-	if err != nil {
-		return nil, err
-	}
-	var f strings.Builder
-	f.WriteString("(|")
-	equal(&f, d.cfg.Schema.UID, user)
-	if hasDomain {
-		anyOf(&f, d.address, spellings(user, domain, dom.Name))
-	}
-	f.WriteByte(')')
-	found, err := d.search(ctx, dom.BaseDN, ldap.ScopeWholeSubtree, f.String(), d.entry, maxMatches)
-	if err != nil {
-		return nil, fmt.Errorf("login: %w", err)
-	}
-	var byUID, byAddress []*directory.Entry
-	for _, le := range found {
-		switch e := place(d.read(le), dom); {
-		case e.Mailbox == "":
-		case strings.EqualFold(e.UID, user):
-			byUID = append(byUID, e)
-		default:
-			byAddress = append(byAddress, e)
-		}
-	}
-	if len(byUID) == 0 {
-		byUID = byAddress
-	}
-	return one(byUID)
-}
-
-func one(list []*directory.Entry) (*directory.Entry, error) {
-	switch len(list) {
-	case 0:
-		return nil, directory.ErrNotFound
-	case 1:
-		return list[0], nil
-	}
-	return nil, fmt.Errorf("%w: %q and %q", directory.ErrAmbiguous, list[0].DN, list[1].DN)
-}
-
-// loginAnywhere finds a bare uid when there is no default domain; the user's
-// mail address tells the domain.
-func (d *Directory) loginAnywhere(ctx context.Context, user string) (*directory.Entry, error) {
-	if d.cfg.Base == "" {
-		return nil, directory.ErrNotFound
-	}
-	var f strings.Builder
-	equal(&f, d.cfg.Schema.UID, user)
-	found, err := d.search(ctx, d.cfg.Base, ldap.ScopeWholeSubtree, f.String(), d.entry, maxMatches)
-	if err != nil {
-		return nil, fmt.Errorf("login: %w", err)
-	}
-	var users []*directory.Entry
-	for _, le := range found {
-		if e := d.read(le); e.Kind == directory.User && e.UID != "" {
-			users = append(users, e)
-		}
-	}
-	e, err := one(users)
-	if err != nil {
-		return nil, err
-	}
-	a, err := mail.ParseAddress(e.Mail, true)
-	if err != nil {
-		return nil, directory.ErrNotFound
-	}
-	name, err := directory.NormalizeDomain(a.Domain)
-	if err != nil {
-		return nil, directory.ErrNotFound
-	}
-	dom, err := d.Domain(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return place(e, dom), nil
 }
 
 // Entry implements directory.Directory. A name outside the configured bases is
@@ -391,17 +238,14 @@ func (d *Directory) Entry(ctx context.Context, dn string) (*directory.Entry, err
 	if err := d.inside(dn); err != nil {
 		return nil, err
 	}
-	found, err := d.search(ctx, dn, ldap.ScopeBaseObject, "(objectClass=*)", d.entry, 1)
+	found, err := d.search(ctx, dn, ldap.ScopeBaseObject, anything, d.entry, 1)
 	switch {
 	case err != nil:
-		if err = d.missing(ctx, err); !errors.Is(err, directory.ErrNotFound) {
-			err = fmt.Errorf("entry %q: %w", dn, err)
-		}
-		return nil, err
+		return nil, d.note("entry "+dn, d.missing(ctx, err))
 	case len(found) == 0:
 		return nil, directory.ErrNotFound
 	}
-	return d.read(found[0]), nil
+	return d.read(&found[0]), nil
 }
 
 // inside reports as ErrURL a name that is not at or below one of the bases.
@@ -438,18 +282,22 @@ func (d *Directory) Search(ctx context.Context, url string, limit int) ([]*direc
 		return nil, fmt.Errorf("%w: %w", directory.ErrURL, err)
 	}
 	var out []*directory.Entry
+	done := watch(ctx, u.DN, int(u.Scope), u.Filter)
 	err = d.pool.do(ctx, &query{op: "page", stock: func(s *server) *stock { return &s.pages }, run: func(c *ldap.Conn) (err error) {
 		out, err = d.pages(ctx, c, u, limit)
 		return err
 	}})
+	done(len(out), err)
+	if err == nil && len(out) == 0 {
+		// 389 Directory Server says that a paged search below nothing has found
+		// nothing. A list must not lose its members by that.
+		_, err = d.search(ctx, u.DN, ldap.ScopeBaseObject, anything, []string{"1.1"}, 1)
+	}
 	switch {
 	case errors.Is(err, errUnfinished):
-		return nil, fmt.Errorf("search %q: %w (%d)", url, directory.ErrTooMany, limit)
+		return nil, d.note("search "+url, fmt.Errorf("%w (%d)", directory.ErrTooMany, limit))
 	case err != nil:
-		if err = d.missing(ctx, err); !errors.Is(err, directory.ErrNotFound) {
-			err = fmt.Errorf("search %q: %w", url, err)
-		}
-		return nil, err
+		return nil, d.note("search "+url, d.missing(ctx, classify(err)))
 	}
 	return out, nil
 }
@@ -474,7 +322,7 @@ func (d *Directory) pages(ctx context.Context, c *ldap.Conn, u *directory.URL, l
 			return nil, errUnfinished
 		}
 		for _, le := range res.Entries {
-			out = append(out, d.read(le))
+			out = append(out, d.read(&result{le.DN, attributes(le)}))
 		}
 		next, _ := ldap.FindControl(res.Controls, ldap.ControlTypePaging).(*ldap.ControlPaging)
 		if next == nil || len(next.Cookie) == 0 {
@@ -503,7 +351,7 @@ func (d *Directory) Authenticate(ctx context.Context, e *directory.Entry, passwo
 		return directory.ErrBadPassword
 	}
 	if err != nil {
-		return fmt.Errorf("bind as %q: %w", e.DN, err)
+		return d.note("bind as "+e.DN, err)
 	}
 	return nil
 }

@@ -1,15 +1,19 @@
 package ldap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/metrics"
 )
 
 // maxTimeouts is how many queries in a row may stay unanswered before a server
@@ -21,6 +25,7 @@ const maxTimeouts = 3
 type pool struct {
 	cfg     *Config
 	servers []*server
+	turn    atomic.Uint32
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup // probes
@@ -59,17 +64,18 @@ func (p *pool) close() {
 
 // query is one exchange on a connection.
 type query struct {
-	op        string // "search", "page" or "bind"
-	stock     func(*server) *stock
-	run       func(*ldap.Conn) error
-	slowIsBad bool // count time-outs against the server
+	op        string                 // "search", "page" or "bind"
+	ask       func(*line) error      // on a line shared with others, or
+	stock     func(*server) *stock   // on a connection of its own, from there
+	run       func(*ldap.Conn) error // with the library
+	slowIsBad bool                   // count time-outs against the server
 }
 
 // do runs q on the first server that can answer it. The error is the server's
 // last word, or ErrUnavailable.
 func (p *pool) do(ctx context.Context, q *query) error {
 	var last error
-	for _, s := range p.servers {
+	for _, s := range p.order() {
 		if s.down.Load() {
 			continue
 		}
@@ -88,6 +94,36 @@ func (p *pool) do(ctx context.Context, q *query) error {
 	return fmt.Errorf("%w: %w", directory.ErrUnavailable, last)
 }
 
+// exploreEvery is how many queries pass between two that go to a server that is
+// not the fastest, to learn what has become of it.
+const exploreEvery = 64
+
+// order is the servers in the order in which they are to be asked: as
+// configured or, with Fastest, by the time they took lately.
+func (p *pool) order() []*server {
+	if !p.cfg.Fastest || len(p.servers) == 1 {
+		return p.servers
+	}
+	list := slices.Clone(p.servers)
+	slices.SortStableFunc(list, func(a, b *server) int { return cmp.Compare(a.took.Load(), b.took.Load()) })
+	if n := p.turn.Add(1); n%exploreEvery == 0 {
+		other := 1 + int(n/exploreEvery)%(len(list)-1)
+		list[0], list[other] = list[other], list[0]
+	}
+	return list
+}
+
+// measured remembers how long an answer took: an average in which the last
+// eight count for two thirds.
+func (s *server) measured(took time.Duration) {
+	old := s.took.Load()
+	if old == 0 {
+		s.took.Store(int64(took))
+		return
+	}
+	s.took.Store(old + (int64(took)-old)/8)
+}
+
 // try runs q on s, again when a connection turns out to have been closed while
 // it was idle.
 func (p *pool) try(ctx context.Context, s *server, q *query) error {
@@ -95,9 +131,15 @@ func (p *pool) try(ctx context.Context, s *server, q *query) error {
 		start := time.Now()
 		sent, used, err := p.once(ctx, s, q)
 		if err != nil && ctx.Err() != nil {
-			return err
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 		took := time.Since(start)
+		if sent {
+			metrics.DirRoundTrips.With(q.op).Inc()
+			if q.op == "search" {
+				s.measured(took)
+			}
+		}
 		if p.cfg.Observe != nil {
 			p.cfg.Observe(q.op, s.n, took, err)
 		}
@@ -108,7 +150,7 @@ func (p *pool) try(ctx context.Context, s *server, q *query) error {
 		case used && took < p.cfg.Timeout/2 && attempt <= len(s.active):
 			continue // the next connection is new, or fails as a new one
 		case sent && took >= p.cfg.Timeout && (!q.slowIsBad || s.timeouts.Add(1) < maxTimeouts):
-			return err
+			return fmt.Errorf("%w: %w", directory.ErrSlow, err)
 		}
 		p.fail(s, err)
 		return err
@@ -118,30 +160,32 @@ func (p *pool) try(ctx context.Context, s *server, q *query) error {
 // once runs q on one connection: sent says that there was one, used that it
 // had existed before.
 func (p *pool) once(ctx context.Context, s *server, q *query) (sent, used bool, err error) {
-	var (
-		st *stock
-		c  *ldap.Conn
-	)
-	if q.stock == nil {
-		c, used, err = s.conn(ctx)
-	} else {
-		st = q.stock(s)
-		c, used, err = s.take(ctx, st)
+	if q.ask != nil {
+		l, used, err := s.conn(ctx)
+		if err != nil {
+			return false, false, &setupError{err}
+		}
+		start := time.Now()
+		if err = q.ask(l); fatal(err) && ctx.Err() == nil && time.Since(start) < p.cfg.Timeout {
+			l.Close() // others on it fail too, and find a new one
+		}
+		return true, used, err
 	}
+	st := q.stock(s)
+	c, used, err := s.take(ctx, st)
 	if err != nil {
-		return false, false, err
+		return false, false, &setupError{err}
 	}
-	start := time.Now()
 	err = q.run(c)
-	broken := fatal(err) && time.Since(start) < p.cfg.Timeout
-	switch {
-	case st != nil:
-		s.give(st, c, !fatal(err) && !errors.Is(err, errUnfinished))
-	case broken:
-		c.Close() // others on it fail too, and find a new one
-	}
+	s.give(st, c, !fatal(err) && !errors.Is(err, errUnfinished))
 	return true, used, err
 }
+
+// setupError is why there is no connection. That a server refuses StartTLS or
+// our name is no answer to the question, so the result in it cannot be seen.
+type setupError struct{ err error }
+
+func (e *setupError) Error() string { return e.err.Error() }
 
 // fatal reports whether err is a failure of the connection or the server and
 // not an answer.
@@ -192,11 +236,10 @@ func (p *pool) probe(s *server) {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, p.cfg.RetryMax)
-		c, err := s.dial(p.ctx, true)
+		c, err := s.line(p.ctx)
 		if err == nil {
 			// Binding anonymously sends nothing: ask for the root DSE.
-			_, err = c.Search(ldap.NewSearchRequest("", ldap.ScopeBaseObject, ldap.NeverDerefAliases, 1, 0, false,
-				"(objectClass=*)", []string{"1.1"}, nil))
+			_, err = c.search(p.ctx, "", ldap.ScopeBaseObject, everything, []string{"1.1"}, 1)
 			if !fatal(err) {
 				err = nil
 			}

@@ -1,0 +1,91 @@
+package edit
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/shared/directory"
+)
+
+func clone(raw directory.Attributes) directory.Attributes {
+	out := make(directory.Attributes, len(raw))
+	for i, a := range raw {
+		out[i] = directory.Attribute{Name: a.Name, Values: slices.Clone(a.Values)}
+	}
+	return out
+}
+
+// put replaces the values of an attribute; without any it is gone.
+func put(raw *directory.Attributes, name string, values ...string) {
+	i := slices.IndexFunc(*raw, func(a directory.Attribute) bool { return strings.EqualFold(a.Name, name) })
+	switch {
+	case i < 0 && len(values) > 0:
+		*raw = append(*raw, directory.Attribute{Name: name, Values: values})
+	case i >= 0 && len(values) == 0:
+		*raw = slices.Delete(*raw, i, i+1)
+	case i >= 0:
+		(*raw)[i].Values = values
+	}
+}
+
+// more adds values that are not there, less takes values away; both compare
+// without case.
+func more(have, add []string) []string {
+	for _, v := range add {
+		if !holds(have, v) {
+			have = append(slices.Clip(have), v)
+		}
+	}
+	return have
+}
+
+func less(have, take []string) []string {
+	return slices.DeleteFunc(slices.Clone(have), func(v string) bool { return holds(take, v) })
+}
+
+func holds(list []string, v string) bool {
+	return slices.ContainsFunc(list, func(have string) bool { return strings.EqualFold(have, v) })
+}
+
+// diff is what differs between two states of an entry, by name. Attributes that
+// servers keep themselves are not among them.
+func diff(old, raw directory.Attributes) []Edit {
+	out := []Edit{}
+	seen := map[string]bool{}
+	for _, a := range slices.Concat(raw, old) {
+		key := strings.ToLower(a.Name)
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		before, after := old.Get(a.Name), raw.Get(a.Name)
+		if !sameValues(before, after) {
+			out = append(out, Edit{a.Name, before, after})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Edit) int {
+		return strings.Compare(strings.ToLower(a.Attribute), strings.ToLower(b.Attribute))
+	})
+	return out
+}
+
+func sameValues(a, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	have := make(map[string]int, len(a))
+	for _, v := range a {
+		have[v]++
+	}
+	for _, v := range b {
+		if have[v] == 0 {
+			return false
+		}
+		have[v]--
+	}
+	return true
+}
+
+func hasClass(raw directory.Attributes, class string) bool {
+	return holds(raw.Get("objectClass"), class)
+}

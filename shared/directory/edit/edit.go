@@ -1,0 +1,533 @@
+/*
+Package edit changes domains, users and groups of a directory, over LDAP, in the
+attributes of a directory.Schema.
+
+	Request -> entry as it would be -> read and checked -> written -> audit log
+	fields     (old values, new)       directory/lint      ldap
+
+It writes no entry that could not receive mail: what would come of a change is
+read by the reader that relays use and checked by package lint, with who has the
+addresses already, and refused when an error is found. Warnings are handed back.
+Between the check and the write somebody else may take an address; a relay then
+calls it ambiguous, and lint finds it.
+
+Every change that was tried is a line of the audit log, with old and new values
+and without passwords. When the log cannot be written nothing is changed any
+more.
+
+Passwords are stored as hashes. A value in braces ("{SSHA512}...") is taken for
+one.
+*/
+package edit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/shared/auth"
+	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/ldap"
+	"github.com/postern-mail/postern/shared/directory/lint"
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// Kind is what is changed.
+type Kind string
+
+// The kinds.
+const (
+	Domain Kind = "domain"
+	User   Kind = "user"
+	Group  Kind = "group"
+	Other  Kind = "other" // a container, by LDIF only
+)
+
+// Op is what is done.
+type Op string
+
+// The operations. Put adds an entry, or sets what is given when it is there.
+const (
+	Add    Op = "add"
+	Set    Op = "set"
+	Put    Op = "put"
+	Delete Op = "delete"
+)
+
+// Values are values by field (see Fields), or by "attr:NAME".
+type Values map[string][]string
+
+// Request asks for a change.
+type Request struct {
+	Op   Op
+	Kind Kind
+	// Name is the domain, the address, or the distinguished name of an entry
+	// that exists.
+	Name string
+	// Values replace all values of a field; no values remove it. More are added
+	// and Less taken away.
+	Values, More, Less Values
+	// Below is the entry to add it below; "" for the domain's ou=people or
+	// ou=groups, or the base.
+	Below string
+}
+
+// Edit is what becomes of one attribute.
+type Edit struct {
+	Attribute string   `json:"attribute"`
+	Old       []string `json:"old,omitempty"`
+	New       []string `json:"new,omitempty"`
+}
+
+// Result is what a request came to.
+type Result struct {
+	Op       Op             `json:"op"` // add, set or delete
+	Kind     Kind           `json:"kind"`
+	DN       string         `json:"dn"`
+	Changes  []Edit         `json:"changes"` // none: it was so already
+	Warnings []lint.Finding `json:"warnings,omitempty"`
+	Written  bool           `json:"written"`
+}
+
+// Refused is the error of a change by which mail would be lost.
+type Refused struct{ Findings []lint.Finding }
+
+func (e *Refused) Error() string {
+	var b strings.Builder
+	for i, f := range e.Findings {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "%s: %s", f.Rule, f.Meaning)
+		if f.Value != "" {
+			fmt.Fprintf(&b, " (%s: %s)", f.Attribute, f.Value)
+		}
+		if len(f.Others) > 0 {
+			fmt.Fprintf(&b, ": %s", strings.Join(f.Others, ", "))
+		}
+	}
+	return b.String()
+}
+
+// ErrBadRequest marks a request that cannot be meant.
+var ErrBadRequest = errors.New("edit: bad request")
+
+func badf(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrBadRequest}, args...)...)
+}
+
+// Config is what New needs.
+type Config struct {
+	Directory *ldap.Directory
+	// Pair and Options are those of lint.Config.
+	Pair    func(mailHost string) (string, bool)
+	Options []string
+	Audit   *Audit // nil: none is kept
+	// Hash makes a value of userPassword of a password; auth.HashPassword.
+	Hash func(password string) string
+	// DryRun changes nothing. Later requests see what earlier ones would have
+	// done.
+	DryRun bool
+}
+
+// Editor changes a directory. It is for one goroutine.
+type Editor struct {
+	cfg     Config
+	d       *ldap.Directory
+	s       *directory.Schema
+	check   *lint.Checker
+	parents map[string]string               // where the entries of a base and kind go
+	room    map[string]int                  // users and groups that a domain may still get, by DN and kind
+	planned map[string]directory.Attributes // entries of a dry run, by folded name; nil: deleted
+	owners  map[string]string               // their names by address
+	spelled map[string]string
+	broken  error // of the audit log
+}
+
+// New returns an editor.
+func New(cfg Config) (*Editor, error) {
+	check, err := lint.NewChecker(lint.Config{Directory: cfg.Directory, Pair: cfg.Pair, Options: cfg.Options})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Hash == nil {
+		cfg.Hash = auth.HashPassword
+	}
+	return &Editor{
+		cfg: cfg, d: cfg.Directory, s: cfg.Directory.Schema(), check: check,
+		parents: map[string]string{}, room: map[string]int{}, planned: map[string]directory.Attributes{}, owners: map[string]string{}, spelled: spellings(cfg.Directory.Schema()),
+	}, nil
+}
+
+// Do carries a request out.
+func (ed *Editor) Do(ctx context.Context, req Request) (*Result, error) {
+	if ed.broken != nil {
+		return nil, ed.broken
+	}
+	switch req.Op {
+	case Add:
+		return ed.add(ctx, req)
+	case Set:
+		return ed.set(ctx, req)
+	case Delete:
+		return ed.remove(ctx, req)
+	case Put:
+		_, _, err := ed.Show(ctx, req.Kind, req.Name)
+		switch {
+		case err == nil:
+			return ed.set(ctx, req)
+		case errors.Is(err, directory.ErrNotFound):
+			return ed.add(ctx, req)
+		default:
+			return nil, err
+		}
+	}
+	return nil, badf("operation %q", req.Op)
+}
+
+// Show finds the entry of a domain, an address or a distinguished name, and
+// returns its name and all its attributes.
+func (ed *Editor) Show(ctx context.Context, kind Kind, name string) (dn string, raw directory.Attributes, err error) {
+	dn, err = ed.find(ctx, kind, name)
+	if err != nil {
+		return "", nil, err
+	}
+	if dn, raw, err = ed.raw(ctx, dn); err != nil {
+		return "", nil, fmt.Errorf("%s: %w", name, err)
+	}
+	have := ed.kindOf(raw)
+	if have != kind && (have != Other || kind == Domain || len(raw.Get(ed.s.Mail))+len(raw.Get(ed.s.UID)) == 0) {
+		return "", nil, badf("%s is no %s", dn, kind)
+	}
+	return dn, raw, nil
+}
+
+// raw reads an entry, or what a dry run has made of it.
+func (ed *Editor) raw(ctx context.Context, dn string) (string, directory.Attributes, error) {
+	if fold, err := ldap.FoldName(dn); err == nil {
+		if raw, ok := ed.planned[fold]; ok {
+			if raw == nil {
+				return "", nil, directory.ErrNotFound
+			}
+			return dn, raw, nil
+		}
+	}
+	dn, raw, err := ed.d.Raw(ctx, dn)
+	ed.spell(raw)
+	return dn, raw, err
+}
+
+// spell writes the names of attributes as their definitions do.
+func (ed *Editor) spell(raw directory.Attributes) {
+	for i := range raw {
+		if name, ok := ed.spelled[raw[i].Name]; ok {
+			raw[i].Name = name
+		}
+	}
+}
+
+// spellings are the names of attributes by themselves in lower case.
+func spellings(s *directory.Schema) map[string]string {
+	out := map[string]string{}
+	add := func(names ...string) {
+		for _, n := range names {
+			out[strings.ToLower(n)] = n
+		}
+	}
+	add("objectClass", "givenName", "displayName", "telephoneNumber", "dc", "o", "ou", "mailSieveRuleSource", "sunAvailableServices")
+	add(s.EntryAttributes()...)
+	add(s.DomainAttributes()...)
+	for _, k := range []Kind{Domain, User, Group} {
+		for _, f := range Fields(k) {
+			add(f.attr(s))
+		}
+	}
+	return out
+}
+
+func (ed *Editor) find(ctx context.Context, kind Kind, name string) (string, error) {
+	if strings.Contains(name, "=") && !strings.Contains(name, "@") || strings.Contains(name, ",") {
+		return name, nil
+	}
+	if kind == Domain {
+		n, err := directory.NormalizeDomain(name)
+		if err != nil || n == "" {
+			return "", badf("domain %q", name)
+		}
+		d, err := ed.check.Domain(ctx, n)
+		if err != nil {
+			return "", fmt.Errorf("domain %s: %w", n, err)
+		}
+		return d.DN, nil
+	}
+	a, err := mail.ParseAddress(name, true)
+	if err != nil {
+		return "", badf("address %q: %v", name, err)
+	}
+	d, err := ed.check.Domain(ctx, a.Domain)
+	if err != nil {
+		return "", fmt.Errorf("domain %s: %w", a.Domain, err)
+	}
+	if dn, ok := ed.owners[a.Key()]; ok {
+		return ed.ofKind(kind, name, dn)
+	}
+	if ed.check.Assumed(a.Domain) {
+		return "", fmt.Errorf("%s: %w", name, directory.ErrNotFound)
+	}
+	a.Domain, _ = directory.NormalizeDomain(a.Domain)
+	ans, err := ed.d.Lookup(ctx, d, a)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	if ans.CatchAll || ans.Detail != "" {
+		return "", fmt.Errorf("%s: %w", name, directory.ErrNotFound)
+	}
+	e, err := directory.Sole(ans.Entries)
+	if errors.Is(err, directory.ErrNotFound) && len(ans.Entries) == 1 {
+		e, err = ans.Entries[0], nil // deleted ones are found as well
+	}
+	if err != nil {
+		var dns []string
+		for _, m := range ans.Entries {
+			dns = append(dns, m.DN)
+		}
+		return "", fmt.Errorf("%s: %w: %s; name the entry by its distinguished name", name, err, strings.Join(dns, "; "))
+	}
+	if want := map[Kind]directory.Kind{User: directory.User, Group: directory.Group}[kind]; e.Kind != want {
+		return "", fmt.Errorf("%s is a %s: %w", name, e.Kind, directory.ErrNotFound)
+	}
+	return e.DN, nil
+}
+
+// ofKind is dn, an entry of a dry run, when it is of the kind.
+func (ed *Editor) ofKind(kind Kind, name, dn string) (string, error) {
+	fold, err := ldap.FoldName(dn)
+	if err != nil {
+		return "", err
+	}
+	raw := ed.planned[fold]
+	if want := map[Kind]directory.Kind{User: directory.User, Group: directory.Group}[kind]; ed.s.KindOf(raw.Get("objectClass")) != want {
+		return "", fmt.Errorf("%s: %w", name, directory.ErrNotFound)
+	}
+	return dn, nil
+}
+
+// set changes an entry.
+func (ed *Editor) set(ctx context.Context, req Request) (*Result, error) {
+	dn, old, err := ed.Show(ctx, req.Kind, req.Name)
+	if err != nil {
+		return nil, err
+	}
+	raw := clone(old)
+	if err := ed.apply(ctx, &raw, req); err != nil {
+		return nil, err
+	}
+	return ed.put(ctx, &Result{Op: Set, Kind: req.Kind, DN: dn}, old, raw, nil)
+}
+
+// remove deletes an entry.
+func (ed *Editor) remove(ctx context.Context, req Request) (*Result, error) {
+	dn, old, err := ed.Show(ctx, req.Kind, req.Name)
+	if err != nil {
+		return nil, err
+	}
+	res := &Result{Op: Delete, Kind: req.Kind, DN: dn, Changes: diff(old, nil)}
+	var containers []string
+	if req.Kind == Domain {
+		if containers, err = ed.empty(ctx, dn); err != nil {
+			return nil, err
+		}
+	}
+	return ed.do(ctx, res, nil, func() error {
+		for _, c := range containers {
+			if err := ed.d.Delete(ctx, c); err != nil {
+				return err
+			}
+		}
+		return ed.d.Delete(ctx, dn)
+	})
+}
+
+// maxContainers is how many empty containers a domain may have to be deleted.
+const maxContainers = 100
+
+// empty returns the containers below a domain, and an error when there is more.
+func (ed *Editor) empty(ctx context.Context, dn string) (containers []string, err error) {
+	top, err := ldap.FoldName(dn)
+	if err != nil {
+		return nil, err
+	}
+	err = ed.d.Scan(ctx, dn, ldap.Everything, []string{"objectClass"}, func(child string, raw directory.Attributes) error {
+		fold, err := ldap.FoldName(child)
+		if err != nil || fold == top {
+			return err
+		}
+		if !hasClass(raw, "organizationalUnit") || len(containers) >= maxContainers {
+			return fmt.Errorf("%s is not empty: %s is below it; delete its users and groups first, or set its status to deleted", dn, child)
+		}
+		containers = append(containers, child)
+		return nil
+	})
+	// The innermost first.
+	slices.SortStableFunc(containers, func(a, b string) int { return len(b) - len(a) })
+	return containers, err
+}
+
+// put checks what an entry would be and writes it.
+func (ed *Editor) put(ctx context.Context, res *Result, old, raw directory.Attributes, before func() error) (*Result, error) {
+	ed.hashPasswords(old, raw)
+	if res.Op == Set {
+		if err := keepName(res.DN, &raw); err != nil {
+			return nil, err
+		}
+	}
+	res.Changes = diff(old, raw)
+	if len(res.Changes) == 0 && res.Op == Set {
+		return res, nil
+	}
+	findings, err := ed.findings(ctx, res, raw)
+	if err != nil {
+		return nil, err
+	}
+	var fatal []lint.Finding
+	for _, f := range findings {
+		if f.Severity == lint.Error && f.Rule != "no-members" {
+			fatal = append(fatal, f)
+		} else {
+			res.Warnings = append(res.Warnings, f)
+		}
+	}
+	if len(fatal) > 0 {
+		return res, &Refused{fatal}
+	}
+	return ed.do(ctx, res, raw, func() error {
+		if before != nil {
+			if err := before(); err != nil {
+				return err
+			}
+		}
+		if res.Op == Add {
+			return ed.d.Add(ctx, res.DN, raw)
+		}
+		var mods []ldap.Modification
+		for _, c := range res.Changes {
+			mods = append(mods, ldap.Modification{Attribute: c.Attribute, Values: c.New})
+		}
+		return ed.d.Modify(ctx, res.DN, mods)
+	})
+}
+
+func (ed *Editor) findings(ctx context.Context, res *Result, raw directory.Attributes) ([]lint.Finding, error) {
+	switch res.Kind {
+	case Domain:
+		return ed.check.Organization(ctx, res.DN, raw)
+	case User, Group:
+		e := ed.s.ReadEntry(res.DN, raw)
+		if want := map[Kind]directory.Kind{User: directory.User, Group: directory.Group}[res.Kind]; e.Kind != want {
+			return nil, badf("%s has not the object classes of a %s: %s", res.DN, res.Kind, strings.Join(e.Classes, ", "))
+		}
+		return ed.check.Entry(ctx, res.DN, raw)
+	}
+	return ed.check.Entry(ctx, res.DN, raw)
+}
+
+// do writes, unless it is a dry run, and keeps the log.
+func (ed *Editor) do(ctx context.Context, res *Result, raw directory.Attributes, write func() error) (*Result, error) {
+	if ed.cfg.DryRun {
+		hide(ed.s, res.Changes)
+		return res, ed.plan(ctx, res.DN, raw)
+	}
+	err := write()
+	if res.Kind == Domain {
+		ed.check.Forget()
+		clear(ed.parents)
+	}
+	res.Written = err == nil
+	hide(ed.s, res.Changes)
+	if ed.cfg.Audit != nil {
+		if aerr := ed.cfg.Audit.write(res, err); aerr != nil {
+			ed.broken = fmt.Errorf("audit log: %w; nothing more is changed", aerr)
+			return res, errors.Join(err, ed.broken)
+		}
+	}
+	return res, err
+}
+
+// plan remembers what a dry run would have done.
+func (ed *Editor) plan(ctx context.Context, dn string, raw directory.Attributes) error {
+	fold, err := ldap.FoldName(dn)
+	if err != nil {
+		return err
+	}
+	ed.planned[fold] = raw
+	if raw == nil {
+		return nil
+	}
+	e := ed.s.ReadEntry(dn, raw)
+	for _, v := range slices.Concat([]string{e.Mail}, e.Alternate, e.Equivalent) {
+		if a, err := mail.ParseAddress(v, true); err == nil && e.Kind != directory.Other {
+			ed.owners[a.Key()] = dn
+		}
+	}
+	return ed.check.Assume(ctx, dn, raw)
+}
+
+// keepName sees to it that the value that an entry is named by stays among its
+// values.
+func keepName(dn string, raw *directory.Attributes) error {
+	attr, value, ok := ldap.First(dn)
+	if !ok || holds(raw.Get(attr), value) {
+		return nil
+	}
+	if !strings.EqualFold(attr, "cn") {
+		return badf("%s %s is part of the name of the entry: delete it and add another", attr, value)
+	}
+	put(raw, attr, append([]string{value}, raw.Get(attr)...)...)
+	return nil
+}
+
+// hashPasswords replaces passwords in the clear that were not there before. One
+// that is the old one leaves the old value.
+func (ed *Editor) hashPasswords(old, raw directory.Attributes) {
+	for i := range raw {
+		if !strings.EqualFold(raw[i].Name, "userPassword") {
+			continue
+		}
+		before := old.Get(raw[i].Name)
+		raw[i].Values = slices.Clone(raw[i].Values)
+		for j, v := range raw[i].Values {
+			if strings.HasPrefix(v, "{") || slices.Contains(before, v) {
+				continue
+			}
+			if k := slices.IndexFunc(before, func(have string) bool { return auth.VerifyPassword(have, v) }); k >= 0 {
+				raw[i].Values[j] = before[k]
+			} else {
+				raw[i].Values[j] = ed.cfg.Hash(v)
+			}
+		}
+	}
+}
+
+// secret reports whether the values of an attribute are nobody's business.
+func secret(s *directory.Schema, attr string) bool {
+	base, _, _ := strings.Cut(attr, ";")
+	return strings.EqualFold(base, "userPassword") || s.AuthPassword != "" && strings.EqualFold(base, s.AuthPassword)
+}
+
+// hide makes secret values unreadable.
+func hide(s *directory.Schema, changes []Edit) {
+	for i, c := range changes {
+		if secret(s, c.Attribute) {
+			changes[i] = Edit{c.Attribute, stars(c.Old), stars(c.New)}
+		}
+	}
+}
+
+func stars(values []string) []string {
+	if len(values) == 0 {
+		return nil
+	}
+	return []string{"***"}
+}

@@ -1,0 +1,404 @@
+package lint
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/ldap"
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// maxRelations is how many members and forwards of one entry are looked up.
+const maxRelations = 1000
+
+// Checker looks at single entries before they are written. It remembers the
+// domains that it has asked for until Forget. It is for one goroutine.
+type Checker struct {
+	cfg     Config
+	options []option
+	domains map[string]*domain // by name; nil: not hosted
+	seed    maphash.Seed
+
+	// What Assume was told, as in a run; uids are with their domain, and lead to
+	// the names of entries.
+	nodes     map[uint64]node
+	addresses map[uint64]uint64
+	uids      map[string]string
+}
+
+// NewChecker checks cfg. Limit and Progress do not matter.
+func NewChecker(cfg Config) (*Checker, error) {
+	options, err := parseOptions(cfg.Options)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Limit = DefaultLimit
+	return &Checker{
+		cfg: cfg, options: options, domains: map[string]*domain{}, seed: maphash.MakeSeed(),
+		nodes: map[uint64]node{}, addresses: map[uint64]uint64{}, uids: map[string]string{},
+	}, nil
+}
+
+// Forget forgets the domains.
+func (c *Checker) Forget() { clear(c.domains) }
+
+// Domain finds a hosted domain, remembering it.
+func (c *Checker) Domain(ctx context.Context, name string) (*directory.Domain, error) {
+	d, err := c.domain(ctx, name)
+	if err == nil && d == nil {
+		return nil, directory.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d.Domain, nil
+}
+
+// Assumed reports whether a domain is there only because Assume was told so:
+// nobody can be asked about its addresses.
+func (c *Checker) Assumed(name string) bool {
+	name, err := directory.NormalizeDomain(name)
+	return err == nil && c.domains[name] != nil && c.domains[name].assumed
+}
+
+// domain returns nil for a name that is not hosted.
+func (c *Checker) domain(ctx context.Context, name string) (*domain, error) {
+	name, err := directory.NormalizeDomain(name)
+	if err != nil || name == "" {
+		return nil, nil
+	}
+	if d, ok := c.domains[name]; ok {
+		return d, nil
+	}
+	found, err := c.cfg.Directory.Domain(ctx, name)
+	if errors.Is(err, directory.ErrNotFound) {
+		return nil, nil // not remembered: it may be the next thing that is added
+	}
+	if err != nil {
+		return nil, err
+	}
+	base, err := ldap.FoldName(found.BaseDN)
+	if err != nil {
+		return nil, err
+	}
+	d := &domain{Domain: found, base: base, all: found.SmartHost != "" || len(found.CatchAllOwners) > 0 || found.CatchAll != ""}
+	c.domains[name] = d
+	return d, nil
+}
+
+// one is a run over one entry.
+func (c *Checker) one(ctx context.Context, out *[]Finding) *run {
+	r := &run{
+		cfg: c.cfg, ctx: ctx, d: c.cfg.Directory, s: c.cfg.Directory.Schema(), options: c.options, seed: c.seed,
+		names: map[string]*domain{}, byBase: map[string]*domain{}, nodes: map[uint64]node{}, addresses: map[uint64]uint64{},
+		assumedNodes: c.nodes, assumedAddresses: c.addresses,
+		uids: map[uint64]uint64{}, doubles: map[string]bool{}, doubleUIDs: map[string]*domain{}, edges: map[uint64]*edge{}, strange: map[string]bool{},
+	}
+	r.tell = func(f Finding) error { *out = append(*out, f); return nil }
+	return r
+}
+
+// Entry says what is wrong with the user or group that dn would be with these
+// attributes: by itself, in what it leads to, and with who has its addresses
+// and its uid already. Circles are found in the whole directory only.
+func (c *Checker) Entry(ctx context.Context, dn string, raw directory.Attributes) ([]Finding, error) {
+	var out []Finding
+	r := c.one(ctx, &out)
+	e := r.s.ReadEntry(dn, raw)
+	fold, err := ldap.FoldName(dn)
+	if err != nil {
+		return out, r.say("bad-name", dn, "", "")
+	}
+	h := r.hash(fold)
+	if e.Kind == directory.Other {
+		if len(r.owned(e)) > 0 {
+			err = r.say("no-classes", dn, "objectClass", strings.Join(e.Classes, ", "))
+		}
+		return out, err
+	}
+	if err := c.surroundings(r, e); err != nil {
+		return nil, err
+	}
+	set := r.active(e)
+	r.nodes[h] = nodeOf(e, set)
+	if err := r.entry(e, fold, h, set); err != nil {
+		return nil, err
+	}
+	for spelled := range r.doubles {
+		if err := r.say("ambiguous-address", dn, r.s.Mail, spelled); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.taken(r, e, fold); err != nil {
+		return nil, err
+	}
+	if e.Kind == directory.Group {
+		err = r.members(e, h)
+	} else {
+		err = r.forwardsTo(e, h)
+	}
+	return out, err
+}
+
+// nodeOf is what is kept of an entry.
+func nodeOf(e *directory.Entry, set []option) (n node) {
+	switch e.Kind {
+	case directory.User:
+		n = isUser
+	case directory.Group:
+		n = isGroup
+	}
+	if e.Mail != "" {
+		n |= hasMail
+	}
+	if st, _ := directory.Effective(nil, e); st == directory.Deleted || st == directory.Removed {
+		n |= dead
+	}
+	if e.Kind != directory.Other && has(set, "forward") {
+		n |= forwards
+	}
+	if e.Kind == directory.User && has(set, "mailbox") {
+		n |= stores
+	}
+	return n
+}
+
+// surroundings asks for what the entry has to do with: the domains of its
+// addresses, and the entries that it leads to.
+func (c *Checker) surroundings(r *run, e *directory.Entry) error {
+	var texts []string
+	for _, own := range r.owned(e) {
+		texts = append(texts, own.value)
+	}
+	for _, v := range slices.Concat(texts, e.Forwarding, e.MemberAddresses) {
+		i := strings.LastIndexByte(v, '@')
+		if i < 0 {
+			continue
+		}
+		d, err := c.domain(r.ctx, strings.TrimRight(v[i+1:], "> "))
+		if err != nil {
+			return err
+		}
+		if d == nil {
+			continue
+		}
+		for _, name := range append([]string{d.Name}, d.Aliases...) {
+			r.names[name] = d
+		}
+		r.byBase[d.base] = d
+		if i == 0 || slices.Contains(texts, v) {
+			continue
+		}
+		if err := r.lookUp(v); err != nil {
+			return err
+		}
+	}
+	for _, dn := range e.MemberDNs[:min(len(e.MemberDNs), maxRelations)] {
+		fold, err := ldap.FoldName(dn)
+		if err != nil || r.d.Inside(dn) != nil {
+			continue
+		}
+		m, err := r.d.Entry(r.ctx, dn)
+		switch {
+		case err == nil:
+			r.nodes[r.hash(fold)] = nodeOf(m, r.active(m))
+		case !errors.Is(err, directory.ErrNotFound):
+			return err
+		}
+	}
+	for _, dn := range e.MemberDNs[min(len(e.MemberDNs), maxRelations):] {
+		if fold, err := ldap.FoldName(dn); err == nil {
+			r.nodes[r.hash(fold)] = isUser | hasMail // taken on trust
+		}
+	}
+	return nil
+}
+
+// lookUp notes whose an address is that an entry leads to.
+func (r *run) lookUp(v string) error {
+	a, err := memberAddress(v)
+	d := r.domainOf(a)
+	if err != nil || d == nil || d.assumed {
+		return nil
+	}
+	if name, err := directory.NormalizeDomain(a.Domain); err == nil {
+		a.Domain = name
+	}
+	ans, err := r.d.Lookup(r.ctx, d.Domain, a)
+	switch {
+	case errors.Is(err, directory.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case ans.CatchAll || len(ans.Entries) == 0:
+		return nil
+	}
+	m := ans.Entries[0]
+	fold, err := ldap.FoldName(m.DN)
+	if err != nil {
+		return nil
+	}
+	r.addresses[r.key(a.Local, d)] = r.hash(fold)
+	r.nodes[r.hash(fold)] = nodeOf(m, r.active(m))
+	return nil
+}
+
+// taken tells of other entries that have the addresses or the uid of e.
+func (c *Checker) taken(r *run, e *directory.Entry, fold string) error {
+	if !counts(e) {
+		return nil
+	}
+	var values []string
+	for _, own := range r.owned(e) {
+		i := strings.LastIndexByte(own.value, '@')
+		if i < 0 {
+			continue
+		}
+		d := r.domainOf(mail.Address{Domain: own.value[i+1:]})
+		if d == nil {
+			continue
+		}
+		for _, name := range append([]string{d.Name}, d.Aliases...) {
+			values = append(values, own.value[:i]+"@"+name)
+		}
+	}
+	if len(values) > 0 {
+		found, err := r.others(r.d.Base(), r.s.AddressAttributes(), values, fold)
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			if err := r.say("ambiguous-address", e.DN, r.s.Mail, e.Mail, found...); err != nil {
+				return err
+			}
+		}
+	}
+	d := r.home(fold)
+	if d == nil || e.Kind != directory.User {
+		return nil
+	}
+	if dn, ok := c.uids[e.UID+"\x00"+d.Name]; ok && !strings.EqualFold(dn, e.DN) {
+		return r.say("duplicate-uid", e.DN, r.s.UID, e.UID, dn)
+	}
+	found, err := r.others(d.BaseDN, []string{r.s.UID}, []string{e.UID}, fold)
+	if err == nil && len(found) > 0 {
+		err = r.say("duplicate-uid", e.DN, r.s.UID, e.UID, found...)
+	}
+	return err
+}
+
+// others are the entries but fold that have one of values and count.
+func (r *run) others(base string, attrs, values []string, fold string) (dns []string, err error) {
+	found, err := r.d.Find(r.ctx, base, attrs, values, 64)
+	if err != nil && !errors.Is(err, directory.ErrNotFound) {
+		return nil, err
+	}
+	for _, e := range found {
+		f, err := ldap.FoldName(e.DN)
+		if err == nil && f != fold && e.Kind != directory.Other && counts(e) {
+			dns = append(dns, e.DN)
+		}
+	}
+	return dns, nil
+}
+
+// Assume makes the checker believe that an entry is there, for trying a series
+// of changes that are not made.
+func (c *Checker) Assume(ctx context.Context, dn string, raw directory.Attributes) error {
+	r := c.one(ctx, new([]Finding))
+	if dom, ok := r.s.ReadDomain(dn, raw); ok && slices.ContainsFunc(raw.Get("objectClass"), func(v string) bool { return strings.EqualFold(v, r.s.DomainClass) }) {
+		base, err := ldap.FoldName(dom.BaseDN)
+		if err != nil {
+			return err
+		}
+		for _, name := range append([]string{dom.Name}, dom.Aliases...) {
+			c.domains[name] = &domain{Domain: dom, base: base, all: dom.SmartHost != "" || dom.CatchAll != "", assumed: true}
+		}
+		return nil
+	}
+	e := r.s.ReadEntry(dn, raw)
+	fold, err := ldap.FoldName(dn)
+	if err != nil || e.Kind == directory.Other {
+		return err
+	}
+	if err := c.surroundings(r, &directory.Entry{Raw: raw}); err != nil {
+		return err
+	}
+	h := r.hash(fold)
+	c.nodes[h] = nodeOf(e, r.active(e))
+	for _, own := range r.owned(e) {
+		if a, err := mail.ParseAddress(own.value, true); err == nil && counts(e) {
+			if d := r.domainOf(a); d != nil {
+				c.addresses[r.key(a.Local, d)] = h
+			}
+		}
+	}
+	if d := r.home(fold); d != nil && e.UID != "" {
+		c.uids[e.UID+"\x00"+d.Name] = dn
+	}
+	return nil
+}
+
+// Organization says what is wrong with the domain that dn would be with these
+// attributes, and with who has its names already.
+func (c *Checker) Organization(ctx context.Context, dn string, raw directory.Attributes) ([]Finding, error) {
+	var out []Finding
+	r := c.one(ctx, &out)
+	dom, ok := r.s.ReadDomain(dn, raw)
+	if err := r.faults(dn, dom.Faults); err != nil {
+		return nil, err
+	}
+	if !ok {
+		if len(dom.Faults) == 0 {
+			return out, r.say("domain-name", dn, r.s.PreferredDomain, "")
+		}
+		return out, nil
+	}
+	own, err := ldap.FoldName(dn)
+	if err != nil {
+		return out, r.say("bad-name", dn, "", "")
+	}
+	for _, name := range append([]string{dom.Name}, dom.Aliases...) {
+		var other string
+		have, err := r.d.Domain(ctx, name)
+		switch {
+		case errors.Is(err, directory.ErrNotFound):
+			if d := c.domains[name]; d != nil {
+				other = d.DN
+			}
+		case errors.Is(err, directory.ErrAmbiguous):
+			other = "several entries"
+		case err != nil:
+			return nil, err
+		default:
+			other = have.DN
+		}
+		if f, err := ldap.FoldName(other); other == "" || err == nil && f == own {
+			continue
+		}
+		attr := r.s.PreferredDomain
+		if name != dom.Name {
+			attr = r.s.AssociatedDomain
+		}
+		if err := r.say("domain-overlap", dn, attr, name, other); err != nil {
+			return nil, err
+		}
+	}
+	if !strings.EqualFold(dom.BaseDN, dn) {
+		if _, err := r.checkBase(dom); err != nil {
+			return nil, err
+		}
+	}
+	if v := dom.CatchAll; v != "" {
+		if _, err := mail.ParseAddress(v, true); err != nil {
+			if err := r.say("catch-all", dn, r.s.CatchAll, v); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, r.domainSettings(dom)
+}

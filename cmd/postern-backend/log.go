@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/backend/fsm"
@@ -32,22 +33,29 @@ func (a *applier) Apply(batch []replica.Entry) []any {
 // pairLog is the replica as packages mailbox and store want it: the log that
 // takes commands and holds the bodies. It refuses everything until open.
 type pairLog struct {
-	r       *replica.Replica
-	witness map[string]bool // names of members that no client can be sent to
+	r      *replica.Replica
+	barred atomic.Bool // the replica is quarantined
 }
 
 var _ mailbox.Log = (*pairLog)(nil)
 
-func (l *pairLog) open(r *replica.Replica, peers []replica.Peer) {
-	l.witness = map[string]bool{}
-	for _, p := range peers {
-		l.witness[p.Name] = p.Witness
+func (l *pairLog) open(r *replica.Replica) { l.r = r }
+
+// witness reports whether a member is one that no client can be sent to.
+func (l *pairLog) witness(name string) bool {
+	for _, m := range l.r.Configured() {
+		if m.Name == name {
+			return m.Witness
+		}
 	}
-	l.r = r
+	return false
 }
 
 // Propose implements mailbox.Log.
 func (l *pairLog) Propose(ctx context.Context, data []byte) (any, uint64, error) {
+	if l.barred.Load() {
+		return nil, 0, &mailbox.ErrNotServing{}
+	}
 	began := time.Now()
 	result, index, err := l.r.Propose(ctx, data)
 	if err != nil {
@@ -59,6 +67,9 @@ func (l *pairLog) Propose(ctx context.Context, data []byte) (any, uint64, error)
 
 // Confirm implements mailbox.Log.
 func (l *pairLog) Confirm(ctx context.Context) error {
+	if l.barred.Load() {
+		return &mailbox.ErrNotServing{}
+	}
 	err := l.r.Confirm(ctx)
 	if err == nil {
 		return nil
@@ -80,7 +91,7 @@ func (l *pairLog) translate(err error) error {
 	switch {
 	case errors.As(err, &not):
 		leader := not.Name
-		if l.witness[leader] {
+		if l.witness(leader) {
 			leader = ""
 		}
 		return &mailbox.ErrNotServing{Leader: leader}

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
-	"github.com/postern-mail/postern/backend/fsm"
 	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/cmd/internal/group"
@@ -18,33 +18,52 @@ import (
 	"github.com/postern-mail/postern/shared/metrics"
 )
 
-// operator answers the operator's questions about the replica.
+// operator answers the operator's questions about the replicas.
 type operator struct {
-	n       *daemon.Node[config.Backend]
-	group   *config.Group
-	replica *replica.Replica
-	machine *fsm.FSM
-	boxes   *mailbox.Service
-	log     *pairLog
+	n      *daemon.Node[config.Backend]
+	places []*place
 }
 
 // handle registers the methods and the figures.
 func (o *operator) handle() {
 	s := o.n.Admin
 	admin.Handle(s, admin.PairStatus, func(_ context.Context, in admin.PairName) (admin.GroupStatus, error) {
-		return o.groupStatus(), o.mine(in.Pair)
+		p, err := o.of(in.Pair)
+		if err != nil {
+			return admin.GroupStatus{}, err
+		}
+		return p.status(), nil
 	})
 	admin.Handle(s, admin.PairTransfer, o.transfer)
 	admin.Handle(s, admin.PairDigest, func(_ context.Context, in admin.PairName) (admin.Digest, error) {
-		index, sum := o.machine.Digest()
-		return admin.Digest{Pair: o.group.Pair, Node: o.n.Config.Node, Applied: index, Digest: sum.String()}, o.mine(in.Pair)
+		l, err := o.running(in.Pair)
+		if err != nil {
+			return admin.Digest{}, err
+		}
+		index, sum := l.machine.Digest()
+		return admin.Digest{Pair: l.place.group.Pair, Node: o.n.Config.Node, Applied: index, Digest: sum.String()}, nil
 	})
 	admin.Handle(s, admin.MailboxList, o.accounts)
 	admin.Handle(s, admin.MailboxShow, o.account)
+	o.handleMembers()
+	o.handleUpkeep()
+	for _, p := range o.places {
+		o.figures(p)
+	}
+}
 
-	labels := map[string]string{"pair": o.group.Pair}
+// figures registers what is read when it is scraped.
+func (o *operator) figures(p *place) {
+	labels := map[string]string{"pair": p.group.Pair}
 	gauge := func(name, help string, f func(s *replica.Status) float64) {
-		o.n.Metrics.GaugeFunc(name, help, labels, func() float64 { s := o.replica.Local(); return f(&s) })
+		o.n.Metrics.GaugeFunc(name, help, labels, func() float64 {
+			l := p.live.Load()
+			if l == nil {
+				return 0
+			}
+			s := l.replica.Local()
+			return f(&s)
+		})
 	}
 	gauge(metrics.GroupServing, "1 while this replica serves the pair.", func(s *replica.Status) float64 {
 		if s.Serving {
@@ -55,91 +74,174 @@ func (o *operator) handle() {
 	gauge(metrics.GroupTerm, "Raft term.", func(s *replica.Status) float64 { return float64(s.Term) })
 	gauge(metrics.GroupApplied, "Last entry applied here.", func(s *replica.Status) float64 { return float64(s.Applied) })
 	gauge(metrics.GroupCommit, "Last entry known to be committed.", func(s *replica.Status) float64 { return float64(s.Committed) })
-	o.n.Metrics.GaugeFunc(metrics.LogBytes, "Octets of the log's files.", labels, func() float64 { return float64(o.logBytes()) })
+	gauge(metrics.GroupVoters, "Members of the pair that vote.", func(s *replica.Status) float64 {
+		n := 0
+		for _, m := range s.Members {
+			if m.Voter {
+				n++
+			}
+		}
+		return float64(n)
+	})
+	gauge("postern_group_alarms", "What an operator has to know of the pair, as postern pair status says it.", func(s *replica.Status) float64 {
+		return float64(len(s.Alarms))
+	})
+	o.n.Metrics.GaugeFunc(metrics.LogBytes, "Octets of the log's files.", labels, func() float64 { return float64(p.logBytes()) })
 }
 
-func (o *operator) mine(pair string) error {
-	if pair != "" && pair != o.group.Pair {
-		return fmt.Errorf("%w: no replica of pair %q here", admin.ErrNotFound, pair)
+// of returns the place of a pair; "" is the only one.
+func (o *operator) of(pair string) (*place, error) {
+	for _, p := range o.places {
+		if p.group.Pair == pair || pair == "" && len(o.places) == 1 {
+			return p, nil
+		}
 	}
-	return nil
+	if pair == "" {
+		return nil, fmt.Errorf("%w: this node has %d pairs: name one", admin.ErrBadRequest, len(o.places))
+	}
+	return nil, fmt.Errorf("%w: no replica of pair %q here", admin.ErrNotFound, pair)
 }
 
-func (o *operator) logBytes() int64 { return group.DirSize(filepath.Join(o.group.Dir, "log")) }
+// running returns the replica of a pair, if it runs.
+func (o *operator) running(pair string) (*live, error) {
+	p, err := o.of(pair)
+	if err != nil {
+		return nil, err
+	}
+	l := p.live.Load()
+	if l == nil {
+		why := p.slot.Why()
+		if why == nil {
+			why = errors.New("it starts")
+		}
+		return nil, fmt.Errorf("%w: the replica of pair %s does not run: %w", admin.ErrConflict, p.group.Pair, why)
+	}
+	return l, nil
+}
 
-func (o *operator) groupStatus() admin.GroupStatus {
-	s := o.replica.Local()
-	out := admin.GroupStatus{
-		Pair: o.group.Pair, Node: o.n.Config.Node, Serving: s.Serving, Leader: s.Leader, State: s.State, Term: s.Term,
-		First: s.First, Last: s.Last, Commit: s.Committed, Applied: o.machine.Applied(), Floor: s.Floor, LogBytes: o.logBytes(),
+func (p *place) logBytes() int64 { return group.DirSize(filepath.Join(p.group.Dir, "log")) }
+
+func (p *place) status() admin.GroupStatus {
+	var out admin.GroupStatus
+	if l := p.live.Load(); l != nil {
+		s := l.replica.Local()
+		out = admin.GroupStatus{
+			Serving: s.Serving, Leader: s.Leader, State: s.State, Term: s.Term,
+			First: s.First, Last: s.Last, Commit: s.Committed, Applied: l.machine.Applied(), Floor: s.Floor,
+			Members: group.Members(s.Members), Alarms: s.Alarms,
+		}
+		for _, m := range s.Members {
+			if m.Voter {
+				out.Voters = append(out.Voters, m.Name)
+			}
+		}
 	}
-	for _, m := range o.group.Members {
-		out.Voters = append(out.Voters, m.Node)
+	p.slot.Describe(&out)
+	if l := p.live.Load(); l != nil {
+		l.upkeep.status(&out)
 	}
+	out.LogBytes = p.logBytes()
 	return out
 }
 
 func (o *operator) status(s *admin.NodeStatus) {
-	s.Pair = o.group.Pair
-	s.Groups = append(s.Groups, o.groupStatus())
+	if len(o.places) == 1 {
+		s.Pair = o.places[0].group.Pair
+	}
+	for _, p := range o.places {
+		s.Groups = append(s.Groups, p.status())
+	}
 }
 
-// self is what gossip is told.
+// self is what gossip is told. With more than one group the services carry the
+// pair's name.
 func (o *operator) self() gossip.Self {
-	s, c := o.replica.Local(), o.n.Config
-	return gossip.Self{
-		Services: map[string]string{"lmtp": c.Serve.LMTP, "imap": c.Serve.IMAP, "pop3": c.Serve.POP3},
-		Groups:   []gossip.Group{{Pair: o.group.Pair, Serving: s.Serving, Term: s.Term, Applied: s.Applied}},
+	c := o.n.Config
+	out := gossip.Self{Services: map[string]string{}}
+	for _, p := range o.places {
+		g := gossip.Group{Pair: p.group.Pair}
+		if l := p.live.Load(); l != nil {
+			s := l.replica.Local()
+			g.Serving, g.Term, g.Applied = s.Serving && !l.log.barred.Load(), s.Term, s.Applied
+		}
+		out.Groups = append(out.Groups, g)
+		at, err := addresses(c, p.group)
+		if err != nil {
+			continue // cannot be: it was checked at the start
+		}
+		suffix := ""
+		if len(o.places) > 1 {
+			suffix = "/" + p.group.Pair
+		}
+		out.Services["lmtp"+suffix], out.Services["imap"+suffix], out.Services["pop3"+suffix] = at.LMTP, at.IMAP, at.POP3
 	}
+	return out
 }
 
 // transfer hands over to another replica, when this one serves.
 func (o *operator) transfer(ctx context.Context, in admin.TransferRequest) (admin.GroupStatus, error) {
-	if err := o.mine(in.Pair); err != nil {
+	l, err := o.running(in.Pair)
+	if err != nil {
 		return admin.GroupStatus{}, err
 	}
 	id := ""
 	if in.To != "" {
-		for _, m := range o.group.Members {
-			if m.Node == in.To && !m.Witness {
+		for _, m := range l.replica.Configured() {
+			if m.Name == in.To && !m.Witness && m.Voter {
 				id = m.ID
 			}
 		}
 		if id == "" {
-			return admin.GroupStatus{}, fmt.Errorf("%w: pair %s has no data replica on node %q", admin.ErrNotFound, o.group.Pair, in.To)
+			return admin.GroupStatus{}, fmt.Errorf("%w: pair %s has no data replica on node %q", admin.ErrNotFound, l.place.group.Pair, in.To)
 		}
 	}
-	if !o.replica.Serving() {
+	if !l.replica.Serving() {
 		return admin.GroupStatus{}, fmt.Errorf("%w: this replica does not serve", admin.ErrConflict)
 	}
 	if in.To == o.n.Config.Node {
-		return o.groupStatus(), nil
+		return l.place.status(), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := o.replica.Transfer(ctx, id); err != nil {
+	if err := l.replica.Transfer(ctx, id); err != nil {
 		return admin.GroupStatus{}, fmt.Errorf("%w: %w", admin.ErrConflict, err)
 	}
-	return o.groupStatus(), nil
+	return l.place.status(), nil
 }
 
-// drain hands over; gossip tells the relays to prefer the others.
+// drain hands over what is served here; gossip tells the relays to prefer the
+// others.
 func (o *operator) drain(ctx context.Context, on bool) error {
-	if !on || !o.replica.Serving() {
+	if !on {
 		return nil
 	}
-	return o.replica.Transfer(ctx, "")
+	errs := make([]error, len(o.places))
+	var wg sync.WaitGroup
+	for i, p := range o.places {
+		l := p.live.Load()
+		if l == nil || !l.replica.Serving() {
+			continue
+		}
+		wg.Go(func() {
+			if err := l.replica.Transfer(ctx, ""); err != nil {
+				errs[i] = fmt.Errorf("pair %s: %w", p.group.Pair, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func (o *operator) accounts(ctx context.Context, in admin.MailboxQuery) (admin.MailboxListing, error) {
-	if err := o.mine(in.Pair); err != nil {
+	l, err := o.running(in.Pair)
+	if err != nil {
 		return admin.MailboxListing{}, err
 	}
 	limit := in.Limit
 	if limit <= 0 || limit > 10_000 {
 		limit = 1000
 	}
-	names, err := o.boxes.Accounts(ctx, in.After, limit+1)
+	names, err := l.boxes.Accounts(ctx, in.After, limit+1)
 	if err != nil {
 		return admin.MailboxListing{}, conflict(err)
 	}
@@ -151,22 +253,23 @@ func (o *operator) accounts(ctx context.Context, in admin.MailboxQuery) (admin.M
 }
 
 func (o *operator) account(ctx context.Context, in admin.MailboxQuery) (admin.MailboxDetail, error) {
-	if err := o.mine(in.Pair); err != nil {
+	l, err := o.running(in.Pair)
+	if err != nil {
 		return admin.MailboxDetail{}, err
 	}
 	// Account makes what is missing, so the name is looked for first.
-	names, err := o.boxes.Accounts(ctx, before(in.Account), 1)
+	names, err := l.boxes.Accounts(ctx, before(in.Account), 1)
 	if err != nil {
 		return admin.MailboxDetail{}, conflict(err)
 	}
 	if len(names) == 0 || names[0] != in.Account {
-		return admin.MailboxDetail{}, fmt.Errorf("%w: no account %q in pair %s", admin.ErrNotFound, in.Account, o.group.Pair)
+		return admin.MailboxDetail{}, fmt.Errorf("%w: no account %q in pair %s", admin.ErrNotFound, in.Account, l.place.group.Pair)
 	}
-	a, err := o.boxes.Account(ctx, in.Account)
+	a, err := l.boxes.Account(ctx, in.Account)
 	if err != nil {
 		return admin.MailboxDetail{}, conflict(err)
 	}
-	out := admin.MailboxDetail{Account: in.Account, Pair: o.group.Pair}
+	out := admin.MailboxDetail{Account: in.Account, Pair: l.place.group.Pair}
 	used, count, limit, err := a.Quota(ctx)
 	if err != nil {
 		return out, conflict(err)

@@ -5,19 +5,15 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"fmt"
-	"log/slog"
 	"net"
 	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/backend/imapd"
 	"github.com/postern-mail/postern/backend/lmtpd"
-	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/backend/pop3d"
-	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/mail"
-	"github.com/postern-mail/postern/shared/maillog"
 	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/smtp"
 	"github.com/postern-mail/postern/shared/tlsconf"
@@ -28,61 +24,69 @@ type server interface {
 	Serve(ctx context.Context, l net.Listener) error
 }
 
-// serve starts the mail protocols: behind mutual TLS for the relays, and
-// plainly on loopback where measuring is configured.
-func serve(n *daemon.Node[config.Backend], boxes *mailbox.Service, mailLog *maillog.Log) error {
+// serve starts the mail protocols of a group: behind mutual TLS for the relays,
+// and plainly on loopback where measuring is configured, for the first group.
+func (l *live) serve() error {
+	n := l.place.n
 	c := n.Config
+	at, err := addresses(c, l.place.group)
+	if err != nil {
+		return err
+	}
 	lmtp := lmtpd.Config{
-		Mailboxes: boxes, Hostname: c.Node, Domain: c.Bench.Domain, TLS: n.TLS.Server(tlsconf.RelayMX),
+		Mailboxes: l.boxes, Hostname: c.Node, Domain: c.Bench.Domain, TLS: n.TLS.Server(tlsconf.RelayMX),
 		PrivateFor: func(*smtp.ConnInfo) bool { return true }, // no other peer gets through the handshake
-		MaxMessage: int64(c.Mail.MaxSize), Log: n.Log, Mail: mailLog,
+		MaxMessage: int64(c.Mail.MaxSize), Log: n.Log, Mail: l.place.mail,
 	}
 	imap := imapd.Config{
-		Mailboxes: boxes, Hostname: c.Node, TLS: n.TLS.Server(tlsconf.RelayProxy), Authenticate: external,
+		Mailboxes: l.boxes, Hostname: c.Node, TLS: n.TLS.Server(tlsconf.RelayProxy), Authenticate: external,
 		Log: n.Log, Metrics: counts{}, MaxSessions: c.Mail.MaxSessions, MaxAppend: int64(c.Mail.MaxSize),
 		AuthDelay: time.Millisecond, // the relay has made the client wait already
 	}
 	pop3 := pop3d.Config{
-		Mailboxes: boxes, Hostname: c.Node, TLS: n.TLS.Server(tlsconf.RelayProxy), Authenticate: external,
+		Mailboxes: l.boxes, Hostname: c.Node, TLS: n.TLS.Server(tlsconf.RelayProxy), Authenticate: external,
 		MaxConns: c.Mail.MaxSessions, Log: n.Log,
 	}
-	if err := serveOne(n, "lmtp", c.Serve.LMTP, lmtp, lmtpd.New); err != nil {
+	if err := serveOne(l, "lmtp", at.LMTP, lmtp, lmtpd.New); err != nil {
 		return err
 	}
-	if err := serveOne(n, "imap", c.Serve.IMAP, imap, imapd.New); err != nil {
+	if err := serveOne(l, "imap", at.IMAP, imap, imapd.New); err != nil {
 		return err
 	}
-	if err := serveOne(n, "pop3", c.Serve.POP3, pop3, pop3d.New); err != nil {
+	if err := serveOne(l, "pop3", at.POP3, pop3, pop3d.New); err != nil {
 		return err
+	}
+	if l.place.group != &c.Groups[0] {
+		return nil
 	}
 	if c.Bench.LMTP != "" {
 		lmtp.TLS, lmtp.PrivateFor = nil, nil
-		if err := serveOne(n, "bench lmtp", c.Bench.LMTP, lmtp, lmtpd.New); err != nil {
+		if err := serveOne(l, "bench lmtp", c.Bench.LMTP, lmtp, lmtpd.New); err != nil {
 			return err
 		}
 	}
 	if c.Bench.IMAP != "" {
 		imap.TLS, imap.PasswordLogin, imap.Authenticate = nil, true, benchPassword(&c.Bench)
-		if err := serveOne(n, "bench imap", c.Bench.IMAP, imap, imapd.New); err != nil {
+		if err := serveOne(l, "bench imap", c.Bench.IMAP, imap, imapd.New); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// serveOne listens on addr and serves until the stop.
-func serveOne[C any, S server](n *daemon.Node[config.Backend], name, addr string, cfg C, newServer func(C) (S, error)) error {
+// serveOne listens on addr and serves until the replica stops.
+func serveOne[C any, S server](l *live, name, addr string, cfg C, newServer func(C) (S, error)) error {
 	s, err := newServer(cfg)
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", addr)
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	run, cancel := context.WithCancel(context.Background())
-	n.Go(name, func(context.Context) error { return s.Serve(run, l) })
-	n.OnStop(name, func(ctx context.Context) error {
+	l.run(func() error { return s.Serve(run, ln) })
+	l.onStop(func(ctx context.Context) error {
 		defer cancel()
 		if d, ok := any(s).(interface{ Shutdown(context.Context) error }); ok {
 			ctx, done := context.WithTimeout(ctx, 5*time.Second)
@@ -91,7 +95,7 @@ func serveOne[C any, S server](n *daemon.Node[config.Backend], name, addr string
 		}
 		return nil
 	})
-	n.Log.Log(context.Background(), slog.LevelInfo, "listening", "service", name, "addr", l.Addr().String())
+	l.place.n.Log.Info("listening", "service", name, "pair", l.place.group.Pair, "addr", ln.Addr().String())
 	return nil
 }
 

@@ -9,11 +9,13 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/ha/route"
 	"github.com/postern-mail/postern/shared/config"
+	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/cache"
 	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/metrics"
@@ -43,8 +45,14 @@ func (r *relay) openDirectory() error {
 		}
 		domains = append(domains, ldap.Domain(h))
 	}
+	schema, err := schemaOf(d)
+	if err != nil {
+		return err
+	}
 	servers, err := ldap.New(ldap.Config{
-		Domains: domains,
+		Domains: domains, Schema: schema, DCRoot: d.DCRoot, Uplevel: d.Uplevel, Vanity: d.VanityDomains,
+		LookupURLs: d.LookupURLs, LoginSeparators: d.LoginSeparators, URLHosts: d.URLHosts, Master: d.Master,
+		Fastest: d.ServerOrder == "fastest",
 		Servers: d.URLs, StartTLS: d.StartTLS, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		BindDN: d.BindDN, Password: password.Reveal(), Base: d.Base, DefaultDomain: d.DefaultDomain,
 		Timeout: d.Timeout, SearchConns: d.Connections, Log: r.n.Log,
@@ -61,10 +69,66 @@ func (r *relay) openDirectory() error {
 	}
 	r.n.OnStop("directory", func(context.Context) error { servers.Close(); return nil })
 	r.dir = &lookups{servers: servers, cache: cache.New(servers, cache.Config{
-		Entries: d.CacheEntries, TTL: d.CacheTTL, NegativeDomain: d.NegativeTTL, Stale: d.StaleTTL,
+		Entries: d.CacheEntries, TTL: d.CacheTTL, NegativeDomain: d.NegativeTTL, Negative: d.AddressNegativeTTL, Stale: d.StaleTTL,
 		PasswordTTL: r.c.Proxy.PasswordCacheTTL, Timeout: 2 * d.Timeout,
 	})}
+	r.keepDirectory(&schema)
 	return nil
+}
+
+// keepDirectory loads what the last run knew and saves what this one knows, for
+// a start while the directory is away.
+func (r *relay) keepDirectory(schema *directory.Schema) {
+	d := &r.c.Directory
+	if d.CacheFile == "" {
+		return
+	}
+	p := cache.Persistence{
+		Path: d.CacheFile, Bytes: int(d.CacheFileBytes), Schema: schema, Log: r.n.Log,
+		About: strings.Join([]string{d.Base, d.DCRoot, schema.Name, strings.Join(d.Attributes, ",")}, "\n"),
+	}
+	r.dir.cache.Load(p)
+	r.n.Go("directory cache", func(ctx context.Context) error {
+		r.dir.cache.Keep(ctx, p)
+		return nil
+	})
+}
+
+// schemaOf is the preset with the names that the configuration changes.
+func schemaOf(d *config.Directory) (directory.Schema, error) {
+	s, err := directory.Preset(d.Schema)
+	if err != nil {
+		return s, err
+	}
+	if len(d.ClassTags) > 0 {
+		if err := s.SetTags(d.ClassTags...); err != nil {
+			return s, fmt.Errorf("directory.class_tags: %w", err)
+		}
+	}
+	if err := s.Rename(d.Attributes...); err != nil {
+		return s, fmt.Errorf("directory.attributes: %w", err)
+	}
+	for name, set := range map[string]struct {
+		given []string
+		to    *[][]string
+	}{"user_classes": {d.UserClasses, &s.UserClasses}, "group_classes": {d.GroupClasses, &s.GroupClasses}} {
+		if len(set.given) == 0 {
+			continue
+		}
+		if *set.to, err = directory.ParseClasses(set.given); err != nil {
+			return s, fmt.Errorf("directory.%s: %w", name, err)
+		}
+	}
+	s.Extra = append(s.Extra, d.ExtraAttributes...)
+	s.DCFilter, s.OrganizationFilter = d.DomainFilterSchema1, d.DomainFilterSchema2
+	switch d.SubaddressSeparator {
+	case "":
+	case "none":
+		s.Separator = ""
+	default:
+		s.Separator = d.SubaddressSeparator
+	}
+	return s, nil
 }
 
 // pool reads CAs; nil, which means those of the system, without a file.

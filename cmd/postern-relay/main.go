@@ -17,6 +17,7 @@ import (
 	"github.com/postern-mail/postern/cmd/internal/journal"
 	"github.com/postern-mail/postern/relay/bounce"
 	"github.com/postern-mail/postern/relay/deliver"
+	"github.com/postern-mail/postern/relay/deliver/autoreply"
 	"github.com/postern-mail/postern/relay/deliver/lmtp"
 	"github.com/postern-mail/postern/relay/deliver/reprocess"
 	outbound "github.com/postern-mail/postern/relay/deliver/smtp"
@@ -50,7 +51,8 @@ type relay struct {
 	queue    *queue.Queue
 	resolver dns.Resolver
 	dir      *lookups
-	pairs    *lmtp.Agent
+	pairs    *autoreply.Agent
+	expander *expand.Expander
 	acceptor *transaction.Acceptor
 	outside  *outbound.Agent
 	jobs     *jobctl.Controller
@@ -103,11 +105,11 @@ func (r *relay) openQueue() (err error) {
 
 // openPairs fills the table of pairs with what the configuration knows, for
 // as long as gossip has said nothing.
-func (r *relay) openPairs() (err error) {
+func (r *relay) openPairs() error {
 	for _, s := range r.c.Pairs {
 		r.n.Routes.Update(static(s))
 	}
-	r.pairs, err = lmtp.New(lmtp.Config{
+	agent, err := lmtp.New(lmtp.Config{
 		Hello: r.c.Hostname, Routes: r.n.Routes,
 		TLS:     r.backendTLS(),
 		MaxIdle: r.c.LMTP.Connections, MaxConns: r.c.LMTP.Connections, IdleTime: r.c.LMTP.IdleTimeout, MaxRecipients: r.c.LMTP.Recipients,
@@ -115,21 +117,23 @@ func (r *relay) openPairs() (err error) {
 	if err != nil {
 		return err
 	}
-	r.n.OnClose("connections to the pairs", r.pairs)
-	return nil
+	r.n.OnClose("connections to the pairs", agent)
+	r.pairs, err = autoreply.New(autoreply.Config{Pairs: agent, Log: r.n.Log, Mail: r.mailLog})
+	return err
 }
 
 func (r *relay) openDoor() error {
-	x, err := expand.New(expand.Config{
-		Directory: r.dir.cache, Pair: r.n.Routes.Pair, Reprocessing: transaction.Reprocessing, Log: r.n.Log,
-	})
-	if err != nil {
+	if err := r.openExpander(); err != nil {
 		return err
 	}
+	var err error
 	cfg := transaction.Config{
 		Hostname: r.c.Hostname, Origin: r.c.Node, Domain: r.c.Directory.DefaultDomain,
-		Expander: x, Queue: r.queue, PairDeadline: r.c.Accept.PairDeadline, MaxReceived: r.c.SMTP.MaxReceived,
-		Log: r.n.Log, Mail: r.mailLog,
+		Expander: r.expander, Queue: r.queue, PairDeadline: r.c.Accept.PairDeadline, MaxReceived: r.c.SMTP.MaxReceived,
+		Log: r.n.Log, Mail: r.mailLog, Copies: r.copies(),
+	}
+	if r.c.Expand.Reverse {
+		cfg.Reverse = r.expander.Reverse
 	}
 	if r.c.Accept.Mode == "through" {
 		cfg.Pairs = r.pairs
@@ -137,6 +141,7 @@ func (r *relay) openDoor() error {
 	if r.acceptor, err = transaction.New(cfg); err != nil {
 		return err
 	}
+	r.pairs.Use(r.acceptor)
 	r.n.OnStop("door", func(context.Context) error { r.acceptor.Close(); return nil })
 	return nil
 }
@@ -164,9 +169,13 @@ func (r *relay) openJobs() error {
 	if err != nil {
 		return err
 	}
+	again, err := reprocess.New(reprocess.Config{Door: r.acceptor, Expander: r.expander, Log: r.n.Log})
+	if err != nil {
+		return err
+	}
 	agents := map[mail.Channel]deliver.Agent{
 		mail.ChannelLMTP:      r.pairs,
-		mail.ChannelReprocess: reprocess.New(r.acceptor),
+		mail.ChannelReprocess: again,
 	}
 	if r.outside != nil {
 		agents[mail.ChannelSMTP] = r.outside

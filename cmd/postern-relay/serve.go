@@ -45,7 +45,7 @@ func (r *relay) serveMail() error {
 	if err != nil {
 		return err
 	}
-	checker := &login.Checker{Directory: r.dir.cache, Pair: r.n.Routes.Pair}
+	checker := r.checker()
 	var services []dispatcher.Service
 	add := func(name string, addrs []string, role smtpd.Role, implicit bool) error {
 		if len(addrs) == 0 {
@@ -71,7 +71,7 @@ func (r *relay) serveMail() error {
 		if err != nil {
 			return err
 		}
-		engine.NewSession = counted(name, service.NewSession)
+		engine.NewSession = counted(name, login.Sessions(service.NewSession))
 		server, err := smtp.NewServer(engine)
 		if err != nil {
 			return err
@@ -93,6 +93,11 @@ func (r *relay) serveMail() error {
 		return err
 	}
 	return r.dispatch(services)
+}
+
+// checker checks logins.
+func (r *relay) checker() *login.Checker {
+	return &login.Checker{Directory: r.dir.cache, Pair: r.n.Routes.Pair, Host: login.HostOf(r.resolver)}
 }
 
 func (r *relay) dispatch(services []dispatcher.Service) error {
@@ -176,7 +181,7 @@ func (r *relay) serveAccess() error {
 	if err != nil {
 		return err
 	}
-	checker := &login.Checker{Directory: r.dir.cache, Pair: r.n.Routes.Pair}
+	checker := r.checker()
 	for _, s := range []struct {
 		name     string
 		addrs    []string

@@ -7,14 +7,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 
 	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/cmd/internal/group"
 	"github.com/postern-mail/postern/ha/gossip"
+	"github.com/postern-mail/postern/ha/replica/voter"
 	"github.com/postern-mail/postern/ha/witness"
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/config"
@@ -52,6 +56,73 @@ func create(c *config.Witness, log *slog.Logger) error {
 	return nil
 }
 
+// seat is where this node holds the witness of one pair.
+type seat struct {
+	n     *daemon.Node[config.Witness]
+	group *config.Group
+	slot  *group.Slot
+	room  func() (used, most int64)
+	live  atomic.Pointer[live]
+	alarm atomic.Int32 // the last share of the room that was reported, in percent
+}
+
+// live is a witness that runs.
+type live struct {
+	seat   *seat
+	w      *witness.Witness
+	cancel context.CancelFunc
+	over   atomic.Bool
+	done   chan struct{}
+	ended  chan error
+}
+
+// Ended implements group.Running.
+func (l *live) Ended() <-chan error { return l.ended }
+
+// Stop implements group.Running.
+func (l *live) Stop(context.Context) error {
+	l.over.Store(true)
+	l.seat.live.CompareAndSwap(l, nil)
+	l.cancel()
+	<-l.done
+	close(l.ended)
+	return nil
+}
+
+func (s *seat) open(m voter.Config) (group.Running, error) {
+	m.OnFatal, m.Room = s.n.Fatal, s.room
+	w, err := witness.New(m)
+	if err != nil {
+		return nil, err
+	}
+	run, cancel := context.WithCancel(context.Background())
+	l := &live{seat: s, w: w, cancel: cancel, done: make(chan struct{}), ended: make(chan error, 1)}
+	go func() {
+		defer close(l.done)
+		err := w.Run(run)
+		if l.over.Load() {
+			return
+		}
+		if err == nil {
+			err = errors.New("ended by itself")
+		}
+		l.ended <- err
+	}()
+	s.live.Store(l)
+	return l, nil
+}
+
+func (s *seat) ready(context.Context) error {
+	if err := s.slot.Why(); err != nil {
+		return err
+	}
+	if l := s.live.Load(); l == nil || l.w.Status().Leader == "" {
+		return errors.New("no leader is known")
+	}
+	return nil
+}
+
+// start opens the port and then each group's place.
 func start(_ context.Context, n *daemon.Node[config.Witness]) error {
 	c := n.Config
 	port, err := group.OpenPort(&c.Raft, n.TLS, n.Log)
@@ -59,64 +130,146 @@ func start(_ context.Context, n *daemon.Node[config.Witness]) error {
 		return err
 	}
 	n.OnClose("raft port", port)
-	all := make([]*witness.Witness, len(c.Groups))
+	var seats []*seat
 	for i := range c.Groups {
-		m, err := group.Member(c.Node, &c.Groups[i], &c.Raft, n.Log)
-		if err != nil {
-			return err
-		}
-		m.Port, m.Authorize, m.NodeOf, m.OnFatal = port, group.Authorize, group.NodeOf, n.Fatal
-		m.ClientTLS = group.Client(n.TLS)
-		w, err := witness.New(m)
-		if err != nil {
-			return err
-		}
-		all[i] = w
-		run, stop := context.WithCancel(context.Background())
-		n.Go("witness of "+m.Pair, func(context.Context) error { return w.Run(run) })
-		n.OnStop("witness of "+m.Pair, func(context.Context) error { stop(); return w.Close() })
-		n.Check("pair "+m.Pair, func(context.Context) error {
-			if w.Status().Leader == "" {
-				return fmt.Errorf("no leader is known")
-			}
-			return nil
+		g := &c.Groups[i]
+		s := &seat{n: n, group: g, room: group.Room(filepath.Join(g.Dir, "log"), int64(c.Retain.MaxLog))}
+		s.slot = group.NewSlot(group.SlotConfig{
+			Node: c.Node, Group: g, Raft: &c.Raft, Witness: true, Port: port, TLS: n.TLS, Log: n.Log, Open: s.open, Changed: n.Changed,
 		})
-		gauges(n, m.Pair, m.Dir, w)
+		if err := s.slot.Start(); err != nil {
+			return err
+		}
+		seats = append(seats, s)
+		n.Go("witness of "+g.Pair, s.slot.Run)
+		n.OnStop("witness of "+g.Pair, s.slot.Stop)
+		n.Check("pair "+g.Pair, s.ready)
+		s.figures()
 	}
-	status := func(i int) admin.GroupStatus { return groupStatus(c, i, all[i]) }
-	n.Status = func(s *admin.NodeStatus) {
-		for i := range all {
-			s.Groups = append(s.Groups, status(i))
+	n.Go("room of the logs", func(ctx context.Context) error { watchRoom(ctx, seats); return nil })
+	n.Status = func(out *admin.NodeStatus) {
+		for _, s := range seats {
+			out.Groups = append(out.Groups, s.status())
 		}
 	}
 	n.Self = func() gossip.Self { return gossip.Self{} }
-	admin.Handle(n.Admin, admin.PairStatus, func(_ context.Context, in admin.PairName) (admin.GroupStatus, error) {
-		for i := range c.Groups {
-			if c.Groups[i].Pair == in.Pair || in.Pair == "" && len(all) == 1 {
-				return status(i), nil
+	of := func(pair string) (*seat, error) {
+		for _, s := range seats {
+			if s.group.Pair == pair || pair == "" && len(seats) == 1 {
+				return s, nil
 			}
 		}
-		return admin.GroupStatus{}, fmt.Errorf("%w: no member of pair %q here", admin.ErrNotFound, in.Pair)
+		return nil, fmt.Errorf("%w: no member of pair %q here", admin.ErrNotFound, pair)
+	}
+	admin.Handle(n.Admin, admin.PairStatus, func(_ context.Context, in admin.PairName) (admin.GroupStatus, error) {
+		s, err := of(in.Pair)
+		if err != nil {
+			return admin.GroupStatus{}, err
+		}
+		return s.status(), nil
+	})
+	admin.Handle(n.Admin, admin.PairJoin, func(ctx context.Context, in admin.JoinRequest) (admin.GroupMember, error) {
+		s, err := of(in.Pair)
+		if err != nil {
+			return admin.GroupMember{}, err
+		}
+		in.Pair = s.group.Pair
+		return s.slot.Join(ctx, in)
 	})
 	return nil
 }
 
-func groupStatus(c *config.Witness, i int, w *witness.Witness) admin.GroupStatus {
-	g, s := &c.Groups[i], w.Status()
-	out := admin.GroupStatus{
-		Pair: g.Pair, Node: c.Node, Witness: true, Leader: s.Leader, State: s.State, Term: s.Term,
-		First: s.First, Last: s.Last, Commit: s.Committed, Applied: s.Committed, Floor: s.Floor,
-		LogBytes: group.DirSize(filepath.Join(g.Dir, "log")),
+// Shares of a log's room, in percent, at which an alarm is raised, and at which
+// the serving replica holds writes back.
+const (
+	alarmShare = 50
+	holdShare  = 90
+)
+
+// share is the part of the room that the log takes, in percent.
+func (s *seat) share() int64 {
+	used, most := s.room()
+	if most <= 0 {
+		return 0
 	}
-	for _, m := range g.Members {
-		out.Voters = append(out.Voters, m.Node)
+	return 100 * used / most
+}
+
+// alarms are what an operator has to know.
+func (s *seat) alarms() []string {
+	share := s.share()
+	switch {
+	case share >= holdShare:
+		return []string{fmt.Sprintf("the log takes %d %% of its room: writes are held back until the data replica that is away is back or evicted", share)}
+	case share >= alarmShare:
+		return []string{fmt.Sprintf("the log takes %d %% of its room, since a data replica is away", share)}
 	}
+	return nil
+}
+
+// watchRoom logs when a log reaches a part of its room, and when it has left it.
+func watchRoom(ctx context.Context, seats []*seat) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		for _, s := range seats {
+			now := int32(0)
+			for _, at := range []int32{alarmShare, holdShare} {
+				if s.share() >= int64(at) {
+					now = at
+				}
+			}
+			if was := s.alarm.Swap(now); was != now {
+				s.n.Log.Warn("room of the log", "pair", s.group.Pair, "percent", s.share(), "was_over", was, "is_over", now)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *seat) status() admin.GroupStatus {
+	var out admin.GroupStatus
+	if l := s.live.Load(); l != nil {
+		st := l.w.Status()
+		out = admin.GroupStatus{
+			Leader: st.Leader, State: st.State, Term: st.Term, First: st.First, Last: st.Last, Commit: st.Committed,
+			Applied: st.Committed, Floor: st.Floor, Members: group.Members(st.Members), Alarms: s.alarms(),
+		}
+		for _, m := range st.Members {
+			if m.Voter {
+				out.Voters = append(out.Voters, m.Name)
+			}
+		}
+	}
+	s.slot.Describe(&out)
+	out.LogBytes = group.DirSize(filepath.Join(s.group.Dir, "log"))
+	_, out.LogLimit = s.room()
 	return out
 }
 
-func gauges(n *daemon.Node[config.Witness], pair, dir string, w *witness.Witness) {
-	labels := map[string]string{"pair": pair}
-	n.Metrics.GaugeFunc(metrics.GroupTerm, "Raft term.", labels, func() float64 { return float64(w.Status().Term) })
-	n.Metrics.GaugeFunc(metrics.GroupCommit, "Last entry known to be committed.", labels, func() float64 { return float64(w.Status().Committed) })
-	n.Metrics.GaugeFunc(metrics.LogBytes, "Octets of the log's files.", labels, func() float64 { return float64(group.DirSize(filepath.Join(dir, "log"))) })
+// figures registers what is read when it is scraped.
+func (s *seat) figures() {
+	labels := map[string]string{"pair": s.group.Pair}
+	gauge := func(name, help string, f func(witness.Status) float64) {
+		s.n.Metrics.GaugeFunc(name, help, labels, func() float64 {
+			l := s.live.Load()
+			if l == nil {
+				return 0
+			}
+			return f(l.w.Status())
+		})
+	}
+	gauge(metrics.GroupTerm, "Raft term.", func(st witness.Status) float64 { return float64(st.Term) })
+	gauge(metrics.GroupCommit, "Last entry known to be committed.", func(st witness.Status) float64 { return float64(st.Committed) })
+	reg := s.n.Metrics
+	reg.GaugeFunc(metrics.LogBytes, "Octets of the log's files.", labels, func() float64 {
+		return float64(group.DirSize(filepath.Join(s.group.Dir, "log")))
+	})
+	reg.GaugeFunc("postern_log_room_ratio", "Part of its room that the log takes; writes are held back at 0.9.", labels, func() float64 {
+		return float64(s.share()) / 100
+	})
 }

@@ -42,7 +42,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/raft":         {"ha/replica", "ha/witness", "ha/seglog"},
 	"github.com/hashicorp/memberlist":   {"ha/gossip"},
 	"github.com/emersion/go-smtp":       {"relay/deliver/smtp", "integration"},
-	"github.com/emersion/go-imap":       {"backend/imapd", "integration"},
+	"github.com/emersion/go-imap":       {"backend/imapd", "ha/drill", "integration"},
 	"github.com/emersion/go-message":    {},
 	"github.com/cockroachdb/pebble":     {"backend/store"},
 	"github.com/pires/go-proxyproto":    {"shared/smtp", "relay/dispatcher"},

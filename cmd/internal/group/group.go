@@ -17,14 +17,10 @@ import (
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
-// Member describes the member of g that node is. Port, network and Fatal are
-// the caller's to fill in.
+// Member describes the member of g that node is when the group is made. Port,
+// network and Fatal are the caller's to fill in.
 func Member(node string, g *config.Group, r *config.Raft, log *slog.Logger) (voter.Config, error) {
-	c := voter.Config{
-		Dir: g.Dir, Pair: g.Pair, SegmentSize: int64(r.SegmentSize), CacheBytes: int64(r.EntryCache),
-		Timings: voter.Timings{Heartbeat: r.HeartbeatTimeout, Election: r.HeartbeatTimeout},
-		Log:     log,
-	}
+	c := describe(g, r, log)
 	for _, m := range g.Members {
 		c.Peers = append(c.Peers, voter.Peer{ID: m.ID, Name: m.Node, Addr: m.Addr, Witness: m.Witness})
 		if m.Node == node {
@@ -35,6 +31,15 @@ func Member(node string, g *config.Group, r *config.Raft, log *slog.Logger) (vot
 		return c, fmt.Errorf("pair %s: node %s is not among its members", g.Pair, node)
 	}
 	return c, nil
+}
+
+// describe is what all members of a group on this node have in common.
+func describe(g *config.Group, r *config.Raft, log *slog.Logger) voter.Config {
+	return voter.Config{
+		Dir: g.Dir, Pair: g.Pair, SegmentSize: int64(r.SegmentSize), CacheBytes: int64(r.EntryCache),
+		Timings: voter.Timings{Heartbeat: r.HeartbeatTimeout, Election: r.HeartbeatTimeout},
+		Log:     log,
+	}
 }
 
 // OpenPort listens for the members of the other nodes' groups.

@@ -123,7 +123,8 @@ Exit status: 0 done, 1 failed, 2 wrongly given or could not run.`,
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{outTable, outJSON}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.devCmd(), a.statusCmd(), a.traceCmd(), a.queueCmd(), a.pairCmd(), a.mailboxCmd(), a.nodeCmd(), a.reloadCmd(),
-		a.pkiCmd(), a.gossipCmd(), a.configCmd(), a.versionCmd(), a.docsCmd(),
+		a.drillCmd(), a.pkiCmd(), a.gossipCmd(), a.configCmd(), a.versionCmd(), a.docsCmd(),
+		a.testCmd(), a.directoryCmd(), a.backupCmd(), a.storeCmd(),
 	)
 	return root
 }

@@ -12,8 +12,10 @@ import (
 )
 
 func (a *app) pairCmd() *cobra.Command {
-	return a.onCluster(group("pair", "Look at pairs and hand them over", "pair shows the replicas of pairs and has them hand over.",
-		a.pairStatusCmd(), a.pairTransferCmd(), a.pairDrainCmd()))
+	return a.onCluster(group("pair", "Look at pairs, hand them over, change their members",
+		"pair shows the replicas of pairs, has them hand over, and changes who is in them.",
+		a.pairStatusCmd(), a.pairTransferCmd(), a.pairDrainCmd(), a.pairMembersCmd(), a.pairEvictCmd(), a.pairReplaceCmd(),
+		a.pairAddCmd(), a.pairRemoveCmd(), a.pairRecoverCmd()))
 }
 
 func (a *app) pairStatusCmd() *cobra.Command {
@@ -35,6 +37,13 @@ answer is down.`,
 			if err != nil {
 				return err
 			}
+			for _, p := range pairs {
+				for _, n := range p.Nodes {
+					for _, alarm := range n.Alarms {
+						a.warn("%s, %s: %s", p.Name, n.Name, alarm)
+					}
+				}
+			}
 			return a.emit(pairs, func(w io.Writer) error { return printPairs(w, pairs) })
 		}),
 	}
@@ -47,6 +56,9 @@ func printPairs(w io.Writer, pairs []fleet.PairDetail) error {
 			state := n.State
 			if n.Serving {
 				state += ", serving"
+			}
+			if s := n.Seeding; s != nil && s.Total > 0 {
+				state += fmt.Sprintf(", %d %%", 100*s.Bytes/s.Total)
 			}
 			if n.State == fleet.StateDown {
 				t.Row(p.Name, n.Name, n.Role, state, "-", "-", "-", "-", "-", "-", "-")

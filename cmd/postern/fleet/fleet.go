@@ -50,9 +50,11 @@ type Target struct {
 type Node struct {
 	Name   string // "" until it has answered, for a node given by address
 	Role   string // the same
-	Pair   string // the same
+	Pair   string // the same; of a node with several pairs, the first
 	Addr   string // admin port, or path of the socket
 	client *admin.Client
+
+	pairs []string // of which it holds members, nil while it has not been asked
 }
 
 // Fleet is the nodes of a cluster.
@@ -94,7 +96,7 @@ func (f *Fleet) openDir(dir string) error {
 	}
 	f.Dev = file
 	add := func(name, role, pair, path string) {
-		f.Nodes = append(f.Nodes, &Node{name, role, pair, path, admin.NewUnixClient(path)})
+		f.Nodes = append(f.Nodes, &Node{Name: name, Role: role, Pair: pair, Addr: path, client: admin.NewUnixClient(path)})
 	}
 	for _, r := range file.Relays {
 		add(r.Name, Relay, "", r.Admin)
@@ -160,9 +162,47 @@ func (f *Fleet) Identify(ctx context.Context) {
 
 func (n *Node) learn(s *admin.NodeStatus) {
 	n.Name, n.Role, n.Pair = s.Name, s.Role, s.Pair
-	if n.Pair == "" && len(s.Groups) > 0 {
-		n.Pair = s.Groups[0].Pair
+	n.hold(s)
+}
+
+// hold notes the pairs of which a node holds members.
+func (n *Node) hold(s *admin.NodeStatus) {
+	n.pairs = nil
+	for _, g := range s.Groups {
+		n.pairs = append(n.pairs, g.Pair)
 	}
+	if n.Pair == "" && len(n.pairs) > 0 {
+		n.Pair = n.pairs[0]
+	}
+}
+
+// holders lists the nodes of roles once for each pair of which they hold a
+// member, with that pair as theirs. Nodes that do not answer keep the pair they
+// are known for.
+func (f *Fleet) holders(ctx context.Context, roles ...string) (out []*Node) {
+	nodes := f.Role(roles...)
+	for _, r := range All(ctx, f, nodes, func(ctx context.Context, n *Node) (admin.NodeStatus, error) {
+		if n.pairs != nil || f.Dev != nil {
+			return admin.NodeStatus{}, nil
+		}
+		return Call(ctx, n, admin.GetStatus, admin.None{})
+	}) {
+		if r.Err == nil && len(r.Value.Groups) > 0 {
+			r.Node.hold(&r.Value)
+		}
+	}
+	for _, n := range nodes {
+		pairs := n.pairs
+		if pairs == nil {
+			pairs = []string{n.Pair}
+		}
+		for _, pair := range pairs {
+			one := *n
+			one.Pair = pair
+			out = append(out, &one)
+		}
+	}
+	return out
 }
 
 // Title is the name of a node, or its address while the name is not known.

@@ -29,7 +29,9 @@ func (f *Fleet) best(ctx context.Context, pair string) ([]*Node, error) {
 			}
 		}
 		if n, err := f.Find(name); err == nil {
-			nodes = append(nodes, n)
+			one := *n
+			one.Pair = p.Name
+			nodes = append(nodes, &one)
 		}
 	}
 	if len(nodes) == 0 {

@@ -36,6 +36,12 @@ type Replica struct {
 	LogBytes int64  `json:"log_bytes"`
 	Digest   string `json:"digest"`
 	Error    string `json:"error,omitempty"`
+
+	ID       string         `json:"id,omitempty"`
+	Alarms   []string       `json:"alarms,omitempty"`
+	Seeding  *admin.Seeding `json:"seeding,omitempty"`
+	LogLimit int64          `json:"log_limit,omitempty"`
+	Upkeep   *admin.Upkeep  `json:"upkeep,omitempty"`
 }
 
 type replicaAnswer struct {
@@ -47,7 +53,7 @@ type replicaAnswer struct {
 func (f *Fleet) Pairs(ctx context.Context, name string) ([]PairDetail, error) {
 	f.Identify(ctx)
 	var nodes []*Node
-	for _, n := range f.Role(Backend, Witness) {
+	for _, n := range f.holders(ctx, Backend, Witness) {
 		if name == "" || n.Pair == name {
 			nodes = append(nodes, n)
 		}
@@ -58,6 +64,9 @@ func (f *Fleet) Pairs(ctx context.Context, name string) ([]PairDetail, error) {
 	results := All(ctx, f, nodes, func(ctx context.Context, n *Node) (a replicaAnswer, err error) {
 		if a.group, err = Call(ctx, n, admin.PairStatus, admin.PairName{Pair: n.Pair}); err != nil || n.Role == Witness {
 			return a, err
+		}
+		if a.group.Term == 0 {
+			return a, nil // no replica runs there
 		}
 		a.digest, err = Call(ctx, n, admin.PairDigest, admin.PairName{Pair: n.Pair})
 		return a, err
@@ -90,6 +99,7 @@ func replicaOf(r *Result[replicaAnswer]) Replica {
 	out := Replica{
 		Name: r.Node.Name, Role: "data", State: strings.ToLower(g.State), Serving: g.Serving, Term: g.Term,
 		Applied: g.Applied, Commit: g.Commit, First: g.First, Last: g.Last, LogBytes: g.LogBytes,
+		ID: g.ID, Alarms: g.Alarms, Seeding: g.Seeding, LogLimit: g.LogLimit, Upkeep: g.Upkeep,
 	}
 	if r.Node.Role == Witness {
 		out.Role = "witness"

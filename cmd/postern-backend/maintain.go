@@ -1,0 +1,405 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-mail/postern/backend/fsm"
+	"github.com/postern-mail/postern/backend/mailbox"
+	"github.com/postern-mail/postern/backend/store"
+	"github.com/postern-mail/postern/backend/store/compact"
+	"github.com/postern-mail/postern/backend/store/scrub"
+	"github.com/postern-mail/postern/backend/store/snapshot"
+	"github.com/postern-mail/postern/ha/seglog"
+	"github.com/postern-mail/postern/shared/admin"
+	"github.com/postern-mail/postern/shared/config"
+	"github.com/postern-mail/postern/shared/fsx"
+	"github.com/postern-mail/postern/shared/metrics"
+)
+
+// peer is the other data replica, as upkeep asks it.
+type peer interface {
+	scrub.Peer
+	// Mark returns the entry of the last Digest command that the other replica
+	// has applied and its digest there.
+	Mark(ctx context.Context) (index uint64, digest store.Sum, err error)
+}
+
+// upkeepConfig is what upkeep works on.
+type upkeepConfig struct {
+	Pair, Node string
+	Dir        string // of the group
+	Settings   config.Upkeep
+	Snapshots  config.Snapshots
+	Log        *seglog.Log
+	Rows       *store.Store
+	Machine    *fsm.FSM
+	Boxes      *mailbox.Service
+	Logger     *slog.Logger
+
+	Propose func(ctx context.Context, data []byte) error
+	Serving func() bool
+	Trim    func() error                                     // lets raft forget what is in every state
+	Base    func() (json.RawMessage, error)                  // for snapshots
+	Yield   func(ctx context.Context) error                  // hands over to the other replica
+	Bar     func(bool)                                       // keeps this replica from serving
+	Peer    peer                                             // nil: there is nobody to ask
+	Now     func() time.Time                                 // time.Now
+	After   func(d time.Duration) (<-chan time.Time, func()) // a timer and its stop
+}
+
+// upkeep looks after the store of one replica: it makes snapshots, compacts,
+// scrubs, compares digests, and does what an operator asks of these.
+type upkeep struct {
+	cfg       upkeepConfig
+	keeper    *snapshot.Keeper
+	compactor *compact.Compactor
+	scrubber  *scrub.Scrubber
+	differ    chan fsm.Comparison // room for one
+	agreed    atomic.Uint64       // last entry at which the replicas were equal
+
+	compacting, scrubbing, checking sync.Mutex // one at a time of each
+
+	mu         sync.Mutex // guards what follows
+	quarantine string
+	state      admin.Upkeep
+	differed   uint64 // last entry at which the replicas were not equal
+	lost       string // alarm of the scrub
+	unsure     string // alarm of a comparison
+	failed     map[string]string
+	job        admin.UpkeepJob
+	progress   *atomic.Int64 // of the job
+	jobs       sync.WaitGroup
+	run        context.Context // of jobs and schedules
+	cancel     context.CancelFunc
+}
+
+// quarantineName is the file that keeps a replica from serving; it says why.
+const quarantineName = "quarantine"
+
+// settle is how long a replica runs before it looks after anything.
+const settle = time.Minute
+
+func newUpkeep(cfg upkeepConfig) (*upkeep, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.After == nil {
+		cfg.After = func(d time.Duration) (<-chan time.Time, func()) {
+			t := time.NewTimer(d)
+			return t.C, func() { t.Stop() }
+		}
+	}
+	cfg.Logger = cfg.Logger.With("pair", cfg.Pair)
+	u := &upkeep{cfg: cfg, differ: make(chan fsm.Comparison, 1), failed: map[string]string{}}
+	u.run, u.cancel = context.WithCancel(context.Background())
+	dir := filepath.Join(cfg.Dir, "snapshots")
+	if cfg.Snapshots.Dir != "" {
+		dir = filepath.Join(cfg.Snapshots.Dir, cfg.Pair)
+	}
+	log := upkeepLog{cfg.Log}
+	u.keeper = &snapshot.Keeper{Dir: dir, Pair: cfg.Pair, Node: cfg.Node, Log: log, Rows: cfg.Rows, Raft: cfg.Base, Now: cfg.Now}
+	s := &cfg.Settings
+	var err error
+	u.compactor, err = compact.New(compact.Config{
+		Log: compactLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "compact.json"), Oldest: u.keeper.Oldest,
+		Share: float64(s.CompactShare) / 100, Age: s.CompactAge, Undelete: s.Undelete, Rate: int64(s.Rate), Logger: cfg.Logger, Now: cfg.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	sc := scrub.Config{
+		Log: scrubLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "scrub.json"), Rate: int64(s.Rate), Logger: cfg.Logger, Now: cfg.Now,
+	}
+	if cfg.Peer != nil {
+		sc.Peer = cfg.Peer
+	}
+	u.scrubber = scrub.New(sc)
+	u.noteScrub(u.scrubber.Last())
+	why, err := os.ReadFile(filepath.Join(cfg.Dir, quarantineName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("quarantine: %w", err)
+	}
+	if err == nil {
+		u.bar(string(why))
+	}
+	cfg.Machine.OnCompared(func(d fsm.Comparison) {
+		if cfg.Serving() {
+			return // both are this one's
+		}
+		if d.Ours == d.Theirs {
+			u.agreed.Store(d.Index)
+			return
+		}
+		select {
+		case u.differ <- d:
+		default: // one is being looked into
+		}
+	})
+	return u, nil
+}
+
+// stop ends schedules and jobs.
+func (u *upkeep) stop() {
+	u.cancel()
+	u.jobs.Wait()
+}
+
+// serve runs the schedules until stop.
+func (u *upkeep) serve() error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	s := &u.cfg.Settings
+	every := func(task string, d time.Duration, next func() time.Duration, f func(context.Context) error) {
+		if d > 0 {
+			wg.Go(func() { u.schedule(task, next, f) })
+		}
+	}
+	now := func() time.Time { return u.cfg.Now() }
+	u.showSnapshots()
+	every(admin.TaskSnapshot, u.cfg.Snapshots.Every, func() time.Duration {
+		return u.snapshotAge(u.cfg.Snapshots.Every)
+	}, func(context.Context) error { _, err := u.snapshot("", false); return err })
+	every(admin.TaskCompact, s.CompactEvery, func() time.Duration { return s.CompactEvery }, func(ctx context.Context) error {
+		_, err := u.compact(ctx)
+		return err
+	})
+	every(admin.TaskScrub, s.ScrubEvery, func() time.Duration {
+		r := u.scrubber.Last()
+		if r.Begun.IsZero() || r.Finished.IsZero() {
+			return 0
+		}
+		return r.Finished.Add(s.ScrubEvery).Sub(now())
+	}, func(ctx context.Context) error { _, err := u.scrub(ctx); return err })
+	every("digest", s.DigestEvery, func() time.Duration { return s.DigestEvery }, u.compare)
+	wg.Go(func() {
+		for {
+			select {
+			case d := <-u.differ:
+				u.investigate(u.run, d)
+			case <-u.run.Done():
+				return
+			}
+		}
+	})
+	wg.Go(u.guard)
+	<-u.run.Done()
+	return nil
+}
+
+// schedule does f again and again; next says when, from now.
+func (u *upkeep) schedule(task string, next func() time.Duration, f func(context.Context) error) {
+	wait := max(next(), settle)
+	for {
+		c, stop := u.cfg.After(wait)
+		select {
+		case <-c:
+		case <-u.run.Done():
+			stop()
+			return
+		}
+		err := f(u.run)
+		if u.run.Err() != nil {
+			return
+		}
+		u.outcome(task, err)
+		wait = max(next(), settle)
+	}
+}
+
+// outcome remembers the error of a task until it succeeds.
+func (u *upkeep) outcome(task string, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err == nil {
+		delete(u.failed, task)
+		return
+	}
+	metrics.UpkeepFailures.With(u.cfg.Pair, task).Inc()
+	u.failed[task] = err.Error()
+	u.cfg.Logger.Error("upkeep failed", "task", task, "err", err)
+}
+
+// guard hands over when a quarantined replica has come to serve.
+func (u *upkeep) guard() {
+	for {
+		c, stop := u.cfg.After(time.Second)
+		select {
+		case <-c:
+		case <-u.run.Done():
+			stop()
+			return
+		}
+		if u.quarantined() == "" || !u.cfg.Serving() {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(u.run, 10*time.Second)
+		if err := u.cfg.Yield(ctx); err != nil {
+			u.cfg.Logger.Warn("a quarantined replica leads and cannot hand over", "err", err)
+		}
+		cancel()
+	}
+}
+
+// snapshotAge is how long it is until the next snapshot.
+func (u *upkeep) snapshotAge(every time.Duration) time.Duration {
+	list, err := u.keeper.List()
+	if err != nil || len(list) == 0 {
+		return 0
+	}
+	newest := list[len(list)-1].Created
+	return newest.Add(every).Sub(u.cfg.Now())
+}
+
+// snapshot makes a snapshot and removes those that are too many.
+func (u *upkeep) snapshot(name string, kept bool) (*snapshot.Info, error) {
+	info, err := u.keeper.Create(name, kept)
+	if err == nil {
+		u.cfg.Logger.Info("snapshot made", "name", info.Name, "applied", info.Applied, "messages", info.Messages)
+	}
+	err = errors.Join(err, u.keeper.Prune(u.cfg.Snapshots.Keep))
+	u.showSnapshots()
+	return info, err
+}
+
+func (u *upkeep) showSnapshots() {
+	list, err := u.keeper.List()
+	if err != nil {
+		u.cfg.Logger.Warn("snapshots cannot be listed", "err", err)
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.state.Snapshots, u.state.Snapshot, u.state.Oldest = len(list), time.Time{}, 0
+	metrics.SnapshotCount.With(u.cfg.Pair).Set(float64(len(list)))
+	if len(list) > 0 {
+		u.state.Snapshot, u.state.Oldest = list[len(list)-1].Created, list[0].Applied
+		metrics.SnapshotTime.With(u.cfg.Pair).Set(float64(u.state.Snapshot.Unix()))
+	}
+}
+
+// compact lets raft forget what it can and gives space back.
+func (u *upkeep) compact(ctx context.Context) (compact.Result, error) {
+	u.compacting.Lock()
+	defer u.compacting.Unlock()
+	if err := u.cfg.Trim(); err != nil {
+		return compact.Result{}, err
+	}
+	r, err := u.compactor.Pass(ctx)
+	metrics.CompactFreed.With(u.cfg.Pair).Add(float64(r.Freed))
+	metrics.CompactSegment.With(u.cfg.Pair).Add(float64(r.Rewrote))
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.state.Freed += r.Freed
+	if err == nil {
+		metrics.CompactDead.With(u.cfg.Pair).Set(float64(r.Dead))
+		u.state.Compacted, u.state.Dead = r.Finished, r.Dead
+	}
+	return r, err
+}
+
+// scrub reads the whole store.
+func (u *upkeep) scrub(ctx context.Context) (scrub.Report, error) {
+	u.scrubbing.Lock()
+	defer u.scrubbing.Unlock()
+	before := u.scrubber.Last()
+	if !before.Finished.IsZero() {
+		before = scrub.Report{}
+	}
+	r, err := u.scrubber.Pass(ctx)
+	metrics.ScrubOctets.With(u.cfg.Pair).Add(float64(r.Octets - before.Octets))
+	metrics.ScrubDamaged.With(u.cfg.Pair).Add(float64(r.Damaged - before.Damaged))
+	metrics.ScrubRepaired.With(u.cfg.Pair).Add(float64(r.Repaired - before.Repaired))
+	u.noteScrub(r)
+	return r, err
+}
+
+func (u *upkeep) noteScrub(r scrub.Report) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.state.Scrub = admin.ScrubStatus{
+		Begun: r.Begun, Finished: r.Finished, Octets: r.Octets, Messages: r.Messages,
+		Damaged: r.Damaged, Repaired: r.Repaired, Lost: r.Lost(),
+	}
+	metrics.ScrubLost.With(u.cfg.Pair).Set(float64(r.Lost()))
+	if !r.Finished.IsZero() {
+		metrics.ScrubFinished.With(u.cfg.Pair).Set(float64(r.Finished.Unix()))
+	}
+	u.lost = ""
+	if r.Lost() > 0 {
+		u.lost = fmt.Sprintf("%d damaged places of the store could not be repaired", r.Lost())
+	}
+}
+
+// status is what operators are shown.
+func (u *upkeep) status(out *admin.GroupStatus) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := u.state
+	s.Quarantine = u.quarantine
+	out.Upkeep = &s
+	if u.quarantine != "" {
+		out.Alarms = append(out.Alarms, "quarantined: "+u.quarantine)
+		out.Serving = false
+	}
+	for _, alarm := range []string{u.lost, u.unsure} {
+		if alarm != "" {
+			out.Alarms = append(out.Alarms, alarm)
+		}
+	}
+	for task, err := range u.failed {
+		out.Alarms = append(out.Alarms, task+" failed: "+err)
+	}
+}
+
+func (u *upkeep) quarantined() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.quarantine
+}
+
+// bar keeps the replica from serving.
+func (u *upkeep) bar(why string) {
+	u.mu.Lock()
+	u.quarantine = why
+	u.mu.Unlock()
+	metrics.Quarantined.With(u.cfg.Pair).Set(1)
+	u.cfg.Bar(true)
+	u.cfg.Logger.Error("replica is quarantined: it does not serve until an operator releases it", "why", why)
+}
+
+// isolate quarantines the replica, also over restarts.
+func (u *upkeep) isolate(why string) {
+	u.bar(why)
+	if err := fsx.WriteFileAtomic(fsx.OS, filepath.Join(u.cfg.Dir, quarantineName), []byte(why)); err != nil {
+		u.cfg.Logger.Error("quarantine is not noted on the disk", "err", err)
+	}
+}
+
+// release ends the quarantine.
+func (u *upkeep) release() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.quarantine == "" {
+		return fmt.Errorf("%w: this replica is not quarantined", admin.ErrConflict)
+	}
+	if err := os.Remove(filepath.Join(u.cfg.Dir, quarantineName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := fsx.OS.SyncDir(u.cfg.Dir); err != nil {
+		return err
+	}
+	u.quarantine, u.unsure = "", ""
+	metrics.Quarantined.With(u.cfg.Pair).Set(0)
+	u.cfg.Bar(false)
+	return nil
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/postern-mail/postern/cmd/internal/group"
+	"github.com/postern-mail/postern/ha/replica"
+	"github.com/postern-mail/postern/shared/admin"
+)
+
+// handleMembers registers the methods that change who is in a pair.
+func (o *operator) handleMembers() {
+	s := o.n.Admin
+	admin.Handle(s, admin.PairMembers, func(ctx context.Context, in admin.PairName) (admin.MemberList, error) {
+		l, err := o.running(in.Pair)
+		if err != nil {
+			return admin.MemberList{}, err
+		}
+		return l.members(ctx), nil
+	})
+	admin.Handle(s, admin.PairJoin, func(ctx context.Context, in admin.JoinRequest) (admin.GroupMember, error) {
+		p, err := o.of(in.Pair)
+		if err != nil {
+			return admin.GroupMember{}, err
+		}
+		in.Pair = p.group.Pair
+		return p.slot.Join(ctx, in)
+	})
+	admin.Handle(s, admin.PairAdd, func(ctx context.Context, in admin.AddRequest) (admin.MemberList, error) {
+		l, err := o.running(in.Pair)
+		if err != nil {
+			return admin.MemberList{}, err
+		}
+		m := in.Member
+		if err := l.replica.AddMember(ctx, replica.Peer{ID: m.ID, Name: m.Node, Addr: m.Addr, Witness: m.Witness}); err != nil {
+			return admin.MemberList{}, notNow(err)
+		}
+		return l.members(ctx), nil
+	})
+	admin.Handle(s, admin.PairRemove, func(ctx context.Context, in admin.RemoveRequest) (admin.MemberList, error) {
+		l, err := o.running(in.Pair)
+		if err != nil {
+			return admin.MemberList{}, err
+		}
+		err = l.replica.RemoveMember(ctx, replica.Removal{ID: in.ID, Dead: in.Dead, OneCopy: in.OneCopy})
+		if err != nil && !errors.Is(err, replica.ErrNoMember) { // gone already: that is what is wanted
+			return admin.MemberList{}, notNow(err)
+		}
+		return l.members(ctx), nil
+	})
+	admin.Handle(s, admin.PairRecover, o.recover)
+}
+
+// notNow tells the caller that the pair is not in the state for it.
+func notNow(err error) error { return fmt.Errorf("%w: %w", admin.ErrConflict, err) }
+
+func (l *live) members(ctx context.Context) admin.MemberList {
+	out := admin.MemberList{Pair: l.place.group.Pair, Node: l.place.n.Config.Node, Serving: l.replica.Serving()}
+	for _, m := range l.replica.Members(ctx) {
+		out.Members = append(out.Members, admin.GroupMember{
+			ID: m.ID, Node: m.Name, Addr: m.Addr, Witness: m.Witness, Voter: m.Voter,
+			Alive: m.Alive, Leads: m.Leads, Applied: m.Applied, Lag: m.Lag,
+		})
+	}
+	return out
+}
+
+// recover makes the pair one of the replica here alone, after the majority was
+// lost for good.
+func (o *operator) recover(ctx context.Context, in admin.RecoverRequest) (admin.Recovery, error) {
+	l, err := o.running(in.Pair)
+	if err != nil {
+		return admin.Recovery{}, err
+	}
+	p := l.place
+	if _, name, ok := l.replica.Leader(); ok {
+		return admin.Recovery{}, fmt.Errorf("%w: the majority is not lost: %s leads pair %s", admin.ErrConflict, name, p.group.Pair)
+	}
+	alive, voters := 0, 0
+	for _, m := range l.replica.Members(ctx) {
+		if m.Voter {
+			voters++
+			if m.Alive {
+				alive++
+			}
+		}
+	}
+	if alive > voters/2 {
+		return admin.Recovery{}, fmt.Errorf("%w: %d of %d members answer: they will elect a leader", admin.ErrConflict, alive, voters)
+	}
+	rec, err := p.slot.Recover(ctx, in.Accept)
+	if err != nil {
+		return admin.Recovery{}, notNow(err)
+	}
+	out := admin.Recovery{
+		Pair: p.group.Pair, Node: o.n.Config.Node, Term: rec.Term, Known: rec.Known, Last: rec.Last, Alone: rec.Alone || in.Accept,
+	}
+	for _, m := range rec.Members {
+		out.Members = append(out.Members, admin.GroupMember{ID: m.ID, Node: m.Name, Addr: m.Addr, Witness: m.Witness})
+	}
+	if in.Accept {
+		o.n.Log.Warn("the pair goes on with this replica alone; what only the lost members had is lost",
+			"pair", p.group.Pair, "known", rec.Known, "last", rec.Last)
+	}
+	return out, nil
+}
+
+var _ group.Running = (*live)(nil)

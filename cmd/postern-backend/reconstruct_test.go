@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/cmd/internal/reconstruct"
+	"github.com/postern-mail/postern/ha/replica/voter"
+	"github.com/postern-mail/postern/shared/admin"
+	"github.com/postern-mail/postern/shared/fsx"
+)
+
+const memberID = "0123456789abcdef"
+
+// TestReconstruct damages the rows of a replica that has a snapshot, or none,
+// in different ways and has them made anew.
+func TestReconstruct(t *testing.T) {
+	harms := map[string]func(meta string) error{
+		"nothing":  func(string) error { return nil },
+		"the rows": os.RemoveAll,
+		"a table": func(meta string) error {
+			return eachFile(meta, "*.sst", func(f string) error { return os.Truncate(f, 50) })
+		},
+		"the list of them": func(meta string) error {
+			return eachFile(meta, "MANIFEST-*", func(f string) error { return os.Truncate(f, 10) })
+		},
+	}
+	for name, harm := range harms {
+		for _, snapshots := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, snapshots %v", name, snapshots), func(t *testing.T) {
+				n := filled(t, 30)
+				n.check(voter.WriteID(fsx.OS, n.dir, "pair1", memberID))
+				if snapshots {
+					n.mustDo(admin.UpkeepTask{Task: admin.TaskSnapshot})
+				}
+				n.expunge(eva, func(uid uint32) bool { return uid%2 == 0 })
+				for i := range 10 {
+					n.deliver(eva, 100+i, 500)
+				}
+				want := n.bodies(eva, "INBOX")
+				index, digest := n.machine.Digest()
+				n.stop()
+				defer n.start()
+				n.check(harm(filepath.Join(n.dir, "meta")))
+
+				o := reconstruct.Options{Dir: n.dir}
+				r, err := reconstruct.Run(t.Context(), o)
+				n.check(err)
+				// Rows that say nothing are brought up to what raft noted: here nothing.
+				broken := name != "nothing"
+				if (r.Fault != "") != broken || r.Repaired || !broken && r.New != digest.String() {
+					t.Fatalf("check: %+v", r)
+				}
+				o.Repair = true
+				if r, err = reconstruct.Run(t.Context(), o); err != nil || r.Repaired != broken {
+					t.Fatalf("repair: %+v, %v", r, err)
+				}
+				if r, err = reconstruct.Run(t.Context(), reconstruct.Options{Dir: n.dir}); err != nil || r.Fault != "" {
+					t.Fatalf("check after the repair: %+v, %v", r, err)
+				}
+				n.start()
+				if at, sum := n.machine.Digest(); at != index || sum != digest {
+					t.Errorf("digest %v at %d, was %v at %d", sum, at, digest, index)
+				}
+				if got := n.bodies(eva, "INBOX"); len(got) != len(want) {
+					t.Errorf("%d messages, want %d", len(got), len(want))
+				}
+				n.stop()
+			})
+		}
+	}
+}
+
+func eachFile(dir, pattern string, f func(string) error) error {
+	names, err := filepath.Glob(filepath.Join(dir, pattern))
+	if len(names) == 0 {
+		err = errors.Join(err, errors.New("no "+pattern))
+	}
+	for _, name := range names {
+		err = errors.Join(err, f(name))
+	}
+	return err
+}
+
+// TestReconstructSaysWhatDiffers gives a replica rows that are consistent and
+// not its own.
+func TestReconstructSaysWhatDiffers(t *testing.T) {
+	a := filled(t, 10)
+	a.check(voter.WriteID(fsx.OS, a.dir, "pair1", memberID))
+	a.mustDo(admin.UpkeepTask{Task: admin.TaskSnapshot})
+	a.deliver("ann@example.org", 77, 100)
+	b := newNode(t, t.TempDir())
+	b.mirror(a)
+	a.deliver(eva, 50, 100)
+	b.expunge(eva, func(uid uint32) bool { return uid == 3 })
+	a.stop()
+	b.stop()
+	defer b.start()
+	defer a.start()
+	a.check(os.Rename(filepath.Join(a.dir, "meta"), filepath.Join(a.dir, "own")))
+	a.check(os.CopyFS(filepath.Join(a.dir, "meta"), os.DirFS(filepath.Join(b.dir, "meta"))))
+	r, err := reconstruct.Run(t.Context(), reconstruct.Options{Dir: a.dir})
+	a.check(err)
+	if len(r.Changes) != 1 || r.Changes[0].Account != eva || r.Changes[0].Mailbox != "INBOX" ||
+		!strings.HasPrefix(r.Changes[0].Is, "9 messages") || !strings.HasPrefix(r.Changes[0].Becomes, "11 messages") {
+		t.Errorf("%+v", r)
+	}
+	a.check(os.RemoveAll(filepath.Join(a.dir, "meta")))
+	a.check(os.Rename(filepath.Join(a.dir, "own"), filepath.Join(a.dir, "meta")))
+}
+
+// TestReconstructRefuses a directory in use, and one that is nobody's.
+func TestReconstructRefuses(t *testing.T) {
+	n := filled(t, 3)
+	if _, err := reconstruct.Run(t.Context(), reconstruct.Options{Dir: t.TempDir()}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("nobody's directory: %v", err)
+	}
+	n.check(voter.WriteID(fsx.OS, n.dir, "pair1", memberID))
+	lock, err := fsx.OS.Lock(filepath.Join(n.dir, "lock"))
+	n.check(err)
+	defer lock.Close()
+	if _, err := reconstruct.Run(t.Context(), reconstruct.Options{Dir: n.dir, Repair: true}); !errors.Is(err, fsx.ErrLocked) {
+		t.Errorf("a directory in use: %v", err)
+	}
+}
+
+// TestRecoveryIsFast makes the rows of many messages anew within the time that a
+// pair may be away.
+func TestRecoveryIsFast(t *testing.T) {
+	n := newNode(t, t.TempDir())
+	n.check(voter.WriteID(fsx.OS, n.dir, "pair1", memberID))
+	for i := range 300 {
+		n.deliver(eva, i, 200)
+	}
+	n.mustDo(admin.UpkeepTask{Task: admin.TaskSnapshot})
+	for i := range 700 {
+		n.deliver(eva, 1000+i, 200)
+	}
+	n.stop()
+	n.check(os.RemoveAll(filepath.Join(n.dir, "meta")))
+	began := time.Now()
+	r, err := reconstruct.Run(t.Context(), reconstruct.Options{Dir: n.dir, Repair: true})
+	n.check(err)
+	n.start()
+	if took := time.Since(began); took > 20*time.Second || !r.Repaired {
+		t.Errorf("took %v: %+v", took, r)
+	}
+	if got := len(n.bodies(eva, "INBOX")); got != 1000 {
+		t.Errorf("%d messages", got)
+	}
+}
+
+// rebuildRows throws the rows away and has them made anew.
+func (n *node) rebuildRows(rt interface{ Fatalf(string, ...any) }) {
+	n.stop()
+	if err := voter.WriteID(fsx.OS, n.dir, "pair1", memberID); err != nil {
+		rt.Fatalf("%v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(n.dir, "meta")); err != nil {
+		rt.Fatalf("%v", err)
+	}
+	if r, err := reconstruct.Run(context.Background(), reconstruct.Options{Dir: n.dir, Repair: true}); err != nil || !r.Repaired {
+		rt.Fatalf("%+v, %v", r, err)
+	}
+	n.start()
+}
+
+// TestReconstructCrash repairs again after each step of putting the new rows in
+// place.
+func TestReconstructCrash(t *testing.T) {
+	for step := range 3 {
+		n := filled(t, 10)
+		n.check(voter.WriteID(fsx.OS, n.dir, "pair1", memberID))
+		n.mustDo(admin.UpkeepTask{Task: admin.TaskSnapshot})
+		index, digest := n.machine.Digest()
+		n.stop()
+		meta := filepath.Join(n.dir, "meta")
+		if step >= 1 { // half of the new rows
+			n.check(os.MkdirAll(filepath.Join(n.dir, "meta.new"), 0o700))
+			n.check(os.WriteFile(filepath.Join(n.dir, "meta.new", "MANIFEST-000001"), []byte("x"), 0o600))
+		}
+		if step >= 2 { // the old rows put aside, the new ones not there yet
+			n.check(os.Rename(meta, meta+".aside"))
+		} else {
+			n.check(eachFile(meta, "*.sst", func(f string) error { return os.Truncate(f, 50) }))
+		}
+		r, err := reconstruct.Run(t.Context(), reconstruct.Options{Dir: n.dir, Repair: true})
+		if err != nil || !r.Repaired {
+			t.Fatalf("step %d: %+v, %v", step, r, err)
+		}
+		n.start()
+		if at, sum := n.machine.Digest(); at != index || sum != digest {
+			t.Errorf("step %d: digest %v at %d", step, sum, at)
+		}
+	}
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/backend/lmtpd"
+	"github.com/postern-mail/postern/backend/mailbox"
+	"github.com/postern-mail/postern/backend/mailbox/mailboxtest"
+	"github.com/postern-mail/postern/ha/route"
+	"github.com/postern-mail/postern/relay/deliver"
+	"github.com/postern-mail/postern/relay/deliver/autoreply"
+	"github.com/postern-mail/postern/relay/deliver/lmtp"
+	"github.com/postern-mail/postern/relay/queue"
+	"github.com/postern-mail/postern/relay/transaction"
+	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/smtp"
+)
+
+// answering is the directory of a relay: bob is away, everybody else is
+// elsewhere.
+type answering struct{ reply *mail.Autoreply }
+
+func (x *answering) Rcpt(_ context.Context, _ *mail.Envelope, r mail.Recipient) ([]mail.Recipient, error) {
+	if r.Address.Domain != "example.test" {
+		r.Channel, r.NextHop = mail.ChannelSMTP, r.Address.Domain
+		return []mail.Recipient{r}, nil
+	}
+	own := *x.reply
+	r.Channel, r.NextHop, r.Mailbox, r.Autoreply = mail.ChannelLMTP, "pair1", r.Address.Key(), &own
+	return []mail.Recipient{r}, nil
+}
+
+// twin is one of two relays in front of one pair: all that an autoreply meets,
+// without the network before it and after it.
+type twin struct {
+	t     *testing.T
+	door  *transaction.Acceptor
+	agent *autoreply.Agent
+	queue *queue.Queue
+}
+
+func newTwin(t *testing.T, name string, routes *route.Table, x transaction.Expander) *twin {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	q, err := queue.Open(queue.Config{Dir: filepath.Join(t.TempDir(), name)})
+	must(err)
+	l, err := lmtp.New(lmtp.Config{Hello: name, Routes: routes, Rounds: 1})
+	must(err)
+	a, err := autoreply.New(autoreply.Config{Pairs: l})
+	must(err)
+	d, err := transaction.New(transaction.Config{Hostname: name, Origin: name, Domain: "example.test", Expander: x, Queue: q, Pairs: a})
+	must(err)
+	a.Use(d)
+	t.Cleanup(func() {
+		d.Close()
+		l.Close()
+		if err := q.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &twin{t, d, a, q}
+}
+
+// send is one message from ann to bob by this relay.
+func (r *twin) send(header string) {
+	r.t.Helper()
+	ctx := r.t.Context()
+	tx, err := r.door.Begin(ctx, mail.Envelope{ReversePath: mail.Address{Local: "ann", Domain: "example.net"}}, transaction.Source{Protocol: "ESMTP"})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := tx.Rcpt(ctx, mail.Recipient{Address: mail.Address{Local: "bob", Domain: "example.test"}}); err != nil {
+		r.t.Fatal(err)
+	}
+	if reply := tx.Data(ctx, transaction.Content{Bytes: []byte(header + "Subject: hi\r\n\r\nbody\r\n")}); reply.Code != 250 {
+		r.t.Fatal(reply)
+	}
+}
+
+// queued are the messages in the relay's queue: the answers, and the others.
+func (r *twin) queued() (answers []string, rest []*queue.Item) {
+	r.t.Helper()
+	err := r.queue.Scan(r.t.Context(), func(it *queue.Item) error {
+		if !it.Envelope.ReversePath.IsNull() {
+			rest = append(rest, it)
+			return nil
+		}
+		b, err := r.queue.Body(it, nil)
+		answers = append(answers, string(b))
+		if len(it.Recipients) != 1 || it.Recipients[0].Address.String() != "ann@example.net" || it.Recipients[0].Channel != mail.ChannelSMTP {
+			r.t.Errorf("answer to %+v", it.Recipients)
+		}
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return answers, rest
+}
+
+// servePair serves a real mail store of one node by LMTP.
+func servePair(t *testing.T) (*route.Table, *mailbox.Service, *mailboxtest.Log) {
+	t.Helper()
+	boxes, log := mailboxtest.NewWithLog(t)
+	srv, err := lmtpd.New(lmtpd.Config{Mailboxes: boxes, Hostname: "pair1-a", PrivateFor: func(*smtp.ConnInfo) bool { return true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		l.Close()
+		cancel()
+		<-done
+	})
+	routes := new(route.Table)
+	routes.Update(route.Node{Name: "pair1-a", Pair: "pair1", Alive: true, Serving: true, Addr: map[route.Service]string{route.LMTP: l.Addr().String()}})
+	return routes, boxes, log
+}
+
+const toBob = "To: bob@example.test\r\n"
+
+// TestAutoreplyOverTwoRelays is the tests of directory.md 10 that are not about
+// expansion, on the real store: one memory for all relays.
+func TestAutoreplyOverTwoRelays(t *testing.T) {
+	routes, boxes, _ := servePair(t)
+	bob := mail.Address{Local: "bob", Domain: "example.test"}
+	x := &answering{&mail.Autoreply{Mode: mail.AutoreplyReply, From: bob, Me: []mail.Address{bob}, Text: "Away.\n", Timeout: time.Hour}}
+	relays := []*twin{newTwin(t, "relay1", routes, x), newTwin(t, "relay2", routes, x)}
+	total := func() (n int) {
+		for _, r := range relays {
+			answers, _ := r.queued()
+			n += len(answers)
+		}
+		return n
+	}
+	sent := 0
+	for _, tt := range []struct {
+		name   string
+		relay  int
+		header string
+		change func()
+		want   int // answers so far
+	}{
+		{"the first", 0, toBob, nil, 1},
+		{"by the other relay", 1, toBob, nil, 1},
+		{"another text", 1, toBob, func() { x.reply.Text = "Away for longer.\n" }, 2},
+		{"the same text by the other", 0, toBob, nil, 2},
+		{"Bcc", 0, "To: all@example.test\r\n", func() { x.reply.Text = "Back soon.\n" }, 2},
+		{"and then not", 0, toBob, nil, 3},
+		{"echo", 0, toBob, func() { x.reply.Mode = mail.AutoreplyEcho }, 4},
+		{"echo by the other", 1, toBob, nil, 5},
+		{"echo for a list's mail", 1, "List-Id: <l.example>\r\n" + toBob, nil, 5},
+	} {
+		if tt.change != nil {
+			tt.change()
+		}
+		relays[tt.relay].send(tt.header)
+		sent++
+		if got := total(); got != tt.want {
+			t.Errorf("%s: %d answers, want %d", tt.name, got, tt.want)
+		}
+	}
+	answers, rest := relays[0].queued()
+	if len(rest) != 0 || !strings.Contains(answers[0], "\r\nAuto-Submitted: auto-replied\r\n") {
+		t.Errorf("%d messages left over; %q", len(rest), answers[0])
+	}
+	acc, err := boxes.Account(t.Context(), "bob@example.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := acc.Status(t.Context(), "INBOX"); err != nil || int(info.Messages) != sent {
+		t.Errorf("INBOX has %d messages, want %d: %v", info.Messages, sent, err)
+	}
+}
+
+// TestAutoreplyWhenAway: while the pair does not answer, nobody is answered;
+// what was queued is answered once when it is delivered, by the queue's copy of
+// what the directory said, also when it is delivered twice.
+func TestAutoreplyWhenAway(t *testing.T) {
+	routes, boxes, log := servePair(t)
+	bob := mail.Address{Local: "bob", Domain: "example.test"}
+	x := &answering{&mail.Autoreply{Mode: mail.AutoreplyHeader, From: bob, Me: []mail.Address{bob}, Text: "Away.\n", Timeout: time.Hour}}
+	r := newTwin(t, "relay1", routes, x)
+	log.SetAway(&mailbox.ErrNotServing{})
+	r.send(toBob)
+	x.reply = &mail.Autoreply{Mode: mail.AutoreplyReply, From: bob, Text: "not this"}
+	answers, rest := r.queued()
+	if len(answers) != 0 || len(rest) != 1 {
+		t.Fatalf("%d answers, %d queued", len(answers), len(rest))
+	}
+	log.SetAway(nil)
+	body, err := r.queue.Body(rest[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := newTwin(t, "relay2", routes, x) // adopts the message and delivers it again
+	for _, relay := range []*twin{r, r, other} {
+		d := &deliver.Delivery{Envelope: &rest[0].Envelope, Recipients: []mail.Recipient{rest[0].Recipients[0].Recipient}, Body: [][]byte{body}}
+		if res := relay.agent.Deliver(t.Context(), d); res[0].Outcome != deliver.Delivered || !res[0].Answer {
+			t.Errorf("%+v", res)
+		}
+	}
+	first, _ := r.queued()
+	second, _ := other.queued()
+	if len(first) != 1 || len(second) != 1 || first[0] != second[0] || !strings.Contains(first[0], "Away.\r\n") {
+		t.Errorf("answers %q and %q", first, second)
+	}
+	acc, err := boxes.Account(t.Context(), "bob@example.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := acc.Status(t.Context(), "INBOX"); err != nil || info.Messages != 1 {
+		t.Errorf("INBOX has %d messages: %v", info.Messages, err)
+	}
+}
+
+// TestAutoreplyOnly: the mail of a person who only answers is stored nowhere,
+// not even in the log.
+func TestAutoreplyOnly(t *testing.T) {
+	routes, boxes, _ := servePair(t)
+	bob := mail.Address{Local: "bob", Domain: "example.test"}
+	x := &answering{&mail.Autoreply{Mode: mail.AutoreplyReply, Only: true, From: bob, Text: "Gone.\n", Timeout: time.Hour}}
+	relays := []*twin{newTwin(t, "relay1", routes, x), newTwin(t, "relay2", routes, x)}
+	for i, header := range []string{toBob, toBob, "Precedence: bulk\r\n" + toBob} {
+		relays[i%2].send(header)
+	}
+	one, rest := relays[0].queued()
+	two, others := relays[1].queued()
+	if len(one) != 1 || len(two) != 0 || len(rest)+len(others) != 0 {
+		t.Errorf("%d and %d answers, %d messages left over", len(one), len(two), len(rest)+len(others))
+	}
+	acc, err := boxes.Account(t.Context(), "bob@example.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := acc.Status(t.Context(), "INBOX"); err != nil || info.Messages != 0 {
+		t.Errorf("INBOX has %d messages: %v", info.Messages, err)
+	}
+}

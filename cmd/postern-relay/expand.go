@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// openExpander makes what turns an address into deliveries.
+func (r *relay) openExpander() error {
+	c := &r.c.Expand
+	texts := map[string]string{}
+	for _, t := range c.Texts {
+		name, text, ok := strings.Cut(t, "=")
+		if !ok {
+			return fmt.Errorf("expand.texts: %q is not name=text", t)
+		}
+		texts[strings.TrimSpace(name)] = strings.TrimSpace(text)
+	}
+	srs, err := readSRS(c.SRSDomain, c.SRSKeyFile)
+	if err != nil {
+		return err
+	}
+	r.expander, err = expand.New(expand.Config{
+		Directory: r.dir.cache, Pair: r.n.Routes.Pair, Hostnames: slices.Concat([]string{r.c.Hostname}, c.Hostnames),
+		Options: c.Options, ListLimit: c.ListLimit, ChunkSize: c.Piece, Trim: c.Trim, Texts: texts,
+		OverQuotaTemporary: c.OverQuotaTemporary, RouteToRoutingHost: c.RouteToRoutingHost, SRS: srs, Log: r.n.Log,
+	})
+	return err
+}
+
+// readSRS reads the keys of rewritten senders; nil without a domain.
+func readSRS(domain, file string) (*expand.SRS, error) {
+	if domain == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("expand.srs_key_file: %w", err)
+	}
+	s := &expand.SRS{Domain: domain}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			s.Keys = append(s.Keys, []byte(line))
+		}
+	}
+	return s, nil
+}
+
+// copies tells who captures what a sender sends, where the directory has an
+// attribute for that.
+func (r *relay) copies() func(ctx context.Context, env *mail.Envelope) ([]mail.Recipient, error) {
+	schema, err := schemaOf(&r.c.Directory)
+	if err != nil || schema.Capture == "" {
+		return nil
+	}
+	return r.expander.Sender
+}

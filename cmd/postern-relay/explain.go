@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/shared/admin"
+	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/ldap"
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// Bounds of an explanation.
+const (
+	maxExplained = 5000 // steps, and recipients, that are told
+	maxSearches  = 32   // searches told of one question
+)
+
+// explain answers what becomes of mail for an address, by the code and the
+// cache that live mail uses.
+func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.ExplainResult, error) {
+	to, err := mail.ParseAddress(strings.TrimSpace(in.Address), true)
+	if err != nil {
+		return admin.ExplainResult{}, fmt.Errorf("%w: %w", admin.ErrBadRequest, err)
+	}
+	env := &mail.Envelope{AuthUser: in.Auth, Size: in.Size, Arrival: in.At}
+	if from := strings.Trim(strings.TrimSpace(in.From), "<>"); from != "" {
+		if env.ReversePath, err = mail.ParseAddress(from, true); err != nil {
+			return admin.ExplainResult{}, fmt.Errorf("%w: sender: %w", admin.ErrBadRequest, err)
+		}
+	}
+	if env.Arrival.IsZero() {
+		env.Arrival = time.Now()
+	}
+	t := &telling{ttl: r.c.Directory.CacheTTL, out: admin.ExplainResult{
+		Input: in.Address, From: env.ReversePath.String(), Auth: in.Auth, At: env.Arrival, Node: r.c.Node,
+		Recipients: []admin.ExplainRecipient{}, Steps: []admin.ExplainStep{},
+	}}
+	d := &observed{under: r.dir.cache, tell: t}
+	if in.NoCache {
+		d.under, t.bare = r.dir.servers, true
+	}
+	start := time.Now()
+	at := env.Arrival
+	x := r.expander.With(d, func() time.Time { return at })
+	final, err := x.Explain(ctx, env, mail.Recipient{Address: to}, t.step)
+	t.mu.Lock() // a question that was given up may still be under way
+	defer t.mu.Unlock()
+	t.out.Took = time.Since(start)
+	t.result(final, err)
+	return t.out, nil
+}
+
+// telling collects what an expansion does.
+type telling struct {
+	ttl  time.Duration
+	bare bool // there is no cache between
+
+	mu    sync.Mutex // guards the rest
+	depth int
+	out   admin.ExplainResult
+}
+
+func (t *telling) add(s admin.ExplainStep) {
+	if len(t.out.Steps) >= maxExplained {
+		t.out.Truncated = true
+		return
+	}
+	t.out.Steps = append(t.out.Steps, s)
+}
+
+func (t *telling) step(s expand.Step) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.depth = s.Depth
+	step := admin.ExplainStep{
+		Depth: s.Depth, Address: s.Address.String(), DN: s.DN, Rule: s.Rule, Attribute: s.Attribute, Code: s.Code, Text: s.Text,
+	}
+	if s.Code != 0 {
+		step.Enhanced = s.Status.String()
+	}
+	t.add(step)
+}
+
+func (t *telling) result(final []mail.Recipient, err error) {
+	t.out.Reply = admin.ExplainReply{Code: 250, Enhanced: "2.1.5", Text: "OK"}
+	if err != nil {
+		e := mail.AsError("explain", err)
+		t.out.Reply = admin.ExplainReply{Code: e.ReplyCode(), Enhanced: e.Status.String(), Text: e.Reply}
+	}
+	for i := range final {
+		f := &final[i]
+		if i == maxExplained {
+			t.out.Truncated = true
+			return
+		}
+		r := admin.ExplainRecipient{
+			Address: f.Address.String(), Channel: string(f.Channel), NextHop: f.NextHop, Mailbox: f.Mailbox, Folder: f.Folder,
+			Quota: directory.QuotaDefault, Messages: directory.QuotaDefault, MaxSize: f.MaxSize, List: f.ListName,
+			Autoreply: f.Autoreply != nil, Via: append([]string{}, f.Via...),
+		}
+		switch f.Channel {
+		case mail.ChannelLMTP:
+			r.Pair = f.NextHop
+		case mail.ChannelReprocess:
+			r.Mailbox = "" // where to go on, which is for the relay only
+		}
+		if f.Quota != nil {
+			r.Quota, r.Messages = f.Quota.Bytes, f.Quota.Messages
+		}
+		t.out.Recipients = append(t.out.Recipients, r)
+	}
+}
+
+// observed is a directory whose questions are told.
+type observed struct {
+	under directory.Directory
+	tell  *telling
+}
+
+// ask tells of one question. fetched says when the answer came from a server.
+func ask[V any](ctx context.Context, o *observed, question, subject string, f func(context.Context) (V, error), fetched func(V) (time.Time, string)) (V, error) {
+	var mu sync.Mutex
+	q := &admin.ExplainLookup{Question: question, Subject: subject}
+	searches := 0
+	over := false
+	ctx = ldap.Watch(ctx, func(a ldap.Asked) {
+		mu.Lock()
+		defer mu.Unlock()
+		if searches++; over || searches > maxSearches {
+			return
+		}
+		s := admin.ExplainSearch{Base: a.Base, Scope: a.Scope, Filter: a.Filter, Entries: a.Entries, Took: a.Took}
+		if a.Err != nil {
+			s.Error = a.Err.Error()
+		}
+		q.Searches = append(q.Searches, s)
+	})
+	start := time.Now()
+	v, err := f(ctx)
+	mu.Lock()
+	over = true
+	n := searches
+	mu.Unlock()
+	q.Took = time.Since(start)
+	var when time.Time
+	switch {
+	case err == nil:
+		when, q.Answer = fetched(v)
+	case errors.Is(err, directory.ErrNotFound):
+		q.Answer = "nobody"
+	default:
+		q.Answer = err.Error()
+	}
+	if !when.IsZero() {
+		q.Age = max(0, start.Sub(when))
+	}
+	switch {
+	case o.tell.bare:
+		q.Cache = "off"
+	case q.Age > o.tell.ttl && o.tell.ttl > 0:
+		q.Cache = "stale"
+	case n > 0:
+		q.Cache = "miss"
+	case when.After(start):
+		q.Cache = "shared"
+	default:
+		q.Cache = "hit"
+	}
+	o.tell.mu.Lock()
+	o.tell.out.Queries += n
+	o.tell.add(admin.ExplainStep{Depth: o.tell.depth, Text: "asked the directory for the " + question + " " + subject, Query: q})
+	o.tell.mu.Unlock()
+	return v, err
+}
+
+func (o *observed) Domain(ctx context.Context, name string) (*directory.Domain, error) {
+	return ask(ctx, o, "domain", name, func(ctx context.Context) (*directory.Domain, error) { return o.under.Domain(ctx, name) },
+		func(d *directory.Domain) (time.Time, string) { return d.Fetched, d.DN })
+}
+
+func (o *observed) Lookup(ctx context.Context, d *directory.Domain, a mail.Address) (*directory.Answer, error) {
+	return ask(ctx, o, "address", a.String(), func(ctx context.Context) (*directory.Answer, error) { return o.under.Lookup(ctx, d, a) },
+		func(ans *directory.Answer) (time.Time, string) { return entries(ans.Entries) })
+}
+
+func (o *observed) Login(ctx context.Context, login string) (*directory.Entry, error) {
+	return ask(ctx, o, "login", login, func(ctx context.Context) (*directory.Entry, error) { return o.under.Login(ctx, login) }, entry)
+}
+
+func (o *observed) Entry(ctx context.Context, dn string) (*directory.Entry, error) {
+	return ask(ctx, o, "entry", dn, func(ctx context.Context) (*directory.Entry, error) { return o.under.Entry(ctx, dn) }, entry)
+}
+
+func (o *observed) Search(ctx context.Context, url string, limit int) ([]*directory.Entry, error) {
+	return ask(ctx, o, "search", url, func(ctx context.Context) ([]*directory.Entry, error) { return o.under.Search(ctx, url, limit) }, entries)
+}
+
+// Authenticate is never asked by an expansion.
+func (o *observed) Authenticate(ctx context.Context, e *directory.Entry, password string) error {
+	return o.under.Authenticate(ctx, e, password)
+}
+
+func entry(e *directory.Entry) (time.Time, string) { return e.Fetched, e.DN }
+
+// entries is when the first of them was fetched, and who they are.
+func entries(list []*directory.Entry) (when time.Time, who string) {
+	switch len(list) {
+	case 0:
+		return when, "nobody"
+	case 1:
+		return entry(list[0])
+	}
+	return list[0].Fetched, fmt.Sprintf("%d entries, the first %s", len(list), list[0].DN)
+}

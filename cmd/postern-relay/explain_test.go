@@ -1,0 +1,113 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/shared/admin"
+	"github.com/postern-mail/postern/shared/config"
+	"github.com/postern-mail/postern/shared/directory/cache"
+	"github.com/postern-mail/postern/shared/directory/dirtest"
+)
+
+// explainer is as much of a relay as explains.
+func explainer(t *testing.T, tree []byte) *relay {
+	t.Helper()
+	servers := dirtest.Dial(t, dirtest.Embedded(t, tree))
+	r := &relay{c: &config.Relay{}, dir: &lookups{servers: servers, cache: cache.New(servers, cache.Config{})}}
+	r.c.Node, r.c.Directory.CacheTTL = "relay1", 10*time.Minute
+	var err error
+	r.expander, err = expand.New(expand.Config{Directory: r.dir.cache, Pair: expand.Pairs("pair1", "pair2", "pair3"), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func caches(out *admin.ExplainResult) (list []string) {
+	for _, s := range out.Steps {
+		if s.Query != nil {
+			list = append(list, s.Query.Question+" "+s.Query.Cache)
+		}
+	}
+	return list
+}
+
+func TestExplain(t *testing.T) {
+	r := explainer(t, append(dirtest.Tree(), `dn: uid=away,ou=people,o=example.org,o=isp
+objectClass: inetOrgPerson
+objectClass: inetUser
+objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
+uid: away
+cn: Away
+sn: Away
+mail: away@example.org
+mailHost: pair2
+mailQuota: 50M
+mailMsgMaxBlocks: 10
+mailDeliveryOption: mailbox
+mailDeliveryOption: autoreply
+mailAutoReplyMode: reply
+mailAutoReplyText: Away
+vacationStartDate: 20260101000000Z
+vacationEndDate: 20260201000000Z
+
+`...))
+	ask := func(in admin.ExplainRequest) *admin.ExplainResult {
+		t.Helper()
+		out, err := r.explain(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &out
+	}
+	first := ask(admin.ExplainRequest{Address: "away+work@example.org", From: "bob@example.net", At: time.Date(2026, 1, 9, 0, 0, 0, 0, time.UTC)})
+	if len(first.Recipients) != 1 || first.Reply.Code != 250 {
+		t.Fatalf("%+v", first)
+	}
+	got := first.Recipients[0]
+	if got.Channel != "tcp_lmtpcs" || got.Pair != "pair2" || got.Mailbox != "away@example.org" || got.Folder != "work" ||
+		got.Quota != 50<<20 || got.MaxSize != 10<<10 || !got.Autoreply || len(got.Via) != 0 {
+		t.Errorf("recipient %+v", got)
+	}
+	if c := strings.Join(caches(first), ", "); c != "domain miss, address miss" || first.Queries < 2 {
+		t.Errorf("first: %s, %d queries", c, first.Queries)
+	}
+	second := ask(admin.ExplainRequest{Address: "away+work@example.org", From: "bob@example.net", At: time.Date(2026, 3, 9, 0, 0, 0, 0, time.UTC)})
+	if c := strings.Join(caches(second), ", "); c != "domain hit, address hit" || second.Queries != 0 {
+		t.Errorf("second: %s, %d queries", c, second.Queries)
+	}
+	if second.Recipients[0].Autoreply {
+		t.Error("an answer is sent outside of its dates")
+	}
+	third := ask(admin.ExplainRequest{Address: "away@example.org", NoCache: true})
+	if c := strings.Join(caches(third), ", "); c != "domain off, address off" || third.Queries < 2 {
+		t.Errorf("without cache: %s, %d queries", c, third.Queries)
+	}
+	if hits := r.dir.cache.Stats().Hits; hits != 2 {
+		t.Errorf("%d hits, want 2: the third was not to be answered from memory", hits)
+	}
+	big := ask(admin.ExplainRequest{Address: "away@example.org", Size: 1 << 20})
+	if big.Reply.Code != 552 || len(big.Recipients) != 0 {
+		t.Errorf("too big: %+v", big.Reply)
+	}
+	for address, code := range map[string]int{"nobody@example.org": 550, "shared@example.org": 550, "bob@example.org": 450, "x@far.example": 250} {
+		if out := ask(admin.ExplainRequest{Address: address}); out.Reply.Code != code {
+			t.Errorf("%s: %+v, want %d", address, out.Reply, code)
+		}
+	}
+	team := ask(admin.ExplainRequest{Address: "team@example.org"})
+	if len(team.Recipients) != 5 || team.Recipients[0].Via[0] != "team@example.org" || team.Recipients[0].List == "" {
+		t.Errorf("list: %+v", team.Recipients)
+	}
+	for _, bad := range []admin.ExplainRequest{{}, {Address: "a b"}, {Address: "a@b.example", From: "@@"}} {
+		if _, err := r.explain(t.Context(), bad); !errors.Is(err, admin.ErrBadRequest) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}

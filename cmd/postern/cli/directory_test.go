@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/postern-mail/postern/cmd/postern/clusterfile"
+	"github.com/postern-mail/postern/shared/directory/dirtest"
+	"github.com/postern-mail/postern/shared/directory/fixture"
+)
+
+// tree is the folder of a cluster of which only the directory runs.
+func tree(t *testing.T, users int) string {
+	t.Helper()
+	s := dirtest.Embedded(t, fixture.Tree("example.org", users, 2))
+	dir := t.TempDir()
+	file := clusterfile.File{
+		Version: clusterfile.Version, Domain: "example.org", Pairs: []clusterfile.Pair{{Name: "pair1"}, {Name: "pair2"}},
+		Directory: clusterfile.Directory{URL: s.URL, Base: fixture.Root, BindDN: s.BindDN, Password: s.Password},
+	}
+	if err := file.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestDirectory(t *testing.T) {
+	dir := tree(t, 10)
+	on := func(args ...string) []string {
+		return append(append([]string{"directory"}, args...), "--dir", dir)
+	}
+	must(t, on("domain", "add", "new.example", "--mail-host", "pair2", "--alias", "new2.example")...)
+
+	var o, e bytes.Buffer
+	status := run(t.Context(), on("user", "add", "ana@new.example", "--name", "Ana Silva", "--quota", "50M", "--alternate", "a@new.example",
+		"--forward", "ana@far.example", "--password-stdin", "-o", "json"), strings.NewReader("geheim\n"), &o, &e)
+	var res struct {
+		Op, DN  string
+		Written bool
+		Changes []struct {
+			Attribute string
+			New       []string
+		}
+	}
+	if err := json.Unmarshal(o.Bytes(), &res); status != ExitOK || err != nil || res.Op != "add" || !res.Written || res.DN != "uid=ana,ou=people,o=new.example,o=isp" {
+		t.Fatalf("status %d, %v: %s%s", status, err, &o, &e)
+	}
+	if strings.Contains(o.String(), "geheim") || strings.Contains(o.String(), "SSHA") {
+		t.Errorf("a password in %s", &o)
+	}
+	if out := must(t, on("user", "set", "a@new2.example", "--quota", "1G", "--add", "alternate=silva@new.example", "--dry-run")...); !strings.Contains(out, "would be changed") || !strings.Contains(out, "silva@new.example") {
+		t.Error(out)
+	}
+	if out := must(t, on("user", "show", "ana@new.example")...); !strings.Contains(out, "50M") || strings.Contains(out, "SSHA") || strings.Contains(out, "silva@") {
+		t.Error(out)
+	}
+	must(t, on("user", "set", "ana@new.example", "--quota", "1G", "--clear", "forward", "--option", "mailbox")...)
+	must(t, on("group", "add", "all@new.example", "--member", "ana@new.example", "--member", "bob@far.example")...)
+	if out := must(t, on("user", "list", "--domain", "new.example")...); !strings.Contains(out, "1G") || strings.Contains(out, "u0001") {
+		t.Error(out)
+	}
+	var list []struct {
+		Attributes map[string][]string
+	}
+	if err := json.Unmarshal([]byte(must(t, on("group", "list", "-o", "json")...)), &list); err != nil || len(list) != 3 {
+		t.Errorf("%v, %v", list, err)
+	}
+	must(t, on("lint")...)
+	file, err := clusterfile.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := file.Directory.URL
+	t.Setenv(envBindDN, file.Directory.BindDN)
+	t.Setenv(envPassword, file.Directory.Password)
+	for name, c := range map[string]struct {
+		args   []string
+		status int
+		say    string
+	}{
+		"taken":        {on("user", "add", "ana@new.example", "--uid", "ana2"), ExitFailed, "several entries own the address"},
+		"unknown pair": {on("user", "set", "ana@new.example", "--mail-host", "pair7"), ExitFailed, "names no pair"},
+		"not there":    {on("user", "show", "nobody@new.example"), ExitFailed, "not found"},
+		"not empty":    {on("domain", "delete", "new.example"), ExitFailed, "is not empty"},
+		"nothing":      {on("user", "set", "ana@new.example"), ExitUsage, "nothing to change"},
+		"field":        {on("user", "set", "ana@new.example", "--add", "colour=red"), ExitUsage, "no field"},
+		"no directory": {[]string{"directory", "lint"}, ExitUsage, "--dir"},
+		"no server":    {[]string{"directory", "user", "delete", "x@y.example", "--url", "ldap://127.0.0.1:1", "--base", "o=isp"}, ExitUsage, "no server"},
+		"no audit":     {[]string{"directory", "user", "delete", "ana@new.example", "--url", url, "--base", "o=isp"}, ExitUsage, "--audit"},
+		"bad schema":   {on("lint", "--schema", "x"), ExitUsage, "unknown schema"},
+	} {
+		_, errOut, status := call(t, c.args...)
+		if status != c.status || !strings.Contains(errOut, c.say) {
+			t.Errorf("%s: status %d, %s", name, status, errOut)
+		}
+	}
+	must(t, on("group", "delete", "all@new.example")...)
+	must(t, on("user", "delete", "ana@new.example")...)
+	must(t, on("domain", "delete", "new.example")...)
+	text, err := os.ReadFile(filepath.Join(dir, "directory", "audit.log"))
+	if err != nil || bytes.Contains(text, []byte("geheim")) || bytes.Count(text, []byte("\n")) != 9 {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+func TestDirectoryBulk(t *testing.T) {
+	dir := tree(t, 10)
+	file := filepath.Join(dir, "people.csv")
+	rows := "address,quota,password\nana@example.org,1G,x\nbob@example.org,many,\nu0001@example.org,2G,\n"
+	if err := os.WriteFile(file, []byte(rows), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	importing := func(args ...string) (out imported, status int) {
+		t.Helper()
+		text, errOut, status := call(t, append([]string{"directory", "import", file, "--dir", dir, "-o", "json", "--update"}, args...)...)
+		if err := json.Unmarshal([]byte(text), &out); err != nil {
+			t.Fatalf("%v: %s%s", err, text, errOut)
+		}
+		return out, status
+	}
+	if out, status := importing("--dry-run"); status != ExitFailed || out.Changed != 1 || out.Failed != 2 || !out.DryRun {
+		t.Errorf("ana has no pair: %+v", out) // her domain has no preferred one
+	}
+	must(t, "directory", "domain", "set", "example.org", "--dir", dir, "--mail-host", "pair1")
+	out, status := importing()
+	if status != ExitFailed || out.Added != 1 || out.Changed != 1 || out.Failed != 1 || len(out.Reported) != 1 || out.Reported[0].Line != 3 || !strings.Contains(out.Reported[0].Error, "bad-quota") {
+		t.Errorf("%d, %+v", status, out)
+	}
+	if out, _ := importing(); out.Unchanged != 2 || out.Failed != 1 {
+		t.Errorf("once more: %+v", out)
+	}
+	ldif := must(t, "directory", "export", "--dir", dir, "--domain", "example.org")
+	if n := strings.Count(ldif, "dn: "); n != 15 || strings.Contains(ldif, "assword:") {
+		t.Errorf("%d entries", n)
+	}
+	target := filepath.Join(dir, "out.csv")
+	must(t, "directory", "export", "--dir", dir, "--format", "csv", "--kind", "user", "--file", target)
+	if text, err := os.ReadFile(target); err != nil || bytes.Count(text, []byte("\n")) != 13 {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if err := os.WriteFile(file, []byte("address,quota\n\"broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, errOut, status := call(t, "directory", "import", file, "--dir", dir); status != ExitUsage || !strings.Contains(errOut, "nothing was changed") {
+		t.Errorf("broken file: %d, %s", status, errOut)
+	}
+}
+
+func TestDirectoryLint(t *testing.T) {
+	dir := tree(t, 10)
+	out := must(t, "directory", "lint", "--dir", dir, "-o", "json")
+	var got struct {
+		Findings []struct{ Severity, Rule, DN, Attribute, Meaning, Mend string }
+		Complete bool
+		Summary  struct{ Users, Errors int }
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Findings) != 0 || !got.Complete || got.Summary.Users != 11 {
+		t.Errorf("%v: %s", err, out)
+	}
+	out, errOut, status := call(t, "directory", "lint", "--dir", dir, "-o", "json", "--pairs", "pair1")
+	if err := json.Unmarshal([]byte(out), &got); err != nil || status != ExitFailed || len(got.Findings) != 5 || got.Summary.Errors != 5 {
+		t.Fatalf("status %d, %v: %s%s", status, err, out, errOut)
+	}
+	if f := got.Findings[0]; f.Severity != "error" || f.Rule != "unknown-pair" || f.DN == "" || f.Attribute != "mailHost" || f.Meaning == "" || f.Mend == "" {
+		t.Errorf("%+v", f)
+	}
+	out, errOut, status = call(t, "directory", "lint", "--dir", dir, "--pairs", "pair1", "--limit", "2")
+	if status != ExitFailed || strings.Count(out, "To mend:") != 2 || !strings.Contains(errOut, "--limit") {
+		t.Errorf("status %d: %s%s", status, out, errOut)
+	}
+}

@@ -1,0 +1,180 @@
+/*
+Package drill runs drills as an operator does, by the program, against clusters
+of real processes: a development cluster, and one in network namespaces where
+they can be made.
+*/
+package drill
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/ha/drill"
+	"github.com/postern-mail/postern/ha/drill/netns"
+	"github.com/postern-mail/postern/integration/cluster"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	cluster.RemoveBinaries()
+	os.Exit(code)
+}
+
+// slack is for machines that run other tests at the same time.
+const slack = "4"
+
+// run runs `postern drill run` and returns its report and status.
+func run(t *testing.T, bin string, args ...string) (*drill.Report, int) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(bin, "postern"), append([]string{"drill", "run", "--output", "json", "--slack", slack}, args...)...)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	var r drill.Report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		t.Fatalf("drill run %v: %v\n%s", args, err, said.String())
+	}
+	t.Logf("drill run %v:\n%s", args, said.String())
+	return &r, cmd.ProcessState.ExitCode()
+}
+
+func mustPass(t *testing.T, r *drill.Report, status int) {
+	t.Helper()
+	if status != 0 {
+		t.Errorf("status %d", status)
+	}
+	for _, res := range r.Results {
+		t.Logf("%s: %s, acknowledged %d, refused %d, unknown %d, gaps %d ms and %d ms", res.Scenario, res.Verdict,
+			res.Counts.Acknowledged, res.Counts.Refused, res.Counts.Unknown, res.SMTP.Millis, res.IMAP.Millis)
+		if res.Verdict != drill.Passed || res.Counts.Acknowledged < 100 || res.Counts.Missing > 0 {
+			t.Errorf("%s: %s: %s; checks %+v; refusals %v", res.Scenario, res.Verdict, res.Reason, res.Checks, res.Refusals)
+		}
+	}
+}
+
+// TestDevelopmentCluster runs drills on one cluster, one after the other.
+func TestDevelopmentCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: needs a running cluster")
+	}
+	c := cluster.Start(t, "--users", "6")
+	files := t.TempDir()
+	html, junit, saved := filepath.Join(files, "r.html"), filepath.Join(files, "r.xml"), filepath.Join(files, "r.json")
+	r, status := run(t, c.Bin, "kill-serving", "kill-relay", "pause-follower", "--dir", c.Dir, "--for", "6s",
+		"--html", html, "--junit", junit, "--save", saved)
+	mustPass(t, r, status)
+	if len(r.Results) != 3 {
+		t.Errorf("%d results", len(r.Results))
+	}
+	for name, root := range map[string]string{html: "html", junit: "testsuites"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var el struct{ XMLName xml.Name }
+		if err := xml.Unmarshal(text, &el); err != nil || el.XMLName.Local != root {
+			t.Errorf("%s: %v %v", name, el, err)
+		}
+	}
+	if out, err := exec.Command(filepath.Join(c.Bin, "postern"), "drill", "report", saved).CombinedOutput(); err != nil || !strings.Contains(string(out), "lost: nothing") {
+		t.Errorf("report: %v\n%s", err, out)
+	}
+
+	t.Run("a removed message is noticed", func(t *testing.T) {
+		r, status := run(t, c.Bin, "transfer", "--dir", c.Dir, "--for", "5s", "--negative-control")
+		if status != 1 {
+			t.Errorf("status %d, want 1", status)
+		}
+		res := r.Results[0]
+		if res.Control == nil || !res.Control.Noticed || res.Verdict != drill.Failed || res.Counts.Missing != 1 {
+			t.Fatalf("%s: %s; control %+v", res.Verdict, res.Reason, res.Control)
+		}
+		if f := res.Findings[0]; f.ID != res.Control.ID || !strings.Contains(res.Reason, f.ID) {
+			t.Errorf("%s was removed; found %s; reason %s", res.Control.ID, f.ID, res.Reason)
+		}
+	})
+	t.Run("a cluster described by a file", func(t *testing.T) {
+		file := filepath.Join(files, "cluster.yaml")
+		if err := os.WriteFile(file, describe(c), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, status := run(t, c.Bin, "stop-serving", "--cluster", file, "--for", "5s")
+		mustPass(t, r, status)
+		r, status = run(t, c.Bin, "kill-serving", "--cluster", file, "--for", "5s")
+		if status != 2 || r.Results[0].Reason != "the file does not allow kill" {
+			t.Errorf("status %d, %s", status, r.Results[0].Reason)
+		}
+	})
+	t.Run("what cannot be done is no pass", func(t *testing.T) {
+		r, status := run(t, c.Bin, "partition-serving", "--dir", c.Dir)
+		if status != 2 || r.Results[0].Verdict != drill.Errored {
+			t.Errorf("status %d, %s", status, r.Results[0].Verdict)
+		}
+	})
+}
+
+// describe is the file of a cluster as an operator would write it.
+func describe(c *cluster.Cluster) []byte {
+	info := c.Info()
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "title: %s\nca: %q\nserver_name: localhost\nnodes:\n", info.Domain, info.CA)
+	for _, r := range info.Relays {
+		fmt.Fprintf(&b, "  - {name: %s, role: relay, smtp: %q, imaps: %q, admin_socket: %q}\n", r.Name, r.SMTP, r.IMAPS, r.Admin)
+	}
+	for _, p := range info.Pairs {
+		for _, n := range p.Nodes {
+			fmt.Fprintf(&b, "  - {name: %s, role: %s, pair: %s, admin_socket: %q}\n", n.Name, n.Role, p.Name, n.Admin)
+		}
+	}
+	b.WriteString("users:\n")
+	for _, u := range info.Users {
+		fmt.Fprintf(&b, "  - {login: %s, password: %q, address: %s, pair: %s}\n", u.Login, u.Password, u.Address, u.Pair)
+	}
+	b.WriteString("allow: [stop, start]\nhooks:\n")
+	for _, verb := range []string{"stop", "start"} {
+		fmt.Fprintf(&b, "  %s: %q\n", verb, fmt.Sprintf(`'%s/postern' node %s "$DRILL_NODE" --dir '%s'`, c.Bin, verb, c.Dir))
+	}
+	return b.Bytes()
+}
+
+// TestNamespaces cuts the serving replica off in a cluster of its own, of which
+// nothing is left.
+func TestNamespaces(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: needs a running cluster")
+	}
+	if err := netns.Possible(); err != nil {
+		t.Skipf("SKIP: %v", err)
+	}
+	if out, err := exec.Command("ip", "netns", "add", "pst-try").CombinedOutput(); err != nil {
+		t.Skipf("SKIP: namespaces cannot be made here: %v %s", err, out)
+	}
+	if out, err := exec.Command("ip", "netns", "del", "pst-try").CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	began := time.Now()
+	r, status := run(t, cluster.Binaries(t), "partition-serving", "--namespaces", "--for", "6s")
+	mustPass(t, r, status)
+	_, id, _ := strings.Cut(r.Target, "namespaces ")
+	id = strings.TrimSuffix(id, "*")
+	if !strings.HasPrefix(id, "pst-") || len(id) < 8 {
+		t.Fatalf("target %q", r.Target)
+	}
+	left, err := exec.Command("ip", "netns", "list").Output()
+	if err != nil || strings.Contains(string(left), id) {
+		t.Errorf("left after %v: %s %v", time.Since(began), left, err)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -144,13 +145,16 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-func TestRing(t *testing.T) {
+func TestRing(t *testing.T) { synctest.Test(t, testRing) }
+
+func testRing(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, func(c *Config) { c.FileBytes, c.Files, c.Flush = 10_000, 3, time.Millisecond })
 	for i := range 2000 {
 		l.Accepted(event(fmt.Sprintf("q%04d", i)))
 		if i%20 == 0 {
 			time.Sleep(2 * time.Millisecond)
+			synctest.Wait() // the batch is written, however busy the machine is
 		}
 	}
 	if err := l.Close(); err != nil {

@@ -326,10 +326,6 @@ func (u *upkeep) scrub(ctx context.Context) (scrub.Report, error) {
 func (u *upkeep) noteScrub(r scrub.Report) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.state.Scrub = admin.ScrubStatus{
-		Begun: r.Begun, Finished: r.Finished, Octets: r.Octets, Messages: r.Messages,
-		Damaged: r.Damaged, Repaired: r.Repaired, Lost: r.Lost(),
-	}
 	metrics.ScrubLost.With(u.cfg.Pair).Set(float64(r.Lost()))
 	if !r.Finished.IsZero() {
 		metrics.ScrubFinished.With(u.cfg.Pair).Set(float64(r.Finished.Unix()))
@@ -346,6 +342,11 @@ func (u *upkeep) status(out *admin.GroupStatus) {
 	defer u.mu.Unlock()
 	s := u.state
 	s.Quarantine = u.quarantine
+	r := u.scrubber.Last()
+	s.Scrub = admin.ScrubStatus{
+		Begun: r.Begun, Finished: r.Finished, Octets: r.Octets, Messages: r.Messages,
+		Damaged: r.Damaged, Repaired: r.Repaired, Lost: r.Lost(),
+	}
 	out.Upkeep = &s
 	if u.quarantine != "" {
 		out.Alarms = append(out.Alarms, "quarantined: "+u.quarantine)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/postern-mail/postern/backend/fsm"
 	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/backend/notify"
@@ -21,6 +23,12 @@ import (
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/config"
 )
+
+func TestMain(m *testing.M) {
+	// Pebble watches the disk from goroutines that outlive a store that was
+	// opened for reading.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/cockroachdb/pebble/v2/vfs.(*diskHealthCheckingFS).startTickerLocked.func1"))
+}
 
 // node is a replica without raft: the real log, rows, state machine and
 // mailboxes, and upkeep on them.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -19,6 +21,13 @@ import (
 func TestStoreModel(t *testing.T) {
 	base := t.TempDir()
 	runs := 0
+	// Each step flushes real files. More by -rapid.checks.
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue && os.Getenv("POSTERN_NIGHTLY") == "" {
+		defer checks.Value.Set(checks.DefValue)
+		if err := checks.Value.Set("10"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		runs++
 		n := &node{t: t, dir: fmt.Sprintf("%s/%d", base, runs), clock: time.Now(), seg: 16 << 10, rate: 1 << 30}

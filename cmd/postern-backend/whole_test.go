@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -84,71 +83,4 @@ func TestRestorePair(t *testing.T) {
 	if v.Len() != 26 {
 		t.Errorf("%d messages", v.Len())
 	}
-}
-
-func BenchmarkDeliver(b *testing.B) {
-	for _, upkeep := range []bool{false, true} {
-		name := "alone"
-		if upkeep {
-			name = "upkeep"
-		}
-		b.Run(name, func(b *testing.B) { benchDeliver(b, upkeep) })
-	}
-}
-
-// benchDeliver delivers 10 KB messages from 32 senders to a store that has mail,
-// half of it deleted, alone or while that is compacted and all of it scrubbed
-// again and again at the default rate.
-func benchDeliver(b *testing.B, busy bool) {
-	n := &node{t: b, dir: b.TempDir(), clock: time.Now(), seg: 4 << 20, group: true, rate: 20 << 20}
-	n.start()
-	defer n.stop()
-	var wg sync.WaitGroup
-	for from := range 64 {
-		wg.Go(func() {
-			for i := range 32 {
-				_, err := n.boxes.Deliver(context.Background(), &mailbox.Delivery{
-					Message: text(100*from+i, 10<<10), Recipients: []mailbox.DeliveryRecipient{{Account: eva}},
-				})
-				if err != nil {
-					b.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if _, err := n.upkeep.snapshot("", false); err != nil {
-		b.Fatal(err)
-	}
-	n.expunge(eva, func(uid uint32) bool { return uid%2 == 0 })
-	n.clock = n.clock.Add(2 * time.Hour)
-	n.deliver(eva, 1, 100)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	passes := 0
-	go func() {
-		defer close(done)
-		for busy && ctx.Err() == nil {
-			if _, err := n.upkeep.compact(ctx); err != nil && ctx.Err() == nil {
-				b.Error(err)
-			}
-			if _, err := n.upkeep.scrub(ctx); err == nil {
-				passes++
-			}
-		}
-	}()
-	body := text(7, 10<<10)
-	b.SetBytes(int64(len(body)))
-	b.SetParallelism(16)
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			res, err := n.boxes.Deliver(context.Background(), &mailbox.Delivery{Message: body, Recipients: []mailbox.DeliveryRecipient{{Account: "ann@example.org"}}})
-			if err != nil || res[0].Err != nil {
-				b.Error(res, err)
-			}
-		}
-	})
-	cancel()
-	<-done
-	b.ReportMetric(float64(passes), "passes")
 }

@@ -76,6 +76,10 @@ type stored struct {
 	Offer offer  `json:"offer"`
 }
 
+// silence is how long a member may ask nothing before its connection is given up.
+// One that checks what it has fetched comes back, or needs nothing more.
+const silence = 2 * time.Minute
+
 // NewSource makes a source. Frozen copies that an earlier process left can be
 // gone on with.
 func NewSource(cfg SourceConfig) *Source {
@@ -129,7 +133,7 @@ func (s *Source) Serve(ctx context.Context, from string, st *raftnet.Stream) err
 	var f *frozen
 	defer func() { s.leave(f) }()
 	for {
-		b, err := st.Receive(0)
+		b, err := st.Receive(silence)
 		if err != nil {
 			return err
 		}

@@ -253,6 +253,12 @@ func TestGroups(t *testing.T) {
 	awaitEmptyQueues(t, c, 20*time.Second)
 	checkSome(t, c, led, users)
 
+	// The operator sees where everything is.
+	out, err := g.tool("status")
+	if err != nil || !strings.Contains(out, "pair2,pair3") || !strings.Contains(out, "w9 (witness)") {
+		t.Errorf("status: %v\n%s", err, out)
+	}
+
 	// One replica of pair2 is lost on n2; its neighbour of pair3 goes on.
 	n1, n2, w := g.nodes[0], g.nodes[1], g.nodes[2]
 	g.kill(n2)
@@ -314,7 +320,7 @@ func TestGroups(t *testing.T) {
 		}
 		return err == nil
 	})
-	out, err := g.tool("pair", "members", "pair2", "--output", "json")
+	out, err = g.tool("pair", "members", "pair2", "--output", "json")
 	var list struct{ Members []struct{ Node string } }
 	if err == nil {
 		err = json.Unmarshal([]byte(out), &list)

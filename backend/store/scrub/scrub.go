@@ -25,6 +25,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -96,11 +98,19 @@ type Scrubber struct {
 	limiter *rate.Limiter
 	report  Report
 	buf     []byte
+
+	rows map[uint64][]store.Message // of the entries from on, by entry
+	from uint64
+	asOf time.Time
+
+	mu    sync.Mutex // guards shown
+	shown Report
 }
 
 const (
 	burst    = 4 << 20
 	saveEach = 256 << 20 // octets after which the notes are written
+	showEach = 128       // frames after which Last says more
 )
 
 // New reads the notes.
@@ -128,17 +138,30 @@ func New(cfg Config) *Scrubber {
 			cfg.Logger.Warn("notes of the scrub are not readable", "file", cfg.Notes, "err", err)
 		}
 	}
+	s.show()
 	return s
 }
 
-// Last returns the report of the last pass, which may not have ended.
-func (s *Scrubber) Last() Report { return s.report }
+// Last returns the report of the last pass, which may not have ended. It may be
+// called at any time.
+func (s *Scrubber) Last() Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shown
+}
+
+func (s *Scrubber) show() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shown = s.report
+}
 
 // Pass reads everything once, or goes on with a pass that was not ended.
 func (s *Scrubber) Pass(ctx context.Context) (Report, error) {
 	if s.report.Begun.IsZero() || !s.report.Finished.IsZero() {
 		s.report = Report{Begun: s.cfg.Now()}
 	}
+	s.rows, s.from = nil, 0
 	saved := s.report.Octets
 	for _, seg := range s.cfg.Log.Segments() {
 		for index := max(seg.Base, s.report.Next); index <= seg.Last; index++ {
@@ -160,6 +183,7 @@ func (s *Scrubber) Pass(ctx context.Context) (Report, error) {
 }
 
 func (s *Scrubber) save() error {
+	s.show()
 	data, err := json.Marshal(&s.report)
 	if err == nil {
 		err = fsx.WriteFileAtomic(s.cfg.FS, s.cfg.Notes, data)
@@ -178,6 +202,9 @@ func (s *Scrubber) entry(ctx context.Context, index uint64, needed bool) error {
 	}
 	s.report.Frames++
 	s.report.Octets += int64(len(data))
+	if s.report.Frames%showEach == 0 {
+		s.show()
+	}
 	if err := s.wait(ctx, len(data)); err != nil {
 		return err
 	}
@@ -188,32 +215,68 @@ func (s *Scrubber) entry(ctx context.Context, index uint64, needed bool) error {
 	return s.messages(index, data)
 }
 
+// chunk is how many entries' messages are looked up at once.
+const chunk = 64
+
 // messages compares the messages that came in with an entry with their hashes.
 func (s *Scrubber) messages(index uint64, data []byte) error {
-	n, err := s.cfg.Rows.Snapshot()
-	if err != nil {
-		return fmt.Errorf("scrub: %w", err)
-	}
-	defer n.Close()
-	var wrong error
-	err = n.Messages(index<<store.MessageBits, func(m *store.Message) bool {
-		if m.ID>>store.MessageBits != index {
-			return false
+	if s.rows == nil || index < s.from || index >= s.from+chunk || s.cfg.Now().Sub(s.asOf) > time.Minute {
+		if err := s.lookUp(index); err != nil {
+			return fmt.Errorf("scrub: %w", err)
 		}
+	}
+	for i := range s.rows[index] {
+		m := &s.rows[index][i]
 		s.report.Messages++
-		if err := s.check(m, index, data); err != nil && !s.frameError(m, index) {
-			s.report.Wrong++
-			wrong = errors.Join(wrong, err)
+		err := s.check(m, index, data)
+		if err == nil || s.frameError(m, index) {
+			continue
 		}
-		return true
-	})
-	if wrong != nil {
-		s.cfg.Logger.Error("message does not have its hash, though its frames read well", "entry", index, "err", wrong)
-	}
-	if err != nil {
-		return fmt.Errorf("scrub: %w", err)
+		if gone, gerr := s.gone(m.ID); gone || gerr != nil {
+			if gerr != nil {
+				return fmt.Errorf("scrub: %w", gerr)
+			}
+			continue
+		}
+		s.report.Wrong++
+		s.cfg.Logger.Error("message does not have its hash, though its frames read well", "entry", index, "err", err)
 	}
 	return nil
+}
+
+// lookUp reads the rows of the messages that came in with some entries.
+func (s *Scrubber) lookUp(from uint64) error {
+	n, err := s.cfg.Rows.Snapshot()
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	s.from, s.asOf, s.rows = from, s.cfg.Now(), map[uint64][]store.Message{}
+	return n.Messages(from<<store.MessageBits, func(m *store.Message) bool {
+		index := m.ID >> store.MessageBits
+		if index >= from+chunk {
+			return false
+		}
+		one := *m
+		one.Meta, one.Body = nil, slices.Clone(m.Body)
+		s.rows[index] = append(s.rows[index], one)
+		return true
+	})
+}
+
+// gone reports whether a message was deleted since its row was read.
+func (s *Scrubber) gone(id uint64) (bool, error) {
+	n, err := s.cfg.Rows.Snapshot()
+	if err != nil {
+		return false, err
+	}
+	defer n.Close()
+	var m store.Message
+	_, err = n.Message(id, &m)
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 // check compares a message with its hash; data is of the entry at index.

@@ -294,7 +294,7 @@ func (s *Slot) Join(ctx context.Context, in admin.JoinRequest) (admin.GroupMembe
 	if err := s.halt(ctx); err != nil {
 		s.cfg.Log.Warn("the member that was removed did not end in order", "err", err)
 	}
-	aside := ""
+	aside := s.leftAside()
 	if s.id != "" {
 		var err error
 		if aside, err = pair.PutAside(fsx.OS, s.cfg.Group.Dir, s.id); err != nil {
@@ -312,6 +312,15 @@ func (s *Slot) Join(ctx context.Context, in admin.JoinRequest) (admin.GroupMembe
 	}
 	s.cfg.Log.Warn("member made anew", "id", s.id, "aside", aside)
 	return answer()
+}
+
+// leftAside finds the directory that was put aside by an earlier Join which did
+// not get further.
+func (s *Slot) leftAside() string {
+	if found, err := filepath.Glob(s.cfg.Group.Dir + ".old-*"); err == nil && len(found) == 1 {
+		return found[0]
+	}
+	return ""
 }
 
 // Recover makes the group one of this member alone; without accept it says what

@@ -98,7 +98,7 @@ func (f *Fleet) Status(ctx context.Context) (*Status, error) {
 			r.Node.learn(v)
 		}
 		s.Nodes = append(s.Nodes, NodeState{
-			Name: v.Name, Role: v.Role, Pair: r.Node.Pair, State: v.State, Version: v.Version, PID: v.PID,
+			Name: v.Name, Role: v.Role, Pair: pairsOn(r.Node, v), State: v.State, Version: v.Version, PID: v.PID,
 			Started: v.Started, Sessions: v.Sessions, CertEnds: v.CertEnds,
 		})
 		groups = append(groups, v.Groups...)
@@ -111,6 +111,18 @@ func (f *Fleet) Status(ctx context.Context) (*Status, error) {
 		f.hearsay(ctx, s)
 	}
 	return s, nil
+}
+
+// pairsOn lists the pairs of which a node holds members.
+func pairsOn(n *Node, s *admin.NodeStatus) string {
+	if len(s.Groups) < 2 {
+		return n.Pair
+	}
+	var pairs []string
+	for _, g := range s.Groups {
+		pairs = append(pairs, g.Pair)
+	}
+	return strings.Join(pairs, ",")
 }
 
 // hearsay adds what the nodes that answered know by gossip of others.

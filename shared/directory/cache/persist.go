@@ -398,7 +398,7 @@ func restore[V any](c *Cache, t *table[V], key string, v V, age time.Duration) {
 // nothing was asked since.
 func (c *Cache) Keep(ctx context.Context, p Persistence) {
 	p.fill()
-	saved := c.Stats().Misses
+	var saved uint64
 	save := func() {
 		asked := c.Stats().Misses
 		if asked == saved {

@@ -42,6 +42,7 @@ func RunSun(t *testing.T, start func(t testing.TB, ldif []byte) Server) {
 			t.Run("Uplevel", u.uplevel)
 			t.Run("Vanity", u.vanity)
 			t.Run("LookupURLs", u.lookupURLs)
+			t.Run("Names", u.names)
 			t.Run("Filters", u.filters)
 			t.Run("Login", u.login)
 			t.Run("Renamed", u.renamed)
@@ -237,11 +238,14 @@ func (u *sun) broken(t *testing.T) {
 	if !u.dc {
 		t.Skip("SKIP: only a DC tree can be broken so")
 	}
-	for _, name := range []string{"loop0.example", "loop3.example", "dangling.example", "nobase.example", "lost.example"} {
+	for _, name := range []string{"loop0.example", "loop3.example", "chain5.example", "dangling.example", "nobase.example", "lost.example"} {
 		_, err := d.Domain(t.Context(), name)
 		if answered(err) || directory.FaultOf(err) != "misconfigured" || !strings.Contains(err.Error(), "example") {
 			t.Errorf("Domain(%s): %v, want misconfigured", name, err)
 		}
+	}
+	if dom, err := d.Domain(t.Context(), "chain4.example"); err != nil || dom.Name != "example.org" {
+		t.Errorf("four aliases in a row: %+v, %v", dom, err)
 	}
 	if err := d.Ready(t.Context()); err != nil {
 		t.Errorf("Ready: %v", err)
@@ -264,6 +268,8 @@ func (u *sun) catchAll(t *testing.T) {
 		"whoever@all.example":   "rest@all.example (catch-all)",
 		"whoever@every.example": "rest@all.example (catch-all)",
 		"a+b@all.example":       "rest@all.example (catch-all)",
+		"whoever@third.example": "eve@example.org (catch-all)", // of this name only
+		"whoever@example.net":   "none",
 		"whoever@example.com":   "none", // the smart host is the caller's business
 	})
 	dom, err := d.Domain(t.Context(), "all.example")
@@ -370,6 +376,15 @@ func (u *sun) lookupURLs(t *testing.T) {
 		`"ana,ou=people"@example.org`:                             "none",
 		`"ana,ou=people,o=example.org,o=isp"@example.com`:         "none",
 		`"bob,ou=people,o=example.org,o=isp??sub?"@typed.example`: "none",
+	})
+}
+
+// names: what a value brings along stays a value.
+func (u *sun) names(t *testing.T) {
+	d := u.dial(t, func(c *ldap.Config) { c.LookupURLs = []string{"ldap:///uid=$U,$B??base?(objectClass=*)"} })
+	check(t, d, map[string]string{
+		`"ana,ou=people,o=example.org"@example.org`: "none",
+		`"ana,ou=people,o=example.org"@example.com`: "none",
 	})
 }
 

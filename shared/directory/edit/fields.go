@@ -27,7 +27,7 @@ func fixed(name string) func(*directory.Schema) string {
 	return func(*directory.Schema) string { return name }
 }
 
-// plain are the fields without a purpose of their own.
+// common are the fields that users and groups have.
 var common = []Field{
 	{"name", false, "full name", fixed("cn")},
 	{"description", true, "what people should know", fixed("description")},

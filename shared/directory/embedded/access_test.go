@@ -76,6 +76,7 @@ func TestRules(t *testing.T) {
 			{Base: fixture.Base("x.test"), Who: "subtree:" + fixture.Base("x.test"), Access: embedded.Read},
 			{Base: other, Who: "subtree:" + other, Access: embedded.Read},
 			{Base: other, Attributes: []string{"entry", "cn"}, Who: "anonymous", Access: embedded.Read},
+			{Base: fixture.Base("x.test"), Attributes: []string{"cn"}, Who: "anonymous", Access: embedded.Read},
 		}
 	})
 	one := connect(t, s, "uid=u0001,"+people, fixture.Password) // in the group team
@@ -94,6 +95,9 @@ func TestRules(t *testing.T) {
 	}
 	if got, _ := find(nobody, other, ldap.ScopeWholeSubtree, "(uid=u0001)"); len(got) != 0 {
 		t.Errorf("anonymous finds %q by uid", got)
+	}
+	if got, _ := find(nobody, "o=isp", ldap.ScopeWholeSubtree, "(cn=User 0002)"); len(got) != 1 {
+		t.Errorf("anonymous finds %q, want no entry that only its cn may be read of", got)
 	}
 	res, err := nobody.Search(ldap.NewSearchRequest(other, 2, 0, 0, 0, false, "(cn=User 0001)", nil, nil))
 	if err != nil || len(res.Entries) != 1 || len(res.Entries[0].Attributes) != 1 || res.Entries[0].GetAttributeValue("cn") == "" {

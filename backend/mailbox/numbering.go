@@ -54,12 +54,6 @@ func (l *numbering) seq(uid uint32) (seq int, ok bool) {
 	return int(l.runs[i].seq+uid-l.runs[i].first) + 1, true
 }
 
-// has reports whether uid has a number.
-func (l *numbering) has(uid uint32) bool {
-	_, ok := l.seq(uid)
-	return ok
-}
-
 // each calls f with the UIDs from first to last that have a number, in order.
 func (l *numbering) each(first, last uint32, f func(uid uint32)) {
 	if first > last {

@@ -202,7 +202,8 @@ func (h *house) submit(change func(*queue.Item), to ...string) string {
 			h.t.Fatal(err)
 		}
 		it.Recipients = append(it.Recipients, queue.Recipient{Recipient: mail.Recipient{
-			Address: addr, Channel: mail.ChannelSMTP, NextHop: addr.Domain, Key: mail.NewDeliveryKey("o", it.Envelope.QueueID, fmt.Sprint(i))}})
+			Address: addr, Channel: mail.ChannelSMTP, NextHop: addr.Domain, Key: mail.NewDeliveryKey("o", it.Envelope.QueueID, fmt.Sprint(i)),
+		}})
 	}
 	if change != nil {
 		change(it)

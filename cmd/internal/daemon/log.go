@@ -70,6 +70,7 @@ func (u urgent) Handle(ctx context.Context, r slog.Record) error {
 func (u urgent) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return urgent{u.Handler.WithAttrs(attrs), u.w}
 }
+
 func (u urgent) WithGroup(name string) slog.Handler { return urgent{u.Handler.WithGroup(name), u.w} }
 
 // newLog returns the log of a node and the function that writes what waits.

@@ -79,7 +79,9 @@ type ldapConfig struct {
 	PasswordFile  string   `yaml:"password_file,omitempty"`
 	DefaultDomain string   `yaml:"default_domain"`
 
-	Domains []domainConfig `yaml:"domains,omitempty"`
+	Domains      []domainConfig `yaml:"domains,omitempty"`
+	UserClasses  []string       `yaml:"user_classes,flow,omitempty"`
+	GroupClasses []string       `yaml:"group_classes,flow,omitempty"`
 }
 
 type domainConfig struct {
@@ -205,6 +207,8 @@ func (l *layout) relay(dir string, n *node, o *Options) *relayConfig {
 	}
 	if l.Unlisted {
 		c.Directory.Domains = []domainConfig{{l.Domains[0]}}
+		// Such a tree was not made for us: one class says what an entry is.
+		c.Directory.UserClasses, c.Directory.GroupClasses = []string{"inetMailUser"}, []string{"inetMailGroup"}
 	}
 	if o.Directory != "" {
 		c.Directory.URLs, c.Directory.BindDN = []string{o.Directory}, o.BindDN

@@ -203,8 +203,10 @@ func delivery(to ...string) *deliver.Delivery {
 		if err != nil {
 			panic(err)
 		}
-		d.Recipients = append(d.Recipients, mail.Recipient{Address: a, NextHop: a.Domain, Channel: mail.ChannelSMTP,
-			Notify: mail.NotifyFailure, OriginalRecipient: "rfc822;orig@x.example"})
+		d.Recipients = append(d.Recipients, mail.Recipient{
+			Address: a, NextHop: a.Domain, Channel: mail.ChannelSMTP,
+			Notify: mail.NotifyFailure, OriginalRecipient: "rfc822;orig@x.example",
+		})
 	}
 	return d
 }

@@ -123,6 +123,9 @@ func parseOption(text string) (o option, err error) {
 	case o.name == "mailbox" && strings.HasSuffix(Options[0], "="+body):
 		o.does, o.groups = doMailbox, false
 	}
+	if !o.users && !o.groups {
+		return o, fmt.Errorf("for nobody: members are a group's, a mailbox is a user's")
+	}
 	if o.does == doTemplate {
 		o.template, err = parseTemplate(body)
 	}

@@ -107,7 +107,7 @@ func TestParseOptions(t *testing.T) {
 	if o := out[len(out)-1]; o.name != "fax" || !o.later || !o.dated || !o.anywhere || !o.users || !o.groups {
 		t.Errorf("fax: %+v", o)
 	}
-	for text, want := range map[string]string{"mailbox": "no template", "#=x": "no name", "a b=x": "no name", "x=$Q": "unknown"} {
+	for text, want := range map[string]string{"mailbox": "no template", "#=x": "no name", "*x=*": "for nobody", "a b=x": "no name", "x=$Q": "unknown"} {
 		if _, err := New(Config{Directory: fixture(), Pair: Pairs("pair1"), Options: []string{text}}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}

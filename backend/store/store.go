@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -20,8 +21,10 @@ type Bodies interface {
 // Damaged reports whether an error of a store says that its files, or its rows,
 // are not as they were written.
 func Damaged(err error) bool {
-	return errors.Is(err, pebble.ErrCorruption) || errors.Is(err, ErrInconsistent) || errors.Is(err, errRow)
+	return errors.Is(err, pebble.ErrCorruption) || errors.Is(err, errFiles) || errors.Is(err, ErrInconsistent) || errors.Is(err, errRow)
 }
+
+var errFiles = errors.New("files damaged")
 
 // FS is the file system under the rows.
 type FS = vfs.FS
@@ -90,6 +93,11 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 	}
 	db, err := pebble.Open(dir, po)
 	if err != nil {
+		// What the system does not refuse, the files do; one that is missing too.
+		var refused syscall.Errno
+		if !errors.As(err, &refused) || refused == syscall.ENOENT {
+			err = fmt.Errorf("%w: %w", errFiles, err)
+		}
 		return nil, fmt.Errorf("store: open: %w", err)
 	}
 	s := &Store{db: db, bodies: bodies, readOnly: o.ReadOnly, stop: make(chan struct{}), done: make(chan struct{})}

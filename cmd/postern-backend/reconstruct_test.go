@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/backend/store"
 	"github.com/postern-mail/postern/cmd/internal/reconstruct"
 	"github.com/postern-mail/postern/ha/replica/voter"
 	"github.com/postern-mail/postern/shared/admin"
@@ -52,8 +53,10 @@ func TestReconstruct(t *testing.T) {
 				o := reconstruct.Options{Dir: n.dir}
 				r, err := reconstruct.Run(t.Context(), o)
 				n.check(err)
-				// Rows that say nothing are brought up to what raft noted: here nothing.
 				broken := name != "nothing"
+				if snapshots != (r.Snapshot != "") {
+					t.Fatalf("made from another source: %+v", r)
+				}
 				if (r.Fault != "") != broken || r.Repaired || !broken && r.New != digest.String() {
 					t.Fatalf("check: %+v", r)
 				}
@@ -199,4 +202,52 @@ func TestReconstructCrash(t *testing.T) {
 			t.Errorf("step %d: digest %v at %d", step, sum, at)
 		}
 	}
+}
+
+// TestDamageIsSeen tells damaged rows from those that cannot be opened now.
+func TestDamageIsSeen(t *testing.T) {
+	n := filled(t, 20)
+	n.check(voter.WriteID(fsx.OS, n.dir, "pair1", memberID))
+	meta := filepath.Join(n.dir, "meta")
+	n.stop()
+	defer n.start()
+	open := func() (string, error) {
+		rows, err := store.Open(meta, nil, store.Options{OnDiskFailure: func(error) {}})
+		if err == nil {
+			n.check(rows.Close())
+		}
+		return reconstruct.Needed(n.dir, err)
+	}
+	if why, err := open(); why != "" || err != nil {
+		t.Errorf("good rows: %q, %v", why, err)
+	}
+	reconstruct.NoteDamage(n.dir, errors.New("no space"))
+	if why, err := open(); why != "" || err != nil {
+		t.Errorf("after another error: %q, %v", why, err)
+	}
+	reconstruct.NoteDamage(n.dir, fmt.Errorf("read: %w", store.ErrInconsistent))
+	if why, err := open(); why == "" || err != nil {
+		t.Errorf("after damage was read: %q, %v", why, err)
+	}
+	r, err := reconstruct.Run(t.Context(), reconstruct.Options{Dir: n.dir, Repair: true})
+	if err != nil || !r.Repaired {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if why, err := open(); why != "" || err != nil {
+		t.Errorf("after the repair: %q, %v", why, err)
+	}
+	n.check(eachFile(meta, "*.sst", func(f string) error { return os.Truncate(f, 40) }))
+	if why, err := open(); why == "" || err != nil {
+		t.Errorf("a table cut short: %q, %v", why, err)
+	}
+	n.check(eachFile(meta, "*.sst", os.Remove))
+	if why, err := open(); why == "" || err != nil {
+		t.Errorf("a table missing: %q, %v", why, err)
+	}
+	n.check(os.RemoveAll(meta))
+	n.check(os.WriteFile(meta, nil, 0o600))
+	if why, err := open(); why != "" || err == nil {
+		t.Errorf("what the system refuses: %q, %v", why, err)
+	}
+	n.check(os.Remove(meta))
 }

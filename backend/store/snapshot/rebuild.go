@@ -122,7 +122,7 @@ func replay(ctx context.Context, rows *store.Store, log Reader, after, upto uint
 }
 
 // cloneMeta makes a directory of rows that may be written to out of one that
-// must stay: tables, which are never changed, are linked, the rest copied.
+// must stay. Nothing is shared: damage to one must not be damage to the other.
 func cloneMeta(from, into string) error {
 	if err := os.Mkdir(into, 0o700); err != nil {
 		return err
@@ -135,11 +135,7 @@ func cloneMeta(from, into string) error {
 		if !d.Type().IsRegular() {
 			continue
 		}
-		src, dst := filepath.Join(from, d.Name()), filepath.Join(into, d.Name())
-		if slices.Contains([]string{".sst", ".blob"}, filepath.Ext(d.Name())) && os.Link(src, dst) == nil {
-			continue
-		}
-		if err := copyFile(src, dst); err != nil {
+		if err := copyFile(filepath.Join(from, d.Name()), filepath.Join(into, d.Name())); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,7 @@ Package snapshot makes, keeps, checks and opens snapshots of a replica: its rows
 and its log at one moment. A backup is a snapshot with another purpose.
 
 	<dir>/<name>/
-	    meta/          a checkpoint of the rows, as of entry Applied
+	    meta/          a checkpoint of the rows, as of entry Applied; octets of its own
 	    log/           the log up to entry Last: sealed segments are hard links
 	    snapshot.json  what it holds; written last, so that it says the rest is there
 
@@ -13,8 +13,8 @@ What the package keeps true:
     One without is what a crash left, and is removed.
   - The octets of every message in meta are in log: no segment is replaced from
     before the checkpoint is made until the files have their second name.
-  - It costs what has changed: as long as a segment is also in the log, it takes
-    no space, and none is copied but the one being written.
+  - As long as a segment is also in the log it takes no space here, and none is
+    copied but the one being written.
 
 Rows are brought up to date from a checkpoint and the log after it (Rebuild),
 which is how a replica with damaged rows comes back, and how one finds out
@@ -160,6 +160,9 @@ func (k *Keeper) fill(dir string, info *Info) (err error) {
 		return err
 	}
 	release()
+	if err := unshare(meta); err != nil {
+		return err
+	}
 	st, err := stateOf(meta)
 	if err != nil {
 		return err
@@ -182,6 +185,29 @@ func (k *Keeper) fill(dir string, info *Info) (err error) {
 		return err
 	}
 	return fsx.WriteFileAtomic(fsx.OS, filepath.Join(dir, infoName), append(data, '\n'))
+}
+
+// unshare gives the checkpoint octets of its own: what damages the rows must not
+// damage that from which they are made anew. Segments stay shared, since the
+// other replica has the same.
+func unshare(meta string) error {
+	names, err := os.ReadDir(meta)
+	if err != nil {
+		return err
+	}
+	for _, d := range names {
+		if !d.Type().IsRegular() {
+			continue
+		}
+		name := filepath.Join(meta, d.Name())
+		if err := copyFile(name, name+".own"); err != nil {
+			return err
+		}
+		if err := os.Rename(name+".own", name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stateOf reads what a checkpoint says of itself.

@@ -174,21 +174,41 @@ func (f *fabric) remove(ctx context.Context) error {
 // it, so nothing else of this process is ever inside.
 func within(ns string, f func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		file, err := os.Open(filepath.Join("/run/netns", ns))
-		if err != nil {
-			done <- err
-			return
-		}
-		defer file.Close()
-		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("entering %s: %w", ns, err)
-			return
-		}
-		done <- f()
-	}()
+	onOwnThread(func() { done <- enter(ns, f) })
 	return <-done
+}
+
+// onOwnThread runs f on a thread that ends with it. The first thread of a
+// process cannot end: when f would get that one, it is held until another one
+// has done the work.
+func onOwnThread(f func()) {
+	go func() {
+		runtime.LockOSThread() // never unlocked, so that the thread ends
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread()
+			f()
+		}()
+		<-done
+	}()
+}
+
+func enter(ns string, f func() error) error {
+	file, err := os.Open(filepath.Join("/run/netns", ns))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("entering %s: %w", ns, err)
+	}
+	return f()
 }
 
 // dial connects from a namespace. The address is numeric, so that the socket is

@@ -295,10 +295,13 @@ func TestGroups(t *testing.T) {
 	// n1 and the witness are lost for good.
 	g.kill(n1)
 	g.kill(w)
-	time.Sleep(time.Second)
-	if out, err := g.tool("pair", "recover", "pair2"); err == nil || !strings.Contains(out, "known to be committed") {
-		t.Errorf("recover without being told to accept the loss: %v: %s", err, out)
-	}
+	var said string
+	await(t, "n2 knows that the majority is lost, and does not go on by itself", 20*time.Second, func() bool {
+		out, err := g.tool("pair", "recover", "pair2")
+		said = fmt.Sprint(out, err)
+		return err != nil && strings.Contains(out, "known to be committed")
+	})
+	t.Logf("recover without being told to accept the loss: %s", said)
 	if out, err := g.tool("pair", "recover", "pair2", "--accept-loss"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -296,9 +296,8 @@ type Bench struct {
 
 // MailLimits bound what a mailbox takes.
 type MailLimits struct {
-	MaxSize      Size `mapstructure:"max_size"`
-	MaxSessions  int  `mapstructure:"max_sessions"`
-	MaxMailboxes int  `mapstructure:"max_mailboxes"`
+	MaxSize     Size `mapstructure:"max_size"`
+	MaxSessions int  `mapstructure:"max_sessions"`
 }
 
 // Store is the metadata store.

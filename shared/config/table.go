@@ -234,7 +234,6 @@ var Table = []Option{
 	{Name: "bench.password", Type: Hidden, Tier: TierBackend, Help: "Password of every account on bench.imap."},
 	{Name: "mail.max_size", Type: Octets, Default: "50MB", Tier: TierBackend, Min: 64 << 10, Max: 1 << 30, Help: "Largest message stored."},
 	{Name: "mail.max_sessions", Type: Int, Default: "20000", Tier: TierBackend, Min: 1, Help: "IMAP and POP3 sessions open at once."},
-	{Name: "mail.max_mailboxes", Type: Int, Default: "10000", Tier: TierBackend, Min: 10, Help: "Mailboxes of one account."},
 	{Name: "store.cache", Type: Octets, Default: "64MB", Tier: TierBackend, Min: 1 << 20, Help: "Cache of metadata, of each group."},
 	{Name: "store.memtable", Type: Octets, Default: "32MB", Tier: TierBackend, Min: 1 << 20, Max: 1 << 30, Help: "Metadata in memory before it is written, of each group."},
 	{Name: "store.in_flight", Type: Octets, Default: "64MB", Tier: TierBackend, Min: 1 << 20, Help: "Entries proposed and not yet applied, of each group; beyond it 451."},

@@ -156,7 +156,7 @@ func TestParseHostile(t *testing.T) {
 }
 
 // TestParseDeep: four times the levels take about four times as long, not the
-// sixteen of a square.
+// sixteen of a square, and 5,000 a tenth of a second at most.
 func TestParseDeep(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -175,6 +175,9 @@ func TestParseDeep(t *testing.T) {
 		}
 		few, many := best(5000), best(20_000)
 		t.Logf("%s: %v for 5,000 levels, %v for 20,000", name, few, many)
+		if few > 100*time.Millisecond {
+			t.Errorf("%s: %v for 5,000 levels, more than a tenth of a second", name, few)
+		}
 		if many > 9*max(few, time.Millisecond) {
 			t.Errorf("%s: %v for 5,000 levels, %v for 20,000", name, few, many)
 		}

@@ -117,9 +117,6 @@ func Binaries(t testing.TB) string {
 			build.err = err
 			return
 		}
-		if _, err := os.Stat(filepath.Join(root, "cmd", "postern")); err != nil {
-			return // the programs are not written yet
-		}
 		dir, err := os.MkdirTemp("", "postern-bin-")
 		if err != nil {
 			build.err = err
@@ -134,9 +131,6 @@ func Binaries(t testing.TB) string {
 	})
 	if build.err != nil {
 		t.Fatal(build.err)
-	}
-	if build.dir == "" {
-		t.Skip("SKIP: cmd/postern does not exist yet")
 	}
 	return build.dir
 }

@@ -19,10 +19,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func need(t *testing.T) {
 	t.Helper()
 	if err := Possible(); err != nil {
+		if os.Getenv("POSTERN_CI") != "" {
+			t.Fatalf("SKIP: %v", err)
+		}
 		t.Skipf("SKIP: %v", err)
 	}
 	name := prefix + "try" + newID()[:4]
 	if err := batch(t.Context(), "", []string{"netns add " + name}); err != nil {
+		if os.Getenv("POSTERN_CI") != "" {
+			t.Fatalf("SKIP: namespaces cannot be made here: %v", err)
+		}
 		t.Skipf("SKIP: namespaces cannot be made here: %v", err)
 	}
 	if err := batch(t.Context(), "", []string{"netns del " + name}); err != nil {

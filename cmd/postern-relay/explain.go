@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"sync"
 	"time"
@@ -197,8 +198,43 @@ func (o *observed) Entry(ctx context.Context, dn string) (*directory.Entry, erro
 	return ask(ctx, o, "entry", dn, func(ctx context.Context) (*directory.Entry, error) { return o.under.Entry(ctx, dn) }, entry)
 }
 
-func (o *observed) Search(ctx context.Context, url string, limit int) ([]*directory.Entry, error) {
-	return ask(ctx, o, "search", url, func(ctx context.Context) ([]*directory.Entry, error) { return o.under.Search(ctx, url, limit) }, entries)
+func (o *observed) Search(ctx context.Context, url string, limit int) iter.Seq2[*directory.Entry, error] {
+	return func(yield func(*directory.Entry, error) bool) {
+		stopped := false
+		_, err := ask(ctx, o, "search", url, func(ctx context.Context) (found selected, err error) {
+			for e, err := range o.under.Search(ctx, url, limit) {
+				if err != nil {
+					return found, err
+				}
+				if found.n++; found.n == 1 {
+					found.first = e
+				}
+				if stopped = !yield(e, nil); stopped {
+					break
+				}
+			}
+			return found, nil
+		}, selected.told)
+		if err != nil && !stopped {
+			yield(nil, err)
+		}
+	}
+}
+
+// selected is what a search gave.
+type selected struct {
+	n     int
+	first *directory.Entry
+}
+
+func (s selected) told() (when time.Time, who string) {
+	switch s.n {
+	case 0:
+		return when, "nobody"
+	case 1:
+		return entry(s.first)
+	}
+	return s.first.Fetched, fmt.Sprintf("%d entries, the first %s", s.n, s.first.DN)
 }
 
 // Authenticate is never asked by an expansion.
@@ -210,11 +246,9 @@ func entry(e *directory.Entry) (time.Time, string) { return e.Fetched, e.DN }
 
 // entries is when the first of them was fetched, and who they are.
 func entries(list []*directory.Entry) (when time.Time, who string) {
-	switch len(list) {
-	case 0:
-		return when, "nobody"
-	case 1:
-		return entry(list[0])
+	s := selected{n: len(list)}
+	if s.n > 0 {
+		s.first = list[0]
 	}
-	return list[0].Fetched, fmt.Sprintf("%d entries, the first %s", len(list), list[0].DN)
+	return s.told()
 }

@@ -167,7 +167,20 @@ func (p *pass) keep(r mail.Recipient) {
 		heap.Pop(&p.heap)
 	}
 	p.names[name] = true
-	heap.Push(&p.heap, named{name, r})
+	heap.Push(&p.heap, named{name, apart(r)})
+}
+
+// apart is r without strings that are parts of its entry, which would stay as
+// long as r does.
+func apart(r mail.Recipient) mail.Recipient {
+	n, a := len(r.Address.Local), r.Address.Local+r.Address.Domain
+	r.Address = mail.Address{Local: a[:n], Domain: a[n:]}
+	if r.Quota != nil {
+		q := *r.Quota
+		q.Stamp = strings.Clone(q.Stamp)
+		r.Quota = &q
+	}
+	return r
 }
 
 // finish makes the result of the pass.

@@ -47,8 +47,10 @@ one recipient. Again is what happens there:
 Each piece is queued together with the recipient that continues it, so nothing
 needs to be remembered elsewhere: a crash either has both or neither. The whole
 membership is read before each piece, so a cut-short answer of the directory is
-a failure of the piece and sends nothing; the memory it takes is that of one
-piece and the names of the entries on the way.
+a failure of the piece and sends nothing. The members are gone through as they
+are read: the memory it takes is that of one piece, of one page of the
+directory's answer, and of the names of those members that are not plain
+mailboxes.
 
 Posting rules are checked against whoever posted, also for a list inside
 another one and for a copy whose envelope sender is the outer list's owner.

@@ -34,13 +34,16 @@ func (w *walk) entry(r mail.Recipient, d *directory.Domain, e *directory.Entry) 
 		}
 	}
 	set := w.active(r, e)
-	if set == 1 && w.x.options[0].does == doMailbox && e.Defer != "yes" && w.top() && !w.now() {
-		return w.mailbox(r, d, e, "") // almost everybody
+	plain := set == 1 && w.x.options[0].does == doMailbox // almost everybody
+	if plain && e.Defer != "yes" && w.top() && !w.now() {
+		return w.mailbox(r, d, e, "")
 	}
 	if e.Defer == "yes" && !(w.now() && w.top()) {
 		return w.putOff(r, e, "5/14", "mailDeferProcessing", "the entry says so")
 	}
-	if (r.Folder == "" || set != 1) && !(w.apart && e.Kind == directory.User) && w.again(e.DN) {
+	// In the channel reprocess two mailboxes of one name are one anyway, and the
+	// members of a long list need not be remembered.
+	if !(plain && w.now()) && (r.Folder == "" || set != 1) && !(w.apart && e.Kind == directory.User) && w.again(e.DN) {
 		w.rule(r.Address, e.DN, "13.4", "", "left out: reached already", nil)
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -76,27 +77,38 @@ func (d *tree) Entry(_ context.Context, dn string) (*directory.Entry, error) {
 	case "cn=outside":
 		return nil, directory.ErrURL
 	}
-	if e := d.users[strings.TrimPrefix(dn, "uid=")+"@example.test"]; e != nil {
-		return e[0], nil
+	for _, attr := range []string{"uid=", "cn="} {
+		if e := d.users[strings.TrimPrefix(dn, attr)+"@example.test"]; e != nil {
+			return e[0], nil
+		}
 	}
 	return nil, directory.ErrNotFound
 }
 
-func (d *tree) Search(_ context.Context, url string, limit int) ([]*directory.Entry, error) {
-	if strings.Contains(url, "evil") {
-		return nil, directory.ErrURL
-	}
-	if strings.Contains(url, "below") {
-		return []*directory.Entry{d.users["bob@example.test"][0], d.users["ann@example.test"][0]}, nil
-	}
-	var out []*directory.Entry
-	for i := range 30 {
-		if len(out) == limit {
-			return nil, directory.ErrTooMany
+func (d *tree) Search(_ context.Context, url string, limit int) iter.Seq2[*directory.Entry, error] {
+	return func(yield func(*directory.Entry, error) bool) {
+		if strings.Contains(url, "evil") {
+			yield(nil, directory.ErrURL)
+			return
 		}
-		out = append(out, &directory.Entry{Mail: fmt.Sprintf("n%d@out.test", i)})
+		if strings.Contains(url, "below") {
+			_ = yield(d.users["bob@example.test"][0], nil) && yield(d.users["ann@example.test"][0], nil)
+			return
+		}
+		if strings.Contains(url, "self") {
+			_ = yield(d.users["itself@example.test"][0], nil) && yield(d.users["bob@example.test"][0], nil)
+			return
+		}
+		for i := range 30 {
+			if i == limit {
+				yield(nil, directory.ErrTooMany)
+				return
+			}
+			if !yield(&directory.Entry{Mail: fmt.Sprintf("n%d@out.test", i)}, nil) {
+				return
+			}
+		}
 	}
-	return out, nil
 }
 
 func user(uid string, options ...string) *directory.Entry {
@@ -166,6 +178,7 @@ func fixture() *tree {
 	put("onhold", user("onhold", "hold", "mailbox"))
 	put("deep", group("chain9@example.test", "chain10@example.test"))
 	put("subs", group("ann+a@example.test", "ann+b@example.test", "ann@example.test", "ann@example.test"))
+	put("itself", with(group(), func(e *directory.Entry) { e.MemberURLs = []string{"ldap:///self??sub?(a=b)"} }))
 	put("tree", with(group(), func(e *directory.Entry) { e.MemberDNs = []string{"ou=below", "uid=ann"} }))
 	put("unused", with(user("unused"), func(e *directory.Entry) { e.MailStatus = directory.Unused }))
 	put("group", with(group("ann@example.test"), func(e *directory.Entry) { e.MailStatus = directory.Disabled }))
@@ -272,6 +285,7 @@ func TestRcpt(t *testing.T) {
 		"overquota@example.test":      {"552 5.2.2"},
 		"half@example.test":           {"451 4.4.3"},
 		"evil@example.test":           {"451 4.3.5"},
+		"itself@example.test":         {"tcp_lmtpcs pair1 bob@example.test"}, // a loop by a search
 		"ruled@example.test":          {"550 5.7.1"},
 		"x@twice.test":                {"451 4.4.3"},
 		"x@held.test":                 {"hold x@held.test"},

@@ -3,6 +3,7 @@ package expand
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/url"
 	"strings"
 	"sync"
@@ -168,14 +169,19 @@ func (w *walk) members(r mail.Recipient, e *directory.Entry, limit int, take fun
 		}
 		return take(member{a, m})
 	}
+	// Groups that a search finds wait until it is over: they may need another one.
+	var groups []string
 	below := func(u string) error {
-		found, err := w.search(r, e, u, min(limit, MaxFinal))
-		for _, m := range found {
-			if err == nil && m.Mail != "" { // members without an address are skipped (directory.md 13.3)
-				err = add(m.Mail, m)
+		return w.search(r, e, u, min(limit, MaxFinal), func(m *directory.Entry) error {
+			switch {
+			case m.Mail == "": // members without an address are skipped (directory.md 13.3)
+				return nil
+			case m.Kind == directory.Group:
+				groups = append(groups, m.DN)
+				return nil
 			}
-		}
-		return err
+			return add(m.Mail, m)
+		})
 	}
 	// The order of the specification's rows 11-14.
 	for _, u := range e.MemberURLs {
@@ -183,28 +189,23 @@ func (w *walk) members(r mail.Recipient, e *directory.Entry, limit int, take fun
 			return err
 		}
 	}
-	for dns := e.MemberDNs; len(dns) > 0; {
-		some := dns[:min(batch, len(dns))]
-		dns = dns[len(some):]
-		entries, err := w.entries(r, some)
-		if err != nil {
-			return err
-		}
-		for i, m := range entries {
-			var err error
+	named := func(dns []string) error {
+		return w.named(r, dns, func(m *directory.Entry) error {
 			switch {
-			case m == nil:
-				w.rule(r.Address, some[i], "13.3", "uniqueMember", "left out: no such entry", nil)
 			case m.Mail != "":
-				err = add(m.Mail, m)
+				return add(m.Mail, m)
 			case m.Kind == directory.Other:
 				// A name may stand for all that is below it (directory.md 13.2, row 13).
-				err = below("ldap:///" + url.PathEscape(m.DN) + "??sub?(mail=*)")
+				return below("ldap:///" + url.PathEscape(m.DN) + "??sub?(mail=*)")
 			}
-			if err != nil {
-				return err
-			}
-		}
+			return nil
+		})
+	}
+	if err := named(e.MemberDNs); err != nil {
+		return err
+	}
+	if err := named(groups); err != nil {
+		return err
 	}
 	for _, text := range e.MemberAddresses {
 		if err := add(text, nil); err != nil {
@@ -226,20 +227,58 @@ func memberAddress(text string) (mail.Address, error) {
 	return mail.ParseAddress(text, true)
 }
 
-func (w *walk) search(r mail.Recipient, e *directory.Entry, u string, limit int) ([]*directory.Entry, error) {
-	found, err := w.x.cfg.Directory.Search(w.ctx, u, max(limit, 1))
-	switch {
-	case errors.Is(err, directory.ErrTooMany):
-		return nil, directory.ErrTooMany
-	case errors.Is(err, directory.ErrURL):
-		return nil, w.misconfigured(r.Address, e.DN, "member URL cannot be used: "+u, err)
-	case errors.Is(err, directory.ErrNotFound):
-		w.x.alarms.raise("member URL leads to a name that does not exist: "+u, e.DN, r.Address, err)
-		return nil, nil
-	case err != nil:
-		return nil, w.unknown(r.Address, err)
+// named calls take with the entries of that many names.
+func (w *walk) named(r mail.Recipient, dns []string, take func(*directory.Entry) error) error {
+	for len(dns) > 0 {
+		some := dns[:min(batch, len(dns))]
+		dns = dns[len(some):]
+		entries, err := w.entries(r, some)
+		if err != nil {
+			return err
+		}
+		for i, m := range entries {
+			if m == nil {
+				w.rule(r.Address, some[i], "13.3", "uniqueMember", "left out: no such entry", nil)
+				continue
+			}
+			if err := take(m); err != nil {
+				return err
+			}
+		}
 	}
-	return found, nil
+	return nil
+}
+
+// search calls take with each entry that u selects, and ends with take's error.
+// ErrTooMany when there are more than limit.
+func (w *walk) search(r mail.Recipient, e *directory.Entry, u string, limit int, take func(*directory.Entry) error) error {
+	next, stop := w.entriesOf(u, max(limit, 1))
+	defer stop()
+	for {
+		m, err, ok := next()
+		switch {
+		case !ok:
+			return nil
+		case errors.Is(err, directory.ErrTooMany):
+			return directory.ErrTooMany
+		case errors.Is(err, directory.ErrURL):
+			return w.misconfigured(r.Address, e.DN, "member URL cannot be used: "+u, err)
+		case errors.Is(err, directory.ErrNotFound):
+			w.x.alarms.raise("member URL leads to a name that does not exist: "+u, e.DN, r.Address, err)
+			return nil
+		case err != nil:
+			return w.unknown(r.Address, err)
+		}
+		if err := take(m); err != nil {
+			return err
+		}
+	}
+}
+
+// entriesOf begins a search. It is pulled, because the body of a loop over it
+// would move w to the heap, for everybody.
+func (w *walk) entriesOf(u string, limit int) (next func() (*directory.Entry, error, bool), stop func()) {
+	return iter.Pull2(w.x.cfg.Directory.Search(w.ctx, u, limit))
 }
 
 // readers is how many entries are asked for at once.
@@ -306,14 +345,15 @@ func (w *walk) moderators(r mail.Recipient, e *directory.Entry) error {
 func (w *walk) one(r mail.Recipient, e *directory.Entry, value string) (mail.Address, error) {
 	value = strings.TrimSpace(value)
 	if _, err := directory.ParseURL(value); err == nil {
-		found, err := w.search(r, e, value, 1)
-		if err != nil && !errors.Is(err, directory.ErrTooMany) {
+		found := ""
+		err := w.search(r, e, value, 1, func(m *directory.Entry) error { found = m.Mail; return nil })
+		switch {
+		case errors.Is(err, directory.ErrTooMany):
+			found = ""
+		case err != nil:
 			return mail.Address{}, err
 		}
-		value = ""
-		if len(found) > 0 {
-			value = found[0].Mail
-		}
+		value = found
 	}
 	a, err := memberAddress(value)
 	if err != nil {

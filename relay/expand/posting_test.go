@@ -85,6 +85,7 @@ func postingTree() *tree {
 	})
 	all("found", func(l *directory.List) { l.AllowedBroadcasters = words("ldap:///ou=below??sub?(mail=*)") })
 	all("brokenurl", func(l *directory.List) { l.AllowedBroadcasters = words("http://x, mailto:eve@far.test") })
+	all("selfurl", func(l *directory.List) { l.AllowedBroadcasters = words("ldap:///cn=itself") })
 	all("evilurl", func(l *directory.List) { l.AllowedBroadcasters = words("ldap://evil/x??sub?(a=b)") })
 	all("notnamed", func(l *directory.List) { l.DisallowedBroadcasters = words("mailto:eve@far.test, ldap:///uid=ann") })
 	all("notbroken", func(l *directory.List) { l.DisallowedBroadcasters = words("junk") })
@@ -165,6 +166,8 @@ func TestPosting(t *testing.T) {
 		{"found", "x@far.test", "", short, "550 5.7.1 sender"},
 		{"brokenurl", "eve@far.test", "", short, "550 5.7.1 sender"},
 		{"evilurl", "eve@far.test", "", short, "550 5.7.1 sender"},
+		{"selfurl", "bob@example.test", "", short, both}, // a group that its own search finds
+		{"selfurl", "eve@far.test", "", short, "550 5.7.1 sender"},
 		{"notnamed", "eve@far.test", "", short, "550 5.7.1 sender"},
 		{"notnamed", "alias@example.test", "", short, "550 5.7.1 sender"},
 		{"notnamed", "bob@example.test", "", short, both},

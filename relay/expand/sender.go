@@ -106,9 +106,9 @@ func (w *walk) among(r mail.Recipient, e *directory.Entry, values []string, s *s
 		var err error
 		switch {
 		case urlErr == nil && u.Scope == directory.ScopeBase:
-			in, err = w.named(r, u.DN, s)
+			in, err = w.single(r, u.DN, s)
 		case urlErr == nil:
-			in, err = w.found(r, v, s)
+			in, err = w.found(r, v, s, map[string]bool{})
 		case addrErr == nil:
 			in, err = w.addressed(r, v, s)
 		default:
@@ -124,8 +124,8 @@ func (w *walk) among(r mail.Recipient, e *directory.Entry, values []string, s *s
 	return false, nil
 }
 
-// named: the entry of that name is the sender's, or a group with the sender.
-func (w *walk) named(r mail.Recipient, dn string, s *sender) (bool, error) {
+// single: the entry of that name is the sender's, or a group with the sender.
+func (w *walk) single(r mail.Recipient, dn string, s *sender) (bool, error) {
 	e, err := w.x.cfg.Directory.Entry(w.ctx, dn)
 	switch {
 	case errors.Is(err, directory.ErrNotFound):
@@ -139,27 +139,55 @@ func (w *walk) named(r mail.Recipient, dn string, s *sender) (bool, error) {
 }
 
 // found: one of the entries that a search finds is the sender's, or a group
-// with the sender.
-func (w *walk) found(r mail.Recipient, u string, s *sender) (bool, error) {
+// with the sender. Groups are looked into when the search is over, so that it
+// does not wait for another.
+func (w *walk) found(r mail.Recipient, u string, s *sender, visited map[string]bool) (bool, error) {
 	limit := MaxFinal
 	if !w.now() {
 		limit = w.x.cfg.ListLimit
 	}
-	list, err := w.x.cfg.Directory.Search(w.ctx, u, limit)
-	switch {
-	case errors.Is(err, directory.ErrNotFound):
-		return false, nil
-	case errors.Is(err, directory.ErrTooMany) && !w.now():
-		return false, errLater
-	case errors.Is(err, directory.ErrURL):
-		return false, err
-	case err != nil:
-		return false, w.unknown(r.Address, err)
-	}
-	visited := map[string]bool{}
-	for _, e := range list {
-		if in, err := w.covers(r, e, s, visited); in || err != nil {
+	var groups []string
+	next, stop := w.entriesOf(u, limit)
+	defer stop()
+	for {
+		e, err, ok := next()
+		switch {
+		case !ok:
+			return w.oneOf(r, groups, s, visited)
+		case errors.Is(err, directory.ErrNotFound):
+			return false, nil
+		case errors.Is(err, directory.ErrTooMany) && !w.now():
+			return false, errLater
+		case errors.Is(err, directory.ErrURL):
+			return false, err
+		case err != nil:
+			return false, w.unknown(r.Address, err)
+		case e.Kind == directory.Group:
+			groups = append(groups, e.DN)
+			continue
+		}
+		if in, err := w.covers(r, e, s, nil); in || err != nil {
 			return in, err
+		}
+	}
+}
+
+// oneOf looks into the groups of those names.
+func (w *walk) oneOf(r mail.Recipient, dns []string, s *sender, visited map[string]bool) (bool, error) {
+	for len(dns) > 0 {
+		some := dns[:min(batch, len(dns))]
+		dns = dns[len(some):]
+		entries, err := w.entries(r, some)
+		if err != nil {
+			return false, err
+		}
+		for _, m := range entries {
+			if m == nil || m.Kind == directory.Other {
+				continue
+			}
+			if in, err := w.covers(r, m, s, visited); in || err != nil {
+				return in, err
+			}
 		}
 	}
 	return false, nil
@@ -208,7 +236,7 @@ func (w *walk) covers(r mail.Recipient, e *directory.Entry, s *sender, visited m
 		}
 	}
 	for _, u := range e.MemberURLs {
-		if in, err := w.found(r, u, s); in || err != nil && !errors.Is(err, directory.ErrURL) {
+		if in, err := w.found(r, u, s, visited); in || err != nil && !errors.Is(err, directory.ErrURL) {
 			return in, err
 		}
 	}
@@ -220,21 +248,8 @@ func (w *walk) nested(r mail.Recipient, e *directory.Entry, s *sender, visited m
 	if !w.now() && len(e.MemberDNs)+len(e.MemberAddresses) > w.x.cfg.ListLimit {
 		return false, errLater
 	}
-	for dns := e.MemberDNs; len(dns) > 0; {
-		some := dns[:min(batch, len(dns))]
-		dns = dns[len(some):]
-		entries, err := w.entries(r, some)
-		if err != nil {
-			return false, err
-		}
-		for _, m := range entries {
-			if m == nil || m.Kind == directory.Other {
-				continue
-			}
-			if in, err := w.covers(r, m, s, visited); in || err != nil {
-				return in, err
-			}
-		}
+	if in, err := w.oneOf(r, e.MemberDNs, s, visited); in || err != nil {
+		return in, err
 	}
 	for _, text := range e.MemberAddresses {
 		a, err := memberAddress(text)

@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"errors"
+	"iter"
 	"strings"
 	"unicode/utf8"
 
@@ -61,14 +62,29 @@ type Directory interface {
 	// Entry reads one entry by its distinguished name.
 	Entry(ctx context.Context, dn string) (*Entry, error)
 
-	// Search returns the entries an LDAP URL (RFC 4516) selects, at most limit
-	// of them, and ErrTooMany when there are more. ErrURL when the URL leaves
-	// the configured servers and bases.
-	Search(ctx context.Context, url string, limit int) ([]*Entry, error)
+	// Search gives the entries an LDAP URL (RFC 4516) selects, one after the
+	// other, at most limit of them: it holds some hundred at a time, however
+	// many there are. An error comes last and alone, and says that those before
+	// it are not the whole answer: ErrTooMany when there are more, ErrURL when the URL leaves the configured servers and bases,
+	// ErrNotFound when its name does not exist, or a temporary one. Whoever
+	// stops early, or whose ctx ends, ends the search.
+	Search(ctx context.Context, url string, limit int) iter.Seq2[*Entry, error]
 
 	// Authenticate checks the password of e, by an LDAP bind. nil, or
 	// ErrBadPassword; an empty password is always wrong (RFC 4513 5.1.2).
 	Authenticate(ctx context.Context, e *Entry, password string) error
+}
+
+// Collect is all that a search gives, or its error and nothing.
+func Collect(found iter.Seq2[*Entry, error]) ([]*Entry, error) {
+	var list []*Entry
+	for e, err := range found {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, nil
 }
 
 // Answer is what an address leads to.

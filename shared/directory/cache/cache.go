@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +40,7 @@ func (q Question) String() string { return questionNames[q] }
 // defaults named (directory.md 16).
 type Config struct {
 	Entries        int           // answers of each kind, 100,000
+	Selected       int           // entries of one search that are remembered, 1,000; longer answers pass through
 	Bytes          int           // of the answers of each kind, about, 256 MB
 	TTL            time.Duration // 600 s
 	NegativeDomain time.Duration // "not our domain", 60 s
@@ -61,6 +61,7 @@ func setDefault[T comparable](v *T, d T) {
 
 func (c *Config) fill() {
 	setDefault(&c.Entries, 100_000)
+	setDefault(&c.Selected, 1000)
 	setDefault(&c.Bytes, 256<<20)
 	setDefault(&c.TTL, 600*time.Second)
 	setDefault(&c.NegativeDomain, time.Minute)
@@ -88,7 +89,7 @@ type Cache struct {
 	addresses *table[*directory.Answer]
 	logins    *table[*directory.Entry]
 	entries   *table[*directory.Entry]
-	searches  *table[[]*directory.Entry]
+	searches  *table[*selection]
 	passwords *table[string] // DN of the entry
 
 	macs  sync.Pool // of hash.Hash keyed for this process
@@ -115,7 +116,7 @@ func New(d directory.Directory, cfg Config) *Cache {
 	c.addresses = newTable(cfg.Entries, cfg.Bytes, func(a *directory.Answer) int { return sizeOf(a.Entries) })
 	c.logins = newTable(cfg.Entries, cfg.Bytes, (*directory.Entry).Size)
 	c.entries = newTable(cfg.Entries, cfg.Bytes, (*directory.Entry).Size)
-	c.searches = newTable(cfg.Entries, cfg.Bytes, sizeOf)
+	c.searches = newTable(cfg.Entries, cfg.Bytes, func(s *selection) int { return sizeOf(s.entries) })
 	c.passwords = newTable(cfg.Passwords, cfg.Bytes, func(dn string) int { return len(dn) })
 	for q := range questions {
 		n := &c.stats[q]
@@ -225,19 +226,6 @@ func (c *Cache) Entry(ctx context.Context, dn string) (*directory.Entry, error) 
 	})
 }
 
-// Search implements directory.Directory. An answer counts for the same limit
-// only.
-func (c *Cache) Search(ctx context.Context, url string, limit int) ([]*directory.Entry, error) {
-	var buf [keySize]byte
-	key := append(append(strconv.AppendInt(buf[:0], int64(limit), 10), 0), url...)
-	if e := hit(c, c.searches, Searches, key); e != nil {
-		return e.value, e.err
-	}
-	return miss(ctx, c, c.searches, Searches, key, 0, func(ctx context.Context) ([]*directory.Entry, error) {
-		return c.under.Search(ctx, url, limit)
-	})
-}
-
 // Authenticate implements directory.Directory.
 func (c *Cache) Authenticate(ctx context.Context, e *directory.Entry, password string) error {
 	if password == "" {
@@ -296,7 +284,7 @@ func (c *Cache) Flush() {
 	c.addresses.dropIf(func(string, *directory.Answer) bool { return true })
 	c.logins.dropIf(func(string, *directory.Entry) bool { return true })
 	c.entries.dropIf(func(string, *directory.Entry) bool { return true })
-	c.searches.dropIf(func(string, []*directory.Entry) bool { return true })
+	c.searches.dropIf(func(string, *selection) bool { return true })
 	c.passwords.dropIf(func(string, string) bool { return true })
 }
 
@@ -317,7 +305,7 @@ func (c *Cache) FlushDomain(name string) {
 	})
 	c.logins.dropIf(func(_ string, e *directory.Entry) bool { return e == nil || e.Domain == nil || names[e.Domain.Name] })
 	c.entries.dropIf(func(string, *directory.Entry) bool { return true })
-	c.searches.dropIf(func(string, []*directory.Entry) bool { return true })
+	c.searches.dropIf(func(string, *selection) bool { return true })
 	c.passwords.dropIf(func(string, string) bool { return true })
 }
 
@@ -348,9 +336,9 @@ func (c *Cache) FlushAddress(a mail.Address) {
 		return drop
 	})
 	c.entries.dropIf(func(_ string, e *directory.Entry) bool { return owns(e) })
-	c.searches.dropIf(func(_ string, list []*directory.Entry) (drop bool) {
-		for _, e := range list {
-			drop = owns(e) || drop
+	c.searches.dropIf(func(_ string, s *selection) (drop bool) {
+		for i := 0; s != nil && i < len(s.entries); i++ {
+			drop = owns(s.entries[i]) || drop
 		}
 		return drop
 	})

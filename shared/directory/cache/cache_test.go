@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,8 @@ type server struct {
 	delay    time.Duration
 	password string
 	entry    *directory.Entry // answer to everything, when set
+	found    int              // how many a search finds, 1 for 0
+	cut      int              // how many of them come before a search fails, all for 0
 }
 
 func (s *server) answer() error {
@@ -60,8 +63,26 @@ func (s *server) Entry(context.Context, string) (*directory.Entry, error) {
 	return s.one(), s.answer()
 }
 
-func (s *server) Search(context.Context, string, int) ([]*directory.Entry, error) {
-	return []*directory.Entry{s.one()}, s.answer()
+func (s *server) Search(_ context.Context, _ string, limit int) iter.Seq2[*directory.Entry, error] {
+	return func(yield func(*directory.Entry, error) bool) {
+		if err := s.answer(); err != nil {
+			yield(nil, err)
+			return
+		}
+		for i := range max(s.found, 1) {
+			if i == limit {
+				yield(nil, directory.ErrTooMany)
+				return
+			}
+			if s.cut > 0 && i == s.cut {
+				yield(nil, directory.ErrIncomplete)
+				return
+			}
+			if !yield(s.one(), nil) {
+				return
+			}
+		}
+	}
 }
 
 func (s *server) one() *directory.Entry {
@@ -313,7 +334,9 @@ func TestFlushKnowsTheUser(t *testing.T) {
 		}
 		c.Login(ctx, "Ann")
 		c.Entry(ctx, "UID=Ann")
-		c.Search(ctx, "ldap:///", 10)
+		if _, err := directory.Collect(c.Search(ctx, "ldap:///", 10)); err != nil {
+			t.Fatal(err)
+		}
 		c.Authenticate(ctx, e, "")
 		s.password = "pw"
 		if err := c.Authenticate(ctx, e, "pw"); err != nil {
@@ -431,6 +454,43 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
+// TestSelected: short answers to a search are remembered, whatever the limit;
+// long ones pass through, and none is ever half of one.
+func TestSelected(t *testing.T) {
+	for _, tt := range []struct {
+		found, cut, limit int
+		n                 int // entries given
+		err               error
+		asked, again      int32 // questions for the first and the second time
+	}{
+		{found: 10, limit: 10, n: 10, asked: 1},
+		{found: 10, limit: 50, n: 10, asked: 1},
+		{found: 10, limit: 9, n: 9, err: directory.ErrTooMany, asked: 1},
+		{found: 11, limit: 10, err: directory.ErrTooMany, asked: 1},
+		{found: 11, limit: 11, n: 11, asked: 2, again: 1},
+		{found: 5000, limit: 6000, n: 5000, asked: 2, again: 1},
+		{found: 5000, limit: 4000, n: 4000, err: directory.ErrTooMany, asked: 2, again: 1},
+		{found: 10, cut: 5, limit: 50, err: directory.ErrIncomplete, asked: 1, again: 1},
+		{found: 5000, cut: 4999, limit: 6000, n: 4999, err: directory.ErrIncomplete, asked: 2, again: 1},
+	} {
+		s := &server{found: tt.found, cut: tt.cut}
+		c := New(s, Config{Selected: 10})
+		for _, want := range []int32{tt.asked, tt.again} {
+			before := s.asked.Load()
+			n := 0
+			var last error
+			for _, err := range c.Search(t.Context(), "ldap:///", tt.limit) {
+				if last = err; err == nil {
+					n++
+				}
+			}
+			if asked := s.asked.Load() - before; n != tt.n || asked != want || !errors.Is(last, tt.err) || (last == nil) != (tt.err == nil) {
+				t.Errorf("%d of %d, limit %d: %d entries, %v, by %d questions; want %d, %v, %d", tt.cut, tt.found, tt.limit, n, last, asked, tt.n, tt.err, want)
+			}
+		}
+	}
+}
+
 func TestHitAllocatesNothing(t *testing.T) {
 	c := New(&server{password: "pw"}, Config{})
 	ctx := context.Background()
@@ -440,10 +500,18 @@ func TestHitAllocatesNothing(t *testing.T) {
 		"Lookup": func() { c.Lookup(ctx, dom, ann) },
 		"Login":  func() { c.Login(ctx, "ann") },
 		"Entry":  func() { c.Entry(ctx, "uid=ann") },
-		"Search": func() { c.Search(ctx, "ldap:///o=x??sub?(uid=*)", 1000) },
+		"Search": func() {
+			for range c.Search(ctx, "ldap:///o=x??sub?(uid=*)", 1000) {
+				continue
+			}
+		},
 	} {
 		f()
-		if n := testing.AllocsPerRun(100, f); n != 0 {
+		most := 0.0
+		if name == "Search" {
+			most = 4 // what goes through it
+		}
+		if n := testing.AllocsPerRun(100, f); n > most {
 			t.Errorf("%s: %v allocations on a hit", name, n)
 		}
 	}

@@ -18,6 +18,8 @@ What it keeps true:
   - A password check is remembered only when it succeeded, under a keyed hash
     of entry, change stamp and password with a key of this process, and no
     longer than the entry may be.
+  - A search that finds up to Config.Selected entries is remembered; a longer
+    answer passes through, and only that it is long is remembered.
   - What is flushed while a question about it is under way is not remembered.
   - Memory is bounded by the number of answers and by their size. What was not
     used for longest goes first, nearly (CLOCK).

@@ -152,6 +152,7 @@ func Run(t *testing.T, start func(t testing.TB, ldif []byte) Server, wrap func(d
 	t.Run("Lookup", c.lookup)
 	t.Run("Entry", c.entry)
 	t.Run("Search", c.search)
+	t.Run("Stream", c.stream)
 	t.Run("Login", c.login)
 	t.Run("Authenticate", c.authenticate)
 	t.Run("Injection", c.injection)
@@ -305,21 +306,21 @@ func (c *contract) search(t *testing.T) {
 		"ldap:///" + people + "??sub?(mail=nobody@*)":                                 0,
 		"ldap:///" + people + "??sub?(|(uid=u0001)(uid=u0002)(cn:caseExactMatch:=x))": 2,
 	} {
-		list, err := c.d.Search(ctx, url, 2000)
+		list, err := directory.Collect(c.d.Search(ctx, url, 2000))
 		if err != nil || len(list) != want {
 			t.Errorf("Search(%q) = %d entries, %v, want %d", url, len(list), err, want)
 		}
 	}
 	all := "ldap:///" + people + "??sub?(mail=u*)"
-	if list, err := c.d.Search(ctx, all, 1200); err != nil || len(list) != 1200 {
+	if list, err := directory.Collect(c.d.Search(ctx, all, 1200)); err != nil || len(list) != 1200 {
 		t.Errorf("Search for 1,200 in pages: %d, %v", len(list), err)
 	}
 	for _, limit := range []int{1, 100, 1199} {
-		if list, err := c.d.Search(ctx, all, limit); !errors.Is(err, directory.ErrTooMany) {
+		if list, err := directory.Collect(c.d.Search(ctx, all, limit)); !errors.Is(err, directory.ErrTooMany) {
 			t.Errorf("Search with limit %d = %d entries, %v, want ErrTooMany", limit, len(list), err)
 		}
 	}
-	if list, err := c.d.Search(ctx, "ldap:///ou=none,"+fixture.Base(Domain)+"??sub?(uid=*)", 10); !errors.Is(err, directory.ErrNotFound) {
+	if list, err := directory.Collect(c.d.Search(ctx, "ldap:///ou=none,"+fixture.Base(Domain)+"??sub?(uid=*)", 10)); !errors.Is(err, directory.ErrNotFound) {
 		t.Errorf("Search below nothing = %d entries, %v, want ErrNotFound", len(list), err)
 	}
 	for _, url := range []string{
@@ -327,9 +328,81 @@ func (c *contract) search(t *testing.T) {
 		"mailto:ana@example.org", "", "ldap:///" + people + "??sub?(mail=", "ldap:///" + people + "??sub?((", "ldap:///" + people + "??deep?(mail=*)",
 		"ldap:///" + people + "??sub?(mail=*)?!critical", "ldap:///%zz??sub", "http:///" + people,
 	} {
-		if list, err := c.d.Search(ctx, url, 10); !errors.Is(err, directory.ErrURL) {
+		if list, err := directory.Collect(c.d.Search(ctx, url, 10)); !errors.Is(err, directory.ErrURL) {
 			t.Errorf("Search(%q) = %d entries, %v, want ErrURL", url, len(list), err)
 		}
+	}
+}
+
+// stream: entries come one after the other, whoever has enough ends it, and
+// what is not whole ends with an error.
+func (c *contract) stream(t *testing.T) {
+	all := "ldap:///ou=people," + fixture.Base(Domain) + "??sub?(mail=u*)"
+	// Nobody waits for a connection, however many stop in the middle.
+	for range 20 {
+		n := 0
+		for e, err := range c.d.Search(t.Context(), all, 1200) {
+			if err != nil || e.Mail == "" {
+				t.Fatalf("entry %d: %+v, %v", n, e, err)
+			}
+			if n++; n == 3 {
+				break
+			}
+		}
+	}
+	seen := map[string]bool{}
+	var last error
+	for e, err := range c.d.Search(t.Context(), all, 1100) {
+		if last != nil {
+			t.Fatal("something after the error")
+		}
+		if last = err; err == nil {
+			seen[e.DN] = true
+		} else if e != nil {
+			t.Errorf("an entry with the error: %+v", e)
+		}
+	}
+	if !errors.Is(last, directory.ErrTooMany) || len(seen) > 1100 {
+		t.Errorf("limit 1100: %d entries, %v", len(seen), last)
+	}
+	// A search inside of a search, as lists in lists ask for them.
+	seen = map[string]bool{}
+	for e, err := range c.d.Search(t.Context(), all, 1200) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[e.DN] = true; len(seen)%400 != 0 {
+			continue
+		}
+		inner, err := directory.Collect(c.d.Search(t.Context(), "ldap:///??sub?(mail="+e.Mail+")", 10))
+		if err != nil || len(inner) != 1 || inner[0].DN != e.DN {
+			t.Errorf("search for %s inside: %d entries, %v", e.Mail, len(inner), err)
+		}
+	}
+	if len(seen) != 1200 {
+		t.Errorf("%d entries with searches between them", len(seen))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	n := 0
+	last = nil
+	for _, err := range c.d.Search(ctx, all+"(", 1200) {
+		last = err
+	}
+	if !errors.Is(last, directory.ErrURL) {
+		t.Errorf("bad URL: %v", last)
+	}
+	for _, err := range c.d.Search(ctx, all, 1200) {
+		if last = err; err == nil {
+			n++
+			cancel()
+		}
+	}
+	if !errors.Is(last, context.Canceled) || directory.FaultOf(last) != "" || n == 0 || n == 1200 {
+		t.Errorf("given up: %d entries, %v", n, last)
+	}
+	if list, err := directory.Collect(c.d.Search(t.Context(), all, 1200)); err != nil || len(list) != 1200 {
+		t.Errorf("afterwards: %d, %v", len(list), err)
 	}
 }
 
@@ -412,7 +485,7 @@ func (c *contract) authenticate(t *testing.T) {
 		t.Errorf("Authenticate without a password in the entry: %v", err)
 	}
 	// Searches still run as the service after binds as other people.
-	if _, err := c.d.Search(ctx, "ldap:///??sub?(uid=u0001)", 10); err != nil {
+	if _, err := directory.Collect(c.d.Search(ctx, "ldap:///??sub?(uid=u0001)", 10)); err != nil {
 		t.Errorf("Search after binds: %v", err)
 	}
 }
@@ -492,7 +565,7 @@ func faults(t *testing.T, s Server) {
 			if _, err := d.Entry(ctx, "uid=nobody,"+d.Base()); answered(err) {
 				t.Errorf("Entry: %v", err)
 			}
-			if _, err := d.Search(ctx, "ldap:///??sub?(uid=nobody)", 10); answered(err) {
+			if _, err := directory.Collect(d.Search(ctx, "ldap:///??sub?(uid=nobody)", 10)); answered(err) {
 				t.Errorf("Search: %v", err)
 			}
 			if err := d.Ready(ctx); err == nil {

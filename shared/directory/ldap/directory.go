@@ -17,10 +17,7 @@ import (
 // than one is a fault of the directory already.
 const maxMatches = 16
 
-var (
-	errReferral   = errors.New("referral: not followed")
-	errUnfinished = errors.New("more results than wanted")
-)
+var errReferral = errors.New("referral: not followed")
 
 // anything is the filter that every entry matches.
 const anything = "(objectClass=*)"
@@ -262,76 +259,6 @@ func (d *Directory) inside(dn string) error {
 	return fmt.Errorf("%w: name outside the configured bases", directory.ErrURL)
 }
 
-// Search implements directory.Directory, in pages. A name in the URL that does
-// not exist is ErrNotFound; an empty one means the base.
-func (d *Directory) Search(ctx context.Context, url string, limit int) ([]*directory.Entry, error) {
-	u, err := directory.ParseURL(url)
-	if err != nil {
-		return nil, err
-	}
-	if u.Host != "" && !slices.Contains(d.hosts, u.Host) {
-		return nil, fmt.Errorf("%w: host %q is not configured", directory.ErrURL, u.Host)
-	}
-	if u.DN == "" {
-		u.DN = d.cfg.Base
-	}
-	if err := d.inside(u.DN); err != nil {
-		return nil, err
-	}
-	if _, err := ldap.CompileFilter(u.Filter); err != nil {
-		return nil, fmt.Errorf("%w: %w", directory.ErrURL, err)
-	}
-	var out []*directory.Entry
-	done := watch(ctx, u.DN, int(u.Scope), u.Filter)
-	err = d.pool.do(ctx, &query{op: "page", stock: func(s *server) *stock { return &s.pages }, run: func(c *ldap.Conn) (err error) {
-		out, err = d.pages(ctx, c, u, limit)
-		return err
-	}})
-	done(len(out), err)
-	if err == nil && len(out) == 0 {
-		// 389 Directory Server says that a paged search below nothing has found
-		// nothing. A list must not lose its members by that.
-		_, err = d.search(ctx, u.DN, ldap.ScopeBaseObject, anything, []string{"1.1"}, 1)
-	}
-	switch {
-	case errors.Is(err, errUnfinished):
-		return nil, d.note("search "+url, fmt.Errorf("%w (%d)", directory.ErrTooMany, limit))
-	case err != nil:
-		return nil, d.note("search "+url, d.missing(ctx, classify(err)))
-	}
-	return out, nil
-}
-
-func (d *Directory) pages(ctx context.Context, c *ldap.Conn, u *directory.URL, limit int) ([]*directory.Entry, error) {
-	var out []*directory.Entry
-	paging := ldap.NewControlPaging(uint32(min(d.cfg.PageSize, limit+1)))
-	scope := [...]int{ldap.ScopeBaseObject, ldap.ScopeSingleLevel, ldap.ScopeWholeSubtree}[u.Scope]
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		req := ldap.NewSearchRequest(u.DN, scope, ldap.NeverDerefAliases, 0, d.seconds(), false, u.Filter, d.entry, []ldap.Control{paging})
-		res, err := c.Search(req)
-		if err != nil {
-			return nil, err
-		}
-		if len(res.Referrals) > 0 {
-			return nil, &ldap.Error{ResultCode: ldap.LDAPResultReferral, Err: errReferral}
-		}
-		if len(out)+len(res.Entries) > limit {
-			return nil, errUnfinished
-		}
-		for _, le := range res.Entries {
-			out = append(out, d.read(&result{le.DN, attributes(le)}))
-		}
-		next, _ := ldap.FindControl(res.Controls, ldap.ControlTypePaging).(*ldap.ControlPaging)
-		if next == nil || len(next.Cookie) == 0 {
-			return out, nil
-		}
-		paging.SetCookie(next.Cookie)
-	}
-}
-
 // Authenticate implements directory.Directory with a bind on a connection of
 // its own. That an entry has no password, or is locked, is ErrBadPassword.
 func (d *Directory) Authenticate(ctx context.Context, e *directory.Entry, password string) error {
@@ -339,7 +266,7 @@ func (d *Directory) Authenticate(ctx context.Context, e *directory.Entry, passwo
 	if password == "" || e.DN == "" || len(password) > maxPassword {
 		return directory.ErrBadPassword
 	}
-	err := d.pool.do(ctx, &query{op: "bind", slowIsBad: true, stock: func(s *server) *stock { return &s.binds }, run: func(c *ldap.Conn) error {
+	err := d.pool.do(ctx, &query{op: "bind", slowIsBad: true, stock: func(s *server) *stock[*ldap.Conn] { return s.binds }, run: func(c *ldap.Conn) error {
 		err := c.Bind(e.DN, password)
 		if ldap.IsErrorAnyOf(err, ldap.LDAPResultUnwillingToPerform) {
 			err = &ldap.Error{ResultCode: ldap.LDAPResultInvalidCredentials, Err: err}

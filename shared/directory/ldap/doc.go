@@ -2,7 +2,7 @@
 Package ldap is a directory.Directory over LDAP servers.
 
 	question -> Directory -> pool -> server 1 (healthy?) -> lines: searches, many at a time
-	                       |      `> server 2 ...        -> library: binds, paged searches, one at a time
+	                       |      `> server 2 ...        -> one at a time: pages; with the library: binds, changes
 	                       `> master, before anybody is said to be unknown
 
 Servers are tried in the order given, or the fastest first, healthy ones only.
@@ -22,6 +22,12 @@ temporary errors, each with its name (directory.FaultOf), a figure and, once a
 minute, a line in the log. A search does not go through the library: it reports
 a cancelled search, a search on a closing connection and a panic in the decoder
 as a search that found nothing, and allocates for each element. See line.
+
+A search by URL comes in pages, on a connection of its own, and no more than a
+page is held. What fails after the first entry was told is not tried elsewhere:
+it is directory.ErrIncomplete. When all connections for pages are in use,
+perhaps by askers who wait for each other, whoever waits for Config.Timeout is
+told directory.ErrUnavailable.
 
 Filters and names are put together in escape.go only, where every value is
 escaped, and a test reads the sources of the module to keep it so; names that

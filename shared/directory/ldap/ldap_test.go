@@ -130,7 +130,7 @@ func TestFaults(t *testing.T) {
 		"URL": {sun, func(*ldap.Config) {}, func(d *ldap.Directory) error {
 			_, err := d.Entry(ctx, "o=elsewhere")
 			if errors.Is(err, directory.ErrURL) {
-				_, err = d.Search(ctx, "ldap:///ou=people,o=example.org,o=isp??sub?(mail=*)", 1)
+				_, err = directory.Collect(d.Search(ctx, "ldap:///ou=people,o=example.org,o=isp??sub?(mail=*)", 1))
 			}
 			return err
 		}, "too_many", "search"},
@@ -190,7 +190,7 @@ func TestOpenLDAPLimits(t *testing.T) {
 	if _, err := d.Lookup(ctx, com, mail.Address{Local: "bob", Domain: "example.com"}); directory.FaultOf(err) != "incomplete" {
 		t.Errorf("Lookup with a referral: %v", err)
 	}
-	if _, err := d.Search(ctx, "ldap://"+rogue.Addr().String()+"/"+fixture.Base("example.org")+"??sub?(mail=*)", 10); !errors.Is(err, directory.ErrURL) {
+	if _, err := directory.Collect(d.Search(ctx, "ldap://"+rogue.Addr().String()+"/"+fixture.Base("example.org")+"??sub?(mail=*)", 10)); !errors.Is(err, directory.ErrURL) {
 		t.Errorf("Search elsewhere: %v", err)
 	}
 	if n := contacts.Load(); n != 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,7 @@ const (
 	opAbandon      = 0x50
 	opExtended     = 0x77
 	opExtendedDone = 0x78
+	tagControls    = 0xa0
 
 	oidStartTLS = "1.3.6.1.4.1.1466.20037"
 )
@@ -64,13 +66,28 @@ type line struct {
 	names map[string]string // attribute as it was sent: in lower case; of the reader only
 }
 
+// request is one search.
+type request struct {
+	base   string
+	scope  int
+	filter []byte // whole, in BER
+	attrs  []string
+	limit  int // most entries, 0 for as many as there are
+	// page, when not 0, asks for a page of that many entries (RFC 2696), the
+	// first one or the one that cookie stands for.
+	page   int
+	cookie []byte
+}
+
 // pending is a search under way. Its results are complete before done is
 // closed.
 type pending struct {
-	done  chan struct{}
-	found []result
-	limit int
-	err   error
+	done   chan struct{}
+	found  []result
+	limit  int
+	paged  bool
+	cookie []byte // of the next page, empty after the last one
+	err    error
 }
 
 func failure(err error) error { return &ldap.Error{ResultCode: ldap.ErrorNetwork, Err: err} }
@@ -90,7 +107,10 @@ func (l *line) IsClosing() bool {
 }
 
 // Close ends the line and all searches on it.
-func (l *line) Close() { l.end(errClosed) }
+func (l *line) Close() error {
+	l.end(errClosed)
+	return nil
+}
 
 func (l *line) end(cause error) {
 	l.mu.Lock()
@@ -109,10 +129,19 @@ func (l *line) end(cause error) {
 
 // search asks one question. filter is a whole filter in BER.
 func (l *line) search(ctx context.Context, base string, scope int, filter []byte, attrs []string, limit int) ([]result, error) {
-	p := &pending{done: make(chan struct{}), limit: limit}
-	id, err := l.send(p, base, scope, filter, attrs)
+	found, _, err := l.do(ctx, &request{base: base, scope: scope, filter: filter, attrs: attrs, limit: limit})
+	return found, err
+}
+
+// do asks for what q says. The cookie is the next page's.
+func (l *line) do(ctx context.Context, q *request) (found []result, cookie []byte, err error) {
+	p := &pending{done: make(chan struct{}), limit: q.limit, paged: q.page > 0}
+	if p.paged {
+		p.limit = q.page
+	}
+	id, err := l.send(p, q)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
@@ -120,17 +149,17 @@ func (l *line) search(ctx context.Context, base string, scope int, filter []byte
 	case <-p.done:
 	case <-timer.C:
 		if err := l.abandon(id, p, failure(errTimeout)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	case <-ctx.Done():
 		if err := l.abandon(id, p, ctx.Err()); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return p.found, p.err
+	return p.found, p.cookie, p.err
 }
 
-func (l *line) send(p *pending, base string, scope int, filter []byte, attrs []string) (id int64, err error) {
+func (l *line) send(p *pending, q *request) (id int64, err error) {
 	l.mu.Lock()
 	if l.closed != nil {
 		defer l.mu.Unlock()
@@ -146,25 +175,80 @@ func (l *line) send(p *pending, base string, scope int, filter []byte, attrs []s
 	msg := w.Begin(ber.TagSequence)
 	w.Integer(ber.TagInteger, id)
 	op := w.Begin(opSearch)
-	w.Octets(ber.TagOctets, base)
-	w.Integer(ber.TagEnumerated, int64(scope))
+	w.Octets(ber.TagOctets, q.base)
+	w.Integer(ber.TagEnumerated, int64(q.scope))
 	w.Integer(ber.TagEnumerated, ldap.NeverDerefAliases)
-	w.Integer(ber.TagInteger, int64(p.limit))
+	w.Integer(ber.TagInteger, int64(q.limit))
 	w.Integer(ber.TagInteger, int64(max(1, l.timeout/time.Second)))
 	w.B = append(w.B, ber.TagBoolean, 1, 0)
-	w.B = append(w.B, filter...)
+	w.B = append(w.B, q.filter...)
 	list := w.Begin(ber.TagSequence)
-	for _, a := range attrs {
+	for _, a := range q.attrs {
 		w.Octets(ber.TagOctets, a)
 	}
 	w.End(list)
 	w.End(op)
+	if q.page > 0 {
+		appendPaging(w, q)
+	}
 	w.End(msg)
 	if _, err := l.nc.Write(w.B); err != nil {
 		l.end(err)
 		return 0, failure(err)
 	}
 	return id, nil
+}
+
+// appendPaging adds the control for one page. It is critical: a server that
+// cannot do it would send everything at once.
+func appendPaging(w *ber.Encoder, q *request) {
+	controls := w.Begin(tagControls)
+	ctl := w.Begin(ber.TagSequence)
+	w.Octets(ber.TagOctets, ldap.ControlTypePaging)
+	w.B = append(w.B, ber.TagBoolean, 1, 0xff)
+	value := w.Begin(ber.TagOctets)
+	seq := w.Begin(ber.TagSequence)
+	w.Integer(ber.TagInteger, int64(q.page))
+	w.Octets(ber.TagOctets, string(q.cookie))
+	w.End(seq)
+	w.End(value)
+	w.End(ctl)
+	w.End(controls)
+}
+
+// nextPage is the cookie in the controls of a SearchResultDone, empty when
+// there is none.
+func nextPage(b []byte) ([]byte, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	list, _, err := ber.Expect(b, tagControls)
+	for err == nil && len(list) > 0 {
+		var ctl, oid, value []byte
+		if ctl, list, err = ber.Expect(list, ber.TagSequence); err != nil {
+			return nil, err
+		}
+		if oid, ctl, err = ber.Expect(ctl, ber.TagOctets); err != nil || string(oid) != ldap.ControlTypePaging {
+			continue
+		}
+		if e, rest, err := ber.Next(ctl); err == nil && e.Tag == ber.TagBoolean {
+			ctl = rest
+		}
+		if value, _, err = ber.Expect(ctl, ber.TagOctets); err != nil {
+			return nil, err
+		}
+		if value, _, err = ber.Expect(value, ber.TagSequence); err != nil {
+			return nil, err
+		}
+		if _, value, err = ber.ExpectInt(value, ber.TagInteger); err != nil {
+			return nil, err
+		}
+		if value, _, err = ber.Expect(value, ber.TagOctets); err != nil {
+			return nil, err
+		}
+		return slices.Clone(value), nil
+	}
+	return nil, err
 }
 
 // next is the number of a new message. The caller holds mu.
@@ -225,7 +309,7 @@ func (l *line) receive(body []byte) error {
 	if id == 0 {
 		return errors.New("the server ends the connection") // RFC 4511 4.4.1
 	}
-	op, _, err := ber.Next(rest)
+	op, rest, err := ber.Next(rest)
 	if err != nil {
 		return err
 	}
@@ -257,6 +341,11 @@ func (l *line) receive(body []byte) error {
 		err := outcome(op.Body)
 		if errors.Is(err, ber.ErrSyntax) {
 			return err
+		}
+		if p.paged && err == nil {
+			if p.cookie, err = nextPage(rest); err != nil { // nobody reads it before p is finished
+				return err
+			}
 		}
 		l.finish(id, p, err)
 		return nil

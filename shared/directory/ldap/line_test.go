@@ -339,8 +339,15 @@ func FuzzReceive(f *testing.F) {
 	done(32, "o=isp")(&w)
 	w.End(op)
 	f.Add(w.B)
+	w = ber.Encoder{}
+	w.Integer(ber.TagInteger, 1)
+	op = w.Begin(opSearchDone)
+	done(0, "")(&w)
+	w.End(op)
+	appendPaging(&w, &request{page: 2, cookie: []byte("next")})
+	f.Add(w.B)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p := &pending{done: make(chan struct{}), limit: 2}
+		p := &pending{done: make(chan struct{}), limit: 2, paged: len(b)%2 == 0}
 		l := &line{waiting: map[int64]*pending{1: p}, names: map[string]string{}}
 		_ = l.receive(b) // must not panic
 		for _, e := range p.found {

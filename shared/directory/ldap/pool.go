@@ -64,11 +64,13 @@ func (p *pool) close() {
 
 // query is one exchange on a connection.
 type query struct {
-	op        string                 // "search", "page" or "bind"
-	ask       func(*line) error      // on a line shared with others, or
-	stock     func(*server) *stock   // on a connection of its own, from there
-	run       func(*ldap.Conn) error // with the library
-	slowIsBad bool                   // count time-outs against the server
+	op        string                           // "search", "page", "bind" or "write"
+	ask       func(*line) error                // on a line shared with others,
+	paged     bool                             // or on one of its own, or
+	stock     func(*server) *stock[*ldap.Conn] // on a connection of its own, from there
+	run       func(*ldap.Conn) error           // with the library
+	slowIsBad bool                             // count time-outs against the server
+	paused    time.Duration                    // of its time, what the asker has used
 }
 
 // do runs q on the first server that can answer it. The error is the server's
@@ -133,7 +135,7 @@ func (p *pool) try(ctx context.Context, s *server, q *query) error {
 		if err != nil && ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
-		took := time.Since(start)
+		took := time.Since(start) - q.paused
 		if sent {
 			metrics.DirRoundTrips.With(q.op).Inc()
 			if q.op == "search" {
@@ -160,24 +162,33 @@ func (p *pool) try(ctx context.Context, s *server, q *query) error {
 // once runs q on one connection: sent says that there was one, used that it
 // had existed before.
 func (p *pool) once(ctx context.Context, s *server, q *query) (sent, used bool, err error) {
-	if q.ask != nil {
-		l, used, err := s.conn(ctx)
-		if err != nil {
-			return false, false, &setupError{err}
-		}
-		start := time.Now()
-		if err = q.ask(l); fatal(err) && ctx.Err() == nil && time.Since(start) < p.cfg.Timeout {
-			l.Close() // others on it fail too, and find a new one
-		}
-		return true, used, err
+	switch {
+	case q.paged:
+		return borrow(ctx, s, s.pages, q.ask)
+	case q.ask == nil:
+		return borrow(ctx, s, q.stock(s), q.run)
 	}
-	st := q.stock(s)
-	c, used, err := s.take(ctx, st)
+	l, used, err := s.conn(ctx)
 	if err != nil {
 		return false, false, &setupError{err}
 	}
-	err = q.run(c)
-	s.give(st, c, !fatal(err) && !errors.Is(err, errUnfinished))
+	start := time.Now()
+	if err = q.ask(l); fatal(err) && ctx.Err() == nil && time.Since(start) < p.cfg.Timeout {
+		l.Close() // others on it fail too, and find a new one
+	}
+	return true, used, err
+}
+
+// borrow runs f on a connection that nobody else uses meanwhile.
+func borrow[C closer](ctx context.Context, s *server, st *stock[C], f func(C) error) (sent, used bool, err error) {
+	c, used, err := st.take(ctx, s.cfg.Timeout)
+	if err != nil {
+		return false, false, &setupError{err}
+	}
+	keep := false
+	defer func() { st.give(c, keep && !s.down.Load()) }()
+	err = f(c)
+	keep = !fatal(err) && !unfinished(err)
 	return true, used, err
 }
 
@@ -187,10 +198,16 @@ type setupError struct{ err error }
 
 func (e *setupError) Error() string { return e.err.Error() }
 
+// crowded reports whether err says that all connections are in use.
+func crowded(err error) bool {
+	var e *setupError
+	return errors.As(err, &e) && e.err == errCrowded
+}
+
 // fatal reports whether err is a failure of the connection or the server and
 // not an answer.
 func fatal(err error) bool {
-	if err == nil || errors.Is(err, errUnfinished) {
+	if err == nil || unfinished(err) || crowded(err) {
 		return false
 	}
 	var le *ldap.Error
@@ -207,7 +224,7 @@ func fatal(err error) bool {
 
 // elsewhere reports whether another server may do better.
 func elsewhere(err error) bool {
-	return fatal(err) || ldap.IsErrorAnyOf(err, ldap.LDAPResultOperationsError, ldap.LDAPResultTimeLimitExceeded,
+	return fatal(err) || crowded(err) || ldap.IsErrorAnyOf(err, ldap.LDAPResultOperationsError, ldap.LDAPResultTimeLimitExceeded,
 		ldap.LDAPResultUnwillingToPerform, ldap.LDAPResultOther)
 }
 

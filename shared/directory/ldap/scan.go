@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
@@ -43,48 +42,13 @@ func (d *Directory) Scan(ctx context.Context, base string, what Selection, attrs
 	if attrs == nil {
 		attrs = []string{"*"}
 	}
-	var broken error
-	err := d.pool.do(ctx, &query{op: "page", stock: func(s *server) *stock { return &s.pages }, run: func(c *ldap.Conn) error {
-		if broken != nil {
-			return broken
-		}
-		begun, err := d.scanPages(ctx, c, base, filter, attrs, each)
-		if err != nil && begun {
-			broken = fmt.Errorf("%w: %w", errUnfinished, err)
-			return broken
-		}
-		return err
-	}})
-	return d.whole(classify(err))
-}
-
-// scanPages is one try of Scan; begun says that each was called.
-func (d *Directory) scanPages(ctx context.Context, c *ldap.Conn, base, filter string, attrs []string, each func(string, directory.Attributes) error) (begun bool, err error) {
-	paging := ldap.NewControlPaging(uint32(d.cfg.PageSize))
-	for {
-		if err := ctx.Err(); err != nil {
-			return begun, err
-		}
-		req := ldap.NewSearchRequest(base, ldap.ScopeWholeSubtree, ldap.NeverDerefAliases, 0, d.seconds(), false, filter, attrs, []ldap.Control{paging})
-		res, err := c.Search(req)
-		if err == nil && len(res.Referrals) > 0 {
-			err = &ldap.Error{ResultCode: ldap.LDAPResultReferral, Err: errReferral}
-		}
-		if err != nil {
-			return begun, err
-		}
-		for _, e := range res.Entries {
-			begun = true
-			if err := each(e.DN, attributes(e)); err != nil {
-				return begun, err
-			}
-		}
-		next, _ := ldap.FindControl(res.Controls, ldap.ControlTypePaging).(*ldap.ControlPaging)
-		if next == nil || len(next.Cookie) == 0 {
-			return begun, nil
-		}
-		paging.SetCookie(next.Cookie)
+	compiled, err := ldap.CompileFilter(filter)
+	if err != nil {
+		return fmt.Errorf("filter %q: %w", filter, err)
 	}
+	q := request{base: base, scope: ldap.ScopeWholeSubtree, filter: compiled.Bytes(), attrs: attrs, page: d.cfg.PageSize}
+	_, err = d.stream(ctx, &q, func(r *result) error { return each(r.DN, r.Attributes) })
+	return d.whole(err)
 }
 
 // insideAny is inside, for names in the DC tree as well.
@@ -215,27 +179,6 @@ func (d *Directory) Schema() *directory.Schema { return &d.cfg.Schema }
 // Inside reports as directory.ErrURL a name that is not at or below one of the
 // bases.
 func (d *Directory) Inside(dn string) error { return d.inside(dn) }
-
-// Usable reports as directory.ErrURL an LDAP URL that Search would refuse,
-// without asking a server.
-func (d *Directory) Usable(url string) error {
-	u, err := directory.ParseURL(url)
-	if err != nil {
-		return err
-	}
-	if u.Host != "" && !slices.Contains(d.hosts, u.Host) {
-		return fmt.Errorf("%w: host %q is not configured", directory.ErrURL, u.Host)
-	}
-	if u.DN != "" {
-		if err := d.inside(u.DN); err != nil {
-			return err
-		}
-	}
-	if _, err := ldap.CompileFilter(u.Filter); err != nil {
-		return fmt.Errorf("%w: %w", directory.ErrURL, err)
-	}
-	return nil
-}
 
 // FoldName is a distinguished name in the form that names compare equal in:
 // parts in lower case, without spaces around them, special characters written

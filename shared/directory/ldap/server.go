@@ -26,8 +26,9 @@ type server struct {
 
 	active []slot // multiplexed, bound as the service
 	turn   atomic.Uint32
-	binds  stock // for binds as other people: not bound as anybody in particular
-	pages  stock // for paged searches, bound as the service: slapd has one paged search per connection
+	binds  *stock[*ldap.Conn] // for binds as other people: not bound as anybody in particular
+	writes *stock[*ldap.Conn] // for changes, bound as the service
+	pages  *stock[*line]      // for paged searches, bound as the service: slapd has one paged search per connection
 }
 
 // slot holds one multiplexed connection. mu is held while dialling, so that
@@ -38,20 +39,29 @@ type slot struct {
 }
 
 // stock holds connections that one question uses at a time.
-type stock struct {
-	service bool
-	inUse   chan struct{} // a token for each
-	mu      sync.Mutex    // guards idle
-	idle    []*ldap.Conn
+type stock[C closer] struct {
+	dial  func(ctx context.Context) (C, error)
+	inUse chan struct{} // a token for each
+	mu    sync.Mutex    // guards idle
+	idle  []C
+}
+
+type closer interface {
+	comparable
+	IsClosing() bool
+	Close() error
+}
+
+func newStock[C closer](size int, dial func(ctx context.Context) (C, error)) *stock[C] {
+	return &stock[C]{dial: dial, inUse: make(chan struct{}, size)}
 }
 
 func newServer(cfg *Config, n int, e endpoint) *server {
-	return &server{
-		cfg: cfg, n: n, endpoint: e,
-		active: make([]slot, cfg.SearchConns),
-		binds:  stock{inUse: make(chan struct{}, cfg.BindConns)},
-		pages:  stock{inUse: make(chan struct{}, cfg.BindConns), service: true},
-	}
+	s := &server{cfg: cfg, n: n, endpoint: e, active: make([]slot, cfg.SearchConns)}
+	s.binds = newStock(cfg.BindConns, func(ctx context.Context) (*ldap.Conn, error) { return s.dial(ctx, false) })
+	s.writes = newStock(cfg.BindConns, func(ctx context.Context) (*ldap.Conn, error) { return s.dial(ctx, true) })
+	s.pages = newStock(cfg.BindConns, s.line)
+	return s
 }
 
 // guarded is a connection whose writes cannot block for ever: the library
@@ -192,37 +202,50 @@ func (s *server) conn(ctx context.Context) (c *line, used bool, err error) {
 	return c, false, nil
 }
 
+// errCrowded says that all connections of a kind are in use and stay so. Who
+// has one may be waiting for another: a list in a list.
+var errCrowded = errors.New("no free connection")
+
 // take returns a connection for exclusive use, and whether it existed before.
 // Every take that succeeds is followed by one give.
-func (s *server) take(ctx context.Context, st *stock) (c *ldap.Conn, used bool, err error) {
+func (st *stock[C]) take(ctx context.Context, patience time.Duration) (c C, used bool, err error) {
+	var none C
 	select {
 	case st.inUse <- struct{}{}:
-	case <-ctx.Done():
-		return nil, false, ctx.Err()
+	default:
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case st.inUse <- struct{}{}:
+		case <-timer.C:
+			return none, false, errCrowded
+		case <-ctx.Done():
+			return none, false, ctx.Err()
+		}
 	}
 	st.mu.Lock()
-	for len(st.idle) > 0 && c == nil {
+	for len(st.idle) > 0 && c == none {
 		last := len(st.idle) - 1
 		c, st.idle = st.idle[last], st.idle[:last]
 		if c.IsClosing() {
-			c = nil
+			c = none
 		}
 	}
 	st.mu.Unlock()
-	if c != nil {
+	if c != none {
 		return c, true, nil
 	}
-	if c, err = s.dial(ctx, st.service); err != nil {
+	if c, err = st.dial(ctx); err != nil {
 		<-st.inUse
-		return nil, false, err
+		return none, false, err
 	}
 	return c, false, nil
 }
 
 // give ends the exclusive use of a connection; keep says that it is as good as
 // before.
-func (s *server) give(st *stock, c *ldap.Conn, keep bool) {
-	if keep && !c.IsClosing() && !s.down.Load() {
+func (st *stock[C]) give(c C, keep bool) {
+	if keep && !c.IsClosing() {
 		st.mu.Lock()
 		st.idle = append(st.idle, c)
 		st.mu.Unlock()
@@ -232,6 +255,17 @@ func (s *server) give(st *stock, c *ldap.Conn, keep bool) {
 	<-st.inUse
 }
 
+// drop closes the connections that nobody uses.
+func (st *stock[C]) drop() {
+	st.mu.Lock()
+	idle := st.idle
+	st.idle = nil
+	st.mu.Unlock()
+	for _, c := range idle {
+		c.Close()
+	}
+}
+
 // drop closes all connections that are not in exclusive use.
 func (s *server) drop() {
 	for i := range s.active {
@@ -239,13 +273,7 @@ func (s *server) drop() {
 			c.Close()
 		}
 	}
-	for _, st := range [...]*stock{&s.binds, &s.pages} {
-		st.mu.Lock()
-		idle := st.idle
-		st.idle = nil
-		st.mu.Unlock()
-		for _, c := range idle {
-			c.Close()
-		}
-	}
+	s.binds.drop()
+	s.writes.drop()
+	s.pages.drop()
 }

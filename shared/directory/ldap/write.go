@@ -74,7 +74,7 @@ func (d *Directory) write(ctx context.Context, what, dn string, run func(c *ldap
 		p = d.master.pool
 	}
 	tries := 0
-	err := p.do(ctx, &query{op: "write", stock: func(s *server) *stock { return &s.pages }, run: func(c *ldap.Conn) error {
+	err := p.do(ctx, &query{op: "write", stock: func(s *server) *stock[*ldap.Conn] { return s.writes }, run: func(c *ldap.Conn) error {
 		tries++
 		return run(c, tries > 1)
 	}})

@@ -119,7 +119,7 @@ func TestWatch(t *testing.T) {
 	if len(asked) != 1 || asked[0].Entries != 1 || asked[0].Scope != "sub" || asked[0].Err != nil || asked[0].Took <= 0 {
 		t.Errorf("asked %+v", asked)
 	}
-	if _, err := d.Search(ctx, "ldap:///"+d.Base()+"??sub?(uid=u*)", 10); err != nil || len(asked) != 2 || asked[1].Entries != 3 {
+	if _, err := directory.Collect(d.Search(ctx, "ldap:///"+d.Base()+"??sub?(uid=u*)", 10)); err != nil || len(asked) != 2 || asked[1].Entries != 3 {
 		t.Errorf("asked %+v, %v", asked, err)
 	}
 }

@@ -167,18 +167,16 @@ func (r *run) memberURL(e *directory.Entry, h uint64, v string) (rule string, er
 	if r.d.Usable(v) != nil {
 		return "bad-url", nil
 	}
-	found, err := r.d.Search(r.ctx, v, maxFollowed)
-	switch {
-	case errors.Is(err, directory.ErrTooMany):
-		return "", nil
-	case errors.Is(err, directory.ErrNotFound):
-		return "member-nowhere", nil
-	case err != nil:
-		return "", err
-	}
 	reached := false
-	for _, m := range found {
-		if m.Mail == "" {
+	for m, err := range r.d.Search(r.ctx, v, maxFollowed) {
+		switch {
+		case errors.Is(err, directory.ErrTooMany):
+			return "", nil
+		case errors.Is(err, directory.ErrNotFound):
+			return "member-nowhere", nil
+		case err != nil:
+			return "", err
+		case m.Mail == "":
 			continue
 		}
 		reached = true

@@ -571,6 +571,12 @@ func faults(t *testing.T, s Server) {
 			if err := d.Ready(ctx); err == nil {
 				t.Error("Ready: no error")
 			}
+			for _, what := range []ldap.Selection{ldap.Everything, ldap.MailEntries, ldap.Groups, ldap.DomainEntries} {
+				err := d.Scan(ctx, d.Base(), what, nil, func(string, directory.Attributes) error { return nil })
+				if answered(err) || strings.HasPrefix(name, "base") && !errors.Is(err, directory.ErrMisconfigured) {
+					t.Errorf("Scan for %d: %v", what, err)
+				}
+			}
 		})
 	}
 }

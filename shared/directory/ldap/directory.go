@@ -202,8 +202,6 @@ func (d *Directory) ask(ctx context.Context, base string, scope int, filter []by
 	return found, classify(err)
 }
 
-func (d *Directory) seconds() int { return max(1, int(d.cfg.Timeout/time.Second)) }
-
 // baseExists tells a missing entry from a server that lacks the whole tree.
 func (d *Directory) baseExists(ctx context.Context) error {
 	base := d.Base()

@@ -41,7 +41,8 @@ const (
 	maxAhead   = 5 * time.Minute
 )
 
-// secrets are attributes that are never written.
+// secrets are attributes that are never written, besides the one that the
+// schema has for the password of a list.
 var secrets = []string{"userpassword", "authpassword", "mgrpauthpassword", "sambantpassword", "userpkcs12", "krbprincipalkey"}
 
 // Persistence says where answers are kept for the next start.
@@ -67,7 +68,10 @@ func (p *Persistence) fill() {
 }
 
 // writer appends the parts of a file.
-type writer struct{ b []byte }
+type writer struct {
+	b      []byte
+	secret func(attribute string) bool
+}
 
 func (w *writer) string(s string) {
 	w.b = binary.AppendUvarint(w.b, uint64(len(s)))
@@ -81,33 +85,26 @@ func (w *writer) time(t time.Time) { w.b = binary.AppendVarint(w.b, t.Unix()) }
 func (w *writer) entry(e *directory.Entry) {
 	w.string(e.DN)
 	w.string(e.Mailbox)
-	n := 0
-	for i := range e.Raw {
-		if !secret(e.Raw[i].Name) {
-			n++
-		}
-	}
-	w.number(n)
-	for i := range e.Raw {
-		if secret(e.Raw[i].Name) {
-			continue
-		}
-		w.string(e.Raw[i].Name)
-		w.number(len(e.Raw[i].Values))
-		for _, v := range e.Raw[i].Values {
+	raw := w.withoutSecrets(e.Raw)
+	w.number(len(raw))
+	for i := range raw {
+		w.string(raw[i].Name)
+		w.number(len(raw[i].Values))
+		for _, v := range raw[i].Values {
 			w.string(v)
 		}
 	}
 }
 
-func secret(name string) bool {
-	name, _, _ = strings.Cut(strings.ToLower(name), ";")
-	for _, s := range secrets {
-		if name == s {
-			return true
-		}
+// secret reports whether an attribute holds passwords, by whatever name the
+// site has for it.
+func (p *Persistence) secret(name string) bool {
+	name, _, _ = strings.Cut(name, ";")
+	own := ""
+	if p.Schema != nil {
+		own = p.Schema.AuthPassword
 	}
-	return false
+	return slices.Contains(secrets, strings.ToLower(name)) || own != "" && strings.EqualFold(name, own)
 }
 
 // guarded reports whether an entry says something else without its secrets: a
@@ -118,21 +115,22 @@ func guarded(e *directory.Entry) bool { return e.List != nil && e.List.Password 
 // whole. When they are more than p.Bytes some are left out.
 func (c *Cache) Save(p Persistence) error {
 	p.fill()
-	w := &writer{b: make([]byte, 0, 1<<16)}
+	w := &writer{b: make([]byte, 0, 1<<16), secret: p.secret}
 	w.b = append(w.b, magic...)
 	w.time(time.Now())
 	w.string(p.About)
 	written := map[string]bool{} // domains
 	room := func() bool { return len(w.b) < p.Bytes }
 	each(c, c.domains, func(s *slot[*directory.Domain], at time.Time) {
-		if !room() {
+		// A domain without one of its owners would turn away what that one gets.
+		if !room() || slices.ContainsFunc(s.value.CatchAllOwners, guarded) {
 			return
 		}
 		d := *s.value
-		d.Raw, d.CatchAllOwners = withoutSecrets(d.Raw), nil
+		d.Raw, d.CatchAllOwners = w.withoutSecrets(d.Raw), nil
 		for _, e := range s.value.CatchAllOwners {
 			plain := *e
-			plain.Raw, plain.Domain = withoutSecrets(e.Raw), nil
+			plain.Raw, plain.Domain = w.withoutSecrets(e.Raw), nil
 			d.CatchAllOwners = append(d.CatchAllOwners, &plain)
 		}
 		text, err := json.Marshal(&d)
@@ -184,10 +182,10 @@ func (c *Cache) Save(p Persistence) error {
 	return fsx.WriteFileAtomic(p.FS, p.Path, append(w.b, sum[:]...))
 }
 
-func withoutSecrets(raw directory.Attributes) directory.Attributes {
-	var out directory.Attributes
+func (w *writer) withoutSecrets(raw directory.Attributes) directory.Attributes {
+	out := make(directory.Attributes, 0, len(raw))
 	for i := range raw {
-		if !secret(raw[i].Name) {
+		if !w.secret(raw[i].Name) {
 			out = append(out, raw[i])
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -104,6 +105,96 @@ func TestBootWithoutServer(t *testing.T) {
 	}
 	if err := after.Authenticate(t.Context(), e, fixture.Password); err == nil {
 		t.Error("a login without a directory")
+	}
+}
+
+// TestSecretsByOtherNames: no password of a list is kept on disk, whatever its
+// attribute is called, and no list that has one is kept without it: it would be
+// open to all.
+func TestSecretsByOtherNames(t *testing.T) {
+	base := fixture.Base("example.org")
+	tree := fmt.Appendf(fixture.Tree("example.org", 3, 1), `dn: cn=closed,ou=groups,%[1]s
+objectClass: groupOfUniqueNames
+objectClass: inetMailGroup
+objectClass: inetLocalMailRecipient
+objectClass: extensibleObject
+cn: closed
+mail: closed@example.org
+uniqueMember: uid=u0001,ou=people,%[1]s
+employeeNumber: xyzzy1
+
+dn: uid=odd,ou=people,%[1]s
+objectClass: inetOrgPerson
+objectClass: inetUser
+objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
+uid: odd
+cn: odd
+sn: odd
+mail: odd@example.org
+mailHost: pair1
+employeeNumber: xyzzy2
+
+dn: o=all.example,%[2]s
+objectClass: organization
+objectClass: sunManagedOrganization
+objectClass: mailDomain
+o: all.example
+sunPreferredDomain: all.example
+
+dn: cn=rest,o=all.example,%[2]s
+objectClass: groupOfUniqueNames
+objectClass: inetMailGroup
+objectClass: inetLocalMailRecipient
+objectClass: extensibleObject
+cn: rest
+mail: rest@all.example
+mailAlternateAddress: @all.example
+uniqueMember: uid=u0001,ou=people,%[1]s
+employeeNumber: xyzzy3
+
+`, base, fixture.Root)
+	schema := directory.SunSchema2()
+	if err := schema.Rename("mgrpAuthPassword=employeeNumber"); err != nil {
+		t.Fatal(err)
+	}
+	s := dirtest.Embedded(t, tree)
+	configure := func(c *ldap.Config) { c.Schema = schema }
+	c := New(dirtest.Dial(t, s, configure), Config{})
+	for address, password := range map[string]string{
+		"closed@example.org": "xyzzy1", "odd@example.org": "", "u0001@example.org": "", "whoever@all.example": "xyzzy3", "rest@all.example": "xyzzy3",
+	} {
+		ans, err := ask(t, c, address)
+		if err != nil {
+			t.Fatalf("%s: %v", address, err)
+		}
+		if l := ans.Entries[0].List; password != "" && (l == nil || l.Password != password) {
+			t.Fatalf("%s: %+v", address, l)
+		}
+	}
+	if _, err := c.Entry(t.Context(), "cn=closed,ou=groups,"+base); err != nil {
+		t.Fatal(err)
+	}
+	p := Persistence{Path: filepath.Join(t.TempDir(), "cache"), Schema: &schema}
+	if err := c.Save(p); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(p.Path)
+	if err != nil || bytes.Contains(data, []byte("xyzzy")) || !bytes.Contains(data, []byte("odd@example.org")) {
+		t.Errorf("the file has passwords, or nothing: %v\n%q", err, data)
+	}
+	s.Stop()
+	after := New(dirtest.Dial(t, s, configure), Config{})
+	after.Load(p)
+	for _, address := range []string{"odd@example.org", "u0001@example.org"} {
+		if _, err := ask(t, after, address); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	for _, address := range []string{"closed@example.org", "whoever@all.example", "rest@all.example"} {
+		if ans, err := ask(t, after, address); err == nil || answered(err) {
+			t.Errorf("%s: %+v, %v, want a temporary failure", address, ans, err)
+		}
 	}
 }
 
@@ -305,7 +396,7 @@ func TestFlushCatchAllOwner(t *testing.T) {
 
 func FuzzLoad(f *testing.F) {
 	schema := directory.SunSchema2()
-	w := &writer{}
+	w := &writer{secret: (&Persistence{}).secret}
 	w.time(time.Now())
 	w.string("x")
 	w.b = append(w.b, 'd')

@@ -88,3 +88,25 @@ func ParseURL(s string) (*URL, error) {
 	}
 	return u, nil
 }
+
+// At is the URL s, of which u was made, with the name that f says instead of
+// its own; ok is what f says.
+func (u *URL) At(s string, f func(dn string) (now string, ok bool)) (out string, ok bool) {
+	now, ok := f(u.DN)
+	if !ok || u.DN == "" {
+		return s, false
+	}
+	s = strings.TrimSpace(s)
+	start := strings.Index(s, "://") + len("://")
+	slash := strings.IndexByte(s[start:], '/')
+	if slash < 0 {
+		return s, false
+	}
+	start += slash + 1
+	end := len(s)
+	if q := strings.IndexByte(s[start:], '?'); q >= 0 {
+		end = start + q
+	}
+	// As a path, so that commas and equal signs stay readable.
+	return s[:start] + (&url.URL{Path: now}).EscapedPath() + s[end:], true
+}

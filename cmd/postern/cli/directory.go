@@ -349,16 +349,16 @@ func operator() string {
 }
 
 // attributeMap is raw for JSON, without secrets.
-func attributeMap(raw directory.Attributes) map[string][]string {
+func attributeMap(s *directory.Schema, raw directory.Attributes) map[string][]string {
 	out := make(map[string][]string, len(raw))
 	for _, at := range raw {
-		out[at.Name] = visible(at)
+		out[at.Name] = visible(s, at)
 	}
 	return out
 }
 
-func visible(at directory.Attribute) []string {
-	if slices.ContainsFunc([]string{"userPassword", "mgrpAuthPassword"}, func(s string) bool { return strings.EqualFold(s, at.Name) }) {
+func visible(s *directory.Schema, at directory.Attribute) []string {
+	if edit.Secret(s, at.Name) || strings.EqualFold(at.Name, "mgrpAuthPassword") {
 		return []string{"***"}
 	}
 	return at.Values

@@ -69,6 +69,16 @@ func TestDirectory(t *testing.T) {
 	if err := json.Unmarshal([]byte(must(t, on("group", "list", "-o", "json")...)), &list); err != nil || len(list) != 3 {
 		t.Errorf("%v, %v", list, err)
 	}
+	if _, errOut, status := call(t, on("user", "rename", "ana@new.example", "anna@new.example", "--uid", "anna")...); status == ExitOK || !strings.Contains(errOut, "new mailbox") {
+		t.Errorf("a new mailbox without asking: %d, %s", status, errOut)
+	}
+	if out := must(t, on("user", "rename", "ana@new.example", "anna@new.example", "--uid", "anna", "--new-mailbox")...); !strings.Contains(out, "user renamed: uid=ana,ou=people,o=new.example,o=isp to uid=anna,ou=people,o=new.example,o=isp") ||
+		!strings.Contains(out, "also changed: cn=all,ou=groups,o=new.example,o=isp") {
+		t.Error(out)
+	}
+	if out := must(t, on("group", "show", "all@new.example", "--rename", "mgrpAuthPassword=mgrpRFC822MailMember")...); strings.Contains(out, "bob@far.example") || !strings.Contains(out, "***") {
+		t.Errorf("a password by another name is shown: %s", out)
+	}
 	must(t, on("lint")...)
 	file, err := clusterfile.Read(dir)
 	if err != nil {
@@ -102,7 +112,7 @@ func TestDirectory(t *testing.T) {
 	must(t, on("user", "delete", "ana@new.example")...)
 	must(t, on("domain", "delete", "new.example")...)
 	text, err := os.ReadFile(filepath.Join(dir, "directory", "audit.log"))
-	if err != nil || bytes.Contains(text, []byte("geheim")) || bytes.Count(text, []byte("\n")) != 9 {
+	if err != nil || bytes.Contains(text, []byte("geheim")) || bytes.Count(text, []byte("\n")) != 11 {
 		t.Errorf("%v\n%s", err, text)
 	}
 }

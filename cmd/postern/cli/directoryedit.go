@@ -26,7 +26,7 @@ var sample = map[edit.Kind]struct{ name, arg, add, set string }{
 func (a *app) directoryKindCmd(d *directoryFlags, kind edit.Kind) *cobra.Command {
 	return group(string(kind), "Add, change, show, list and delete "+string(kind)+"s", "",
 		a.directoryAddCmd(d, kind), a.directorySetCmd(d, kind), a.directoryShowCmd(d, kind),
-		a.directoryListCmd(d, kind), a.directoryDeleteCmd(d, kind))
+		a.directoryListCmd(d, kind), a.directoryRenameCmd(d, kind), a.directoryDeleteCmd(d, kind))
 }
 
 // fieldFlags are the flags for the fields of a kind.
@@ -123,7 +123,10 @@ func (a *app) directoryAddCmd(d *directoryFlags, kind edit.Kind) *cobra.Command 
 		Use:   "add " + s.arg,
 		Short: "Add a " + string(kind),
 		Long: map[edit.Kind]string{
-			edit.Domain: "add makes the entry of a domain and, below it, ou=people and ou=groups.",
+			edit.Domain: `add makes the entry of a domain and, below it, ou=people and ou=groups. With a DC
+tree (sun-schema1, sun-compat) it makes the domain's node, those on the way to
+it, a node for each alias, and the organization, unless --users-base names one.
+Of a domain that is in the configuration it makes the base.`,
 			edit.User: `add makes a user who can receive mail. The uid is the local part of the address,
 the pair is the one that the domain prefers, unless they are given. With --forward
 and without --option a copy is kept. The password never stands on the command
@@ -178,7 +181,9 @@ func (a *app) directoryDeleteCmd(d *directoryFlags, kind edit.Kind) *cobra.Comma
 	long := "delete removes the entry for good."
 	switch kind {
 	case edit.Domain:
-		long = "delete removes the entry of a domain that has no users and groups any more."
+		long = `delete removes the entry of a domain that has no users and groups any more. With a
+DC tree it removes the node, its aliases and the organization, which stays when
+another node leads to it.`
 	case edit.User:
 		long = `delete removes the entry for good, and mail for it is refused as for nobody. The
 mailbox stays on its pair: to have it purged first, set --status deleted.`
@@ -194,6 +199,52 @@ mailbox stays on its pair: to have it purged first, set --status deleted.`
 		},
 	}
 	d.writeFlags(c)
+	return c
+}
+
+func (a *app) directoryRenameCmd(d *directoryFlags, kind edit.Kind) *cobra.Command {
+	s := sample[kind]
+	req := edit.Request{Op: edit.Rename, Kind: kind}
+	var uid string
+	to := map[edit.Kind]string{edit.Domain: "example.net", edit.User: "anna@example.org", edit.Group: "team@example.org"}[kind]
+	c := &cobra.Command{
+		Use:   "rename " + s.arg + "|DN NEW",
+		Short: "Give a " + string(kind) + " another name",
+		Long: map[edit.Kind]string{
+			edit.Domain: `rename gives a domain another name, and its users and groups addresses in it. The
+old name stays as an alias, so that old addresses go on to work.
+
+Mailboxes are called after the domain: where it has users, --new-mailbox says
+that they are to have new, empty ones, for nothing moves what is in the old ones.
+To add a name and keep the mailboxes, add an alias instead.`,
+			edit.User: `rename gives a user another address; the old one stays as an alternate address
+and the mailbox is the same. With --uid the entry is named by another uid, and
+with an address of another domain it moves there: the mailbox is then called
+otherwise and so a new, empty one, which --new-mailbox says is meant.`,
+			edit.Group: `rename gives a list another address; the old one stays as an alternate address.
+An entry that is named by the old address is named by the new one.`,
+		}[kind] + `
+
+Lists, rules and domains that name the entry, or what is below it, are changed
+with it.`,
+		Example: "  postern directory " + string(kind) + " rename --dir ~/mail " + s.name + " " + to + "\n  postern directory " +
+			string(kind) + " rename --dir ~/mail " + s.name + " " + to + " --dry-run",
+		Args: cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			req.Name, req.To = args[0], args[1]
+			if uid != "" {
+				req.Values = edit.Values{"uid": {uid}}
+			}
+			return a.withEditor(d, true, a.change(d, req))(c, args)
+		},
+	}
+	d.writeFlags(c)
+	if kind != edit.Group {
+		c.Flags().BoolVar(&req.NewMailbox, "new-mailbox", false, "mailboxes that are called otherwise then are to be new ones")
+	}
+	if kind == edit.User {
+		c.Flags().StringVar(&uid, "uid", "", "another uid")
+	}
 	return c
 }
 
@@ -230,10 +281,13 @@ func (a *app) finding(f lint.Finding) {
 	a.warn("%s; %s", text, f.Mend)
 }
 
-var done = map[edit.Op]string{edit.Add: "added", edit.Set: "changed", edit.Delete: "deleted"}
+var done = map[edit.Op]string{edit.Add: "added", edit.Set: "changed", edit.Delete: "deleted", edit.Rename: "renamed"}
+
+// mostAlso is how many further entries are printed.
+const mostAlso = 20
 
 func printChange(w io.Writer, res *edit.Result, dry bool) error {
-	if len(res.Changes) == 0 {
+	if len(res.Changes)+len(res.Also) == 0 {
 		_, err := fmt.Fprintln(w, "nothing to change:", table.Clean(res.DN))
 		return err
 	}
@@ -241,7 +295,21 @@ func printChange(w io.Writer, res *edit.Result, dry bool) error {
 	if dry {
 		verb = "would be " + verb
 	}
-	fmt.Fprintf(w, "%s %s: %s\n", res.Kind, verb, table.Clean(res.DN))
+	name := table.Clean(res.DN)
+	if res.NewDN != "" {
+		name += " to " + table.Clean(res.NewDN)
+	}
+	fmt.Fprintf(w, "%s %s: %s\n", res.Kind, verb, name)
+	for i, one := range res.Also {
+		if i == mostAlso {
+			fmt.Fprintf(w, "and %d entries more\n", len(res.Also)-i)
+			break
+		}
+		fmt.Fprintf(w, "also %s: %s\n", done[one.Op], table.Clean(one.DN))
+	}
+	if len(res.Changes) == 0 {
+		return nil
+	}
 	t := table.New("attribute", "old", "new")
 	for _, c := range res.Changes {
 		t.Row(c.Attribute, dash(strings.Join(c.Old, ", ")), dash(strings.Join(c.New, ", ")))
@@ -269,12 +337,12 @@ func (a *app) directoryShowCmd(d *directoryFlags, kind edit.Kind) *cobra.Command
 			if err != nil {
 				return err
 			}
-			return a.emit(shown{dn, kind, attributeMap(raw)}, func(w io.Writer) error {
+			return a.emit(shown{dn, kind, attributeMap(ed.Schema(), raw)}, func(w io.Writer) error {
 				fmt.Fprintln(w, table.Clean(dn))
 				slices.SortStableFunc(raw, func(a, b directory.Attribute) int { return strings.Compare(a.Name, b.Name) })
 				t := table.New("attribute", "value")
 				for _, at := range raw {
-					for _, v := range visible(at) {
+					for _, v := range visible(ed.Schema(), at) {
 						t.Row(at.Name, v)
 					}
 				}
@@ -303,7 +371,7 @@ func (a *app) directoryListCmd(d *directoryFlags, kind edit.Kind) *cobra.Command
 				if len(list) == limit {
 					return errEnough
 				}
-				list, rows = append(list, shown{dn, kind, attributeMap(raw)}), append(rows, raw)
+				list, rows = append(list, shown{dn, kind, attributeMap(schema, raw)}), append(rows, raw)
 				return nil
 			})
 			if errors.Is(err, errEnough) {
@@ -336,6 +404,9 @@ func printEntries(w io.Writer, kind edit.Kind, schema *directory.Schema, list []
 	var attrs []string
 	if kind == edit.Domain {
 		head, attrs = []string{"domain"}, []string{schema.PreferredDomain}
+		if schema.Layout == directory.LayoutDC {
+			head, attrs = nil, nil // the entry is called by it
+		}
 	}
 	for _, name := range columns[kind] {
 		for _, f := range edit.Fields(kind) {

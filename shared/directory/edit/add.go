@@ -98,7 +98,7 @@ func (ed *Editor) add(ctx context.Context, req Request) (*Result, error) {
 	if left == 0 {
 		return nil, fmt.Errorf("domain %s has as many %ss as it may have", d.Name, req.Kind)
 	}
-	res, err := ed.put(ctx, &Result{Op: Add, Kind: req.Kind, DN: dn}, nil, raw, nil)
+	res, err := ed.put(ctx, &Result{Op: Add, Kind: req.Kind, DN: dn}, nil, raw)
 	if err == nil && left > 0 {
 		ed.room[roomKey(d, req.Kind)]--
 	}
@@ -190,54 +190,4 @@ func (ed *Editor) left(ctx context.Context, d *directory.Domain, k Kind) (int, e
 	}
 	ed.room[key] = max(most, 0)
 	return ed.room[key], nil
-}
-
-// addDomain makes the entry of a domain and the containers below it.
-func (ed *Editor) addDomain(ctx context.Context, req Request) (*Result, error) {
-	if ed.s.DomainClass == "" || ed.s.Layout != directory.LayoutOrganization {
-		return nil, badf("domains of the schema %s are not kept in entries that are added here: they are in the configuration or the DC tree", ed.s.Name)
-	}
-	name, err := directory.NormalizeDomain(strings.TrimSpace(req.Name))
-	if err != nil || name == "" || strings.ContainsAny(name, " @,=") {
-		return nil, badf("domain %q", req.Name)
-	}
-	parent := req.Below
-	if parent == "" {
-		parent = ed.d.Base()
-	}
-	dn, err := ldap.Child("o", name, parent)
-	if err != nil {
-		return nil, err
-	}
-	raw := directory.Attributes{{Name: "objectClass", Values: classes(ed.s, Domain)}}
-	put(&raw, "o", name)
-	put(&raw, ed.s.PreferredDomain, name)
-	for _, attr := range []string{ed.s.DomainStatus, ed.s.MailDomainStatus} {
-		if attr != "" {
-			put(&raw, attr, "active")
-		}
-	}
-	if err := ed.apply(ctx, &raw, req); err != nil {
-		return nil, err
-	}
-	if _, _, err := ed.raw(ctx, dn); err == nil {
-		return nil, fmt.Errorf("%s: %w", dn, ldap.ErrExists)
-	} else if !errors.Is(err, directory.ErrNotFound) {
-		return nil, err
-	}
-	res, err := ed.put(ctx, &Result{Op: Add, Kind: Domain, DN: dn}, nil, raw, nil)
-	if err != nil || ed.s.DomainBaseDN != "" && raw.First(ed.s.DomainBaseDN) != "" {
-		return res, err
-	}
-	for _, ou := range []string{"people", "groups"} {
-		child, err := ldap.Child("ou", ou, dn)
-		if err != nil {
-			return res, err
-		}
-		box := directory.Attributes{{Name: "objectClass", Values: []string{"organizationalUnit"}}, {Name: "ou", Values: []string{ou}}}
-		if _, err := ed.put(ctx, &Result{Op: Add, Kind: Other, DN: child}, nil, box, nil); err != nil {
-			return res, err
-		}
-	}
-	return res, nil
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/ldap"
 )
 
 func clone(raw directory.Attributes) directory.Attributes {
@@ -88,4 +89,18 @@ func sameValues(a, b []string) bool {
 
 func hasClass(raw directory.Attributes, class string) bool {
 	return holds(raw.Get("objectClass"), class)
+}
+
+// keepName sees to it that the value that an entry is named by stays among its
+// values.
+func keepName(dn string, raw *directory.Attributes) error {
+	attr, value, ok := ldap.First(dn)
+	if !ok || holds(raw.Get(attr), value) {
+		return nil
+	}
+	if !strings.EqualFold(attr, "cn") {
+		return badf("%s %s is part of the name of the entry: delete it and add another", attr, value)
+	}
+	put(raw, attr, append([]string{value}, raw.Get(attr)...)...)
+	return nil
 }

@@ -29,6 +29,7 @@ type line struct {
 	Op      Op        `json:"op"`
 	Kind    Kind      `json:"kind"`
 	DN      string    `json:"dn"`
+	NewDN   string    `json:"new_dn,omitempty"`
 	Changes []Edit    `json:"changes"`
 	Error   string    `json:"error,omitempty"` // it was tried, and this came of it
 }
@@ -47,7 +48,7 @@ func OpenAudit(file, who, bindDN string) (*Audit, error) {
 }
 
 func (a *Audit) write(res *Result, err error) error {
-	l := line{a.now().UTC(), a.who, a.as, res.Op, res.Kind, res.DN, res.Changes, ""}
+	l := line{a.now().UTC(), a.who, a.as, res.Op, res.Kind, res.DN, res.NewDN, res.Changes, ""}
 	if err != nil {
 		l.Error = err.Error()
 	}

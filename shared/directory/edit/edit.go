@@ -54,6 +54,7 @@ const (
 	Set    Op = "set"
 	Put    Op = "put"
 	Delete Op = "delete"
+	Rename Op = "rename"
 )
 
 // Values are values by field (see Fields), or by "attr:NAME".
@@ -72,6 +73,10 @@ type Request struct {
 	// Below is the entry to add it below; "" for the domain's ou=people or
 	// ou=groups, or the base.
 	Below string
+	// To is the new name that Rename gives: a domain or an address. NewMailbox
+	// takes it that a mailbox is called otherwise, and so another one, then.
+	To         string
+	NewMailbox bool
 }
 
 // Edit is what becomes of one attribute.
@@ -83,11 +88,13 @@ type Edit struct {
 
 // Result is what a request came to.
 type Result struct {
-	Op       Op             `json:"op"` // add, set or delete
+	Op       Op             `json:"op"` // add, set, delete or rename
 	Kind     Kind           `json:"kind"`
 	DN       string         `json:"dn"`
-	Changes  []Edit         `json:"changes"` // none: it was so already
+	NewDN    string         `json:"new_dn,omitempty"` // of Rename
+	Changes  []Edit         `json:"changes"`          // none: it was so already
 	Warnings []lint.Finding `json:"warnings,omitempty"`
+	Also     []*Result      `json:"also,omitempty"` // what had to be changed with it
 	Written  bool           `json:"written"`
 }
 
@@ -161,6 +168,9 @@ func New(cfg Config) (*Editor, error) {
 	}, nil
 }
 
+// Schema is the schema that entries are written by.
+func (ed *Editor) Schema() *directory.Schema { return ed.s }
+
 // Do carries a request out.
 func (ed *Editor) Do(ctx context.Context, req Request) (*Result, error) {
 	if ed.broken != nil {
@@ -173,6 +183,8 @@ func (ed *Editor) Do(ctx context.Context, req Request) (*Result, error) {
 		return ed.set(ctx, req)
 	case Delete:
 		return ed.remove(ctx, req)
+	case Rename:
+		return ed.rename(ctx, req)
 	case Put:
 		_, _, err := ed.Show(ctx, req.Kind, req.Name)
 		switch {
@@ -197,7 +209,7 @@ func (ed *Editor) Show(ctx context.Context, kind Kind, name string) (dn string, 
 	if dn, raw, err = ed.raw(ctx, dn); err != nil {
 		return "", nil, fmt.Errorf("%s: %w", name, err)
 	}
-	have := ed.kindOf(raw)
+	have := ed.kindOf(dn, raw)
 	if have != kind && (have != Other || kind == Domain || len(raw.Get(ed.s.Mail))+len(raw.Get(ed.s.UID)) == 0) {
 		return "", nil, badf("%s is no %s", dn, kind)
 	}
@@ -320,11 +332,14 @@ func (ed *Editor) set(ctx context.Context, req Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if req.Kind == Domain && ed.d.InTree(dn) {
+		return ed.setNode(ctx, req, dn, old)
+	}
 	raw := clone(old)
 	if err := ed.apply(ctx, &raw, req); err != nil {
 		return nil, err
 	}
-	return ed.put(ctx, &Result{Op: Set, Kind: req.Kind, DN: dn}, old, raw, nil)
+	return ed.put(ctx, &Result{Op: Set, Kind: req.Kind, DN: dn}, old, raw)
 }
 
 // remove deletes an entry.
@@ -336,6 +351,12 @@ func (ed *Editor) remove(ctx context.Context, req Request) (*Result, error) {
 	res := &Result{Op: Delete, Kind: req.Kind, DN: dn, Changes: diff(old, nil)}
 	var containers []string
 	if req.Kind == Domain {
+		if err := ed.properName(ctx, req.Name, dn, old); err != nil {
+			return nil, err
+		}
+		if ed.d.InTree(dn) {
+			return ed.removeNode(ctx, dn, old)
+		}
 		if containers, err = ed.empty(ctx, dn); err != nil {
 			return nil, err
 		}
@@ -376,20 +397,37 @@ func (ed *Editor) empty(ctx context.Context, dn string) (containers []string, er
 }
 
 // put checks what an entry would be and writes it.
-func (ed *Editor) put(ctx context.Context, res *Result, old, raw directory.Attributes, before func() error) (*Result, error) {
+func (ed *Editor) put(ctx context.Context, res *Result, old, raw directory.Attributes) (*Result, error) {
+	if err := ed.judge(ctx, res, old, raw); err != nil || res.Op == Set && len(res.Changes) == 0 {
+		return refusal(res, err)
+	}
+	return ed.write(ctx, res, raw)
+}
+
+// refusal is what comes of a change that is not made: a Refused has its result.
+func refusal(res *Result, err error) (*Result, error) {
+	var no *Refused
+	if err != nil && !errors.As(err, &no) {
+		return nil, err
+	}
+	return res, err
+}
+
+// judge notes what would change, and refuses it when mail would be lost.
+func (ed *Editor) judge(ctx context.Context, res *Result, old, raw directory.Attributes) error {
 	ed.hashPasswords(old, raw)
 	if res.Op == Set {
 		if err := keepName(res.DN, &raw); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	res.Changes = diff(old, raw)
 	if len(res.Changes) == 0 && res.Op == Set {
-		return res, nil
+		return nil
 	}
 	findings, err := ed.findings(ctx, res, raw)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var fatal []lint.Finding
 	for _, f := range findings {
@@ -400,49 +438,68 @@ func (ed *Editor) put(ctx context.Context, res *Result, old, raw directory.Attri
 		}
 	}
 	if len(fatal) > 0 {
-		return res, &Refused{fatal}
+		return &Refused{fatal}
 	}
+	return nil
+}
+
+// write makes a change that was judged.
+func (ed *Editor) write(ctx context.Context, res *Result, raw directory.Attributes) (*Result, error) {
 	return ed.do(ctx, res, raw, func() error {
-		if before != nil {
-			if err := before(); err != nil {
-				return err
-			}
-		}
 		if res.Op == Add {
 			return ed.d.Add(ctx, res.DN, raw)
 		}
-		var mods []ldap.Modification
-		for _, c := range res.Changes {
-			mods = append(mods, ldap.Modification{Attribute: c.Attribute, Values: c.New})
-		}
-		return ed.d.Modify(ctx, res.DN, mods)
+		return ed.d.Modify(ctx, res.DN, modifications(res.Changes))
 	})
 }
 
+func modifications(changes []Edit) (mods []ldap.Modification) {
+	for _, c := range changes {
+		mods = append(mods, ldap.Modification{Attribute: c.Attribute, Values: c.New})
+	}
+	return mods
+}
+
 func (ed *Editor) findings(ctx context.Context, res *Result, raw directory.Attributes) ([]lint.Finding, error) {
+	dn := res.DN
+	if res.NewDN != "" {
+		ed.check.Leave(res.DN)
+		defer ed.check.Ask(res.DN)
+		dn = res.NewDN
+	}
+	if res.Kind == Domain && ed.isBase(dn) && (ed.s.DomainClass == "" || !hasClass(raw, ed.s.DomainClass)) {
+		return nil, nil // its names are in the configuration
+	}
 	switch res.Kind {
 	case Domain:
-		return ed.check.Organization(ctx, res.DN, raw)
+		return ed.check.Organization(ctx, dn, raw)
 	case User, Group:
-		e := ed.s.ReadEntry(res.DN, raw)
+		e := ed.s.ReadEntry(dn, raw)
 		if want := map[Kind]directory.Kind{User: directory.User, Group: directory.Group}[res.Kind]; e.Kind != want {
-			return nil, badf("%s has not the object classes of a %s: %s", res.DN, res.Kind, strings.Join(e.Classes, ", "))
+			return nil, badf("%s has not the object classes of a %s: %s", dn, res.Kind, strings.Join(e.Classes, ", "))
 		}
-		return ed.check.Entry(ctx, res.DN, raw)
+		return ed.check.Entry(ctx, dn, raw)
 	}
-	return ed.check.Entry(ctx, res.DN, raw)
+	return ed.check.Entry(ctx, dn, raw)
 }
 
 // do writes, unless it is a dry run, and keeps the log.
 func (ed *Editor) do(ctx context.Context, res *Result, raw directory.Attributes, write func() error) (*Result, error) {
 	if ed.cfg.DryRun {
 		hide(ed.s, res.Changes)
-		return res, ed.plan(ctx, res.DN, raw)
+		if res.NewDN == "" {
+			return res, ed.plan(ctx, res.DN, raw)
+		}
+		return res, errors.Join(ed.plan(ctx, res.DN, nil), ed.plan(ctx, res.NewDN, raw))
 	}
 	err := write()
+	for _, dn := range []string{res.DN, res.NewDN} {
+		ed.check.Ask(dn)
+	}
 	if res.Kind == Domain {
 		ed.check.Forget()
 		clear(ed.parents)
+		clear(ed.room)
 	}
 	res.Written = err == nil
 	hide(ed.s, res.Changes)
@@ -463,6 +520,7 @@ func (ed *Editor) plan(ctx context.Context, dn string, raw directory.Attributes)
 	}
 	ed.planned[fold] = raw
 	if raw == nil {
+		ed.check.Leave(dn)
 		return nil
 	}
 	e := ed.s.ReadEntry(dn, raw)
@@ -472,62 +530,4 @@ func (ed *Editor) plan(ctx context.Context, dn string, raw directory.Attributes)
 		}
 	}
 	return ed.check.Assume(ctx, dn, raw)
-}
-
-// keepName sees to it that the value that an entry is named by stays among its
-// values.
-func keepName(dn string, raw *directory.Attributes) error {
-	attr, value, ok := ldap.First(dn)
-	if !ok || holds(raw.Get(attr), value) {
-		return nil
-	}
-	if !strings.EqualFold(attr, "cn") {
-		return badf("%s %s is part of the name of the entry: delete it and add another", attr, value)
-	}
-	put(raw, attr, append([]string{value}, raw.Get(attr)...)...)
-	return nil
-}
-
-// hashPasswords replaces passwords in the clear that were not there before. One
-// that is the old one leaves the old value.
-func (ed *Editor) hashPasswords(old, raw directory.Attributes) {
-	for i := range raw {
-		if !strings.EqualFold(raw[i].Name, "userPassword") {
-			continue
-		}
-		before := old.Get(raw[i].Name)
-		raw[i].Values = slices.Clone(raw[i].Values)
-		for j, v := range raw[i].Values {
-			if strings.HasPrefix(v, "{") || slices.Contains(before, v) {
-				continue
-			}
-			if k := slices.IndexFunc(before, func(have string) bool { return auth.VerifyPassword(have, v) }); k >= 0 {
-				raw[i].Values[j] = before[k]
-			} else {
-				raw[i].Values[j] = ed.cfg.Hash(v)
-			}
-		}
-	}
-}
-
-// secret reports whether the values of an attribute are nobody's business.
-func secret(s *directory.Schema, attr string) bool {
-	base, _, _ := strings.Cut(attr, ";")
-	return strings.EqualFold(base, "userPassword") || s.AuthPassword != "" && strings.EqualFold(base, s.AuthPassword)
-}
-
-// hide makes secret values unreadable.
-func hide(s *directory.Schema, changes []Edit) {
-	for i, c := range changes {
-		if secret(s, c.Attribute) {
-			changes[i] = Edit{c.Attribute, stars(c.Old), stars(c.New)}
-		}
-	}
-}
-
-func stars(values []string) []string {
-	if len(values) == 0 {
-		return nil
-	}
-	return []string{"***"}
 }

@@ -302,7 +302,10 @@ func TestGeneric(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := dirtest.Dial(t, start(t, fixture.Tree("example.org", 3, 1)), func(c *ldap.Config) {
 				c.Schema = directory.Generic()
-				c.Domains = []ldap.Domain{{Name: "example.org", Base: fixture.Base("example.org")}}
+				c.Domains = []ldap.Domain{
+					{Name: "example.org", Base: fixture.Base("example.org")},
+					{Name: "new.example", Base: "ou=new,o=isp", Aliases: []string{"also.example"}},
+				}
 			})
 			ed, _ := open(t, d, false)
 			do(t, ed, edit.Request{Op: edit.Add, Kind: edit.User, Name: "ana@example.org", Values: edit.Values{"mail-host": {"pair1"}, "quota": {"1G"}, "alternate": {"a@example.org"}}})
@@ -315,6 +318,32 @@ func TestGeneric(t *testing.T) {
 			}
 			if _, err := ed.Do(t.Context(), edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "x.example"}); !errors.Is(err, edit.ErrBadRequest) {
 				t.Errorf("domain: %v", err)
+			}
+			// One that the configuration has needs its base.
+			res := do(t, ed, edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "new.example"})
+			if res.DN != "ou=new,o=isp" || len(res.Also) != 2 {
+				t.Errorf("%+v", res)
+			}
+			do(t, ed, edit.Request{Op: edit.Add, Kind: edit.User, Name: "bo@new.example", Values: edit.Values{"mail-host": {"pair1"}}})
+			if e := as(t, d, "bo@also.example"); e.Mailbox != "bo@new.example" || e.DN != "uid=bo,ou=people,ou=new,o=isp" {
+				t.Errorf("%+v", e)
+			}
+			do(t, ed, edit.Request{Op: edit.Rename, Kind: edit.User, Name: "bo@new.example", To: "bob@new.example"})
+			for name, req := range map[string]edit.Request{
+				"not empty":            {Op: edit.Delete, Kind: edit.Domain, Name: "new.example"},
+				"another name of the":  {Op: edit.Delete, Kind: edit.Domain, Name: "also.example"},
+				"in the configuration": {Op: edit.Rename, Kind: edit.Domain, Name: "new.example", To: "x.example"},
+				ldap.ErrExists.Error(): {Op: edit.Add, Kind: edit.Domain, Name: "new.example"},
+				"has no attribute for": {Op: edit.Set, Kind: edit.Domain, Name: "new.example", Values: edit.Values{"status": {"hold"}}},
+			} {
+				if _, err := ed.Do(t.Context(), req); err == nil || !strings.Contains(err.Error(), name) {
+					t.Errorf("%+v: %v, want %q", req, err, name)
+				}
+			}
+			do(t, ed, edit.Request{Op: edit.Delete, Kind: edit.User, Name: "bo@new.example"})
+			do(t, ed, edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "new.example"})
+			if dn, _, err := ed.Show(t.Context(), edit.Domain, "new.example"); err == nil {
+				t.Errorf("%s is there", dn)
 			}
 		})
 	}

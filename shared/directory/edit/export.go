@@ -45,11 +45,8 @@ func (ed *Editor) List(ctx context.Context, x Export, each func(kind Kind, dn st
 				return err
 			}
 		}
-	} else if (x.Kind == "" || x.Kind == Domain) && ed.s.DomainClass != "" {
-		err := ed.d.Scan(ctx, base, ldap.DomainEntries, nil, func(dn string, raw directory.Attributes) error {
-			return ed.pass(x, Domain, dn, raw, each)
-		})
-		if err != nil {
+	} else if x.Kind == "" || x.Kind == Domain {
+		if err := ed.listDomains(ctx, x, each); err != nil {
 			return err
 		}
 	}
@@ -57,16 +54,45 @@ func (ed *Editor) List(ctx context.Context, x Export, each func(kind Kind, dn st
 		return nil
 	}
 	return ed.d.Scan(ctx, base, ldap.MailEntries, nil, func(dn string, raw directory.Attributes) error {
-		if kind := ed.kindOf(raw); (kind == User || kind == Group) && (x.Kind == "" || x.Kind == kind) {
+		if kind := ed.kindOf(dn, raw); (kind == User || kind == Group) && (x.Kind == "" || x.Kind == kind) {
 			return ed.pass(x, kind, dn, raw, each)
 		}
 		return nil
 	})
 }
 
+// listDomains is List for all domains: those of the DC tree, with its aliases
+// unless a table is wanted, and of the organization tree.
+func (ed *Editor) listDomains(ctx context.Context, x Export, each func(kind Kind, dn string, raw directory.Attributes) error) error {
+	if ed.d.DCRoot() != "" && ed.s.Layout != directory.LayoutOrganization {
+		err := ed.d.Scan(ctx, ed.d.DCRoot(), ldap.Everything, nil, func(dn string, raw directory.Attributes) error {
+			if ed.kindOf(dn, raw) != Domain || x.Kind == Domain && !hasClass(raw, nodeClass) {
+				return nil
+			}
+			return ed.pass(x, Domain, dn, raw, each)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if ed.s.Layout == directory.LayoutDC || ed.s.DomainClass == "" {
+		return nil
+	}
+	return ed.d.Scan(ctx, ed.d.Base(), ldap.DomainEntries, nil, func(dn string, raw directory.Attributes) error {
+		if ed.s.Layout == directory.LayoutCompatible && x.Kind == Domain {
+			// One that has a node has been listed by it.
+			d, err := ed.check.Domain(ctx, raw.First(ed.s.PreferredDomain))
+			if err == nil && ed.d.InTree(d.DN) {
+				return nil
+			}
+		}
+		return ed.pass(x, Domain, dn, raw, each)
+	})
+}
+
 func (ed *Editor) pass(x Export, kind Kind, dn string, raw directory.Attributes, each func(Kind, string, directory.Attributes) error) error {
 	if !x.Secrets {
-		raw = slices.DeleteFunc(raw, func(a directory.Attribute) bool { return secret(ed.s, a.Name) })
+		raw = slices.DeleteFunc(raw, func(a directory.Attribute) bool { return Secret(ed.s, a.Name) })
 	}
 	ed.spell(raw)
 	return each(kind, dn, raw)
@@ -111,7 +137,7 @@ func (ed *Editor) WriteCSV(ctx context.Context, w io.Writer, x Export) (n int, e
 		n++
 		for i, h := range columns {
 			var err error
-			if row[i], err = ed.cell(x.Kind, h, raw); err != nil {
+			if row[i], err = ed.cell(ctx, x.Kind, h, dn, raw); err != nil {
 				return fmt.Errorf("%s: %w", dn, err)
 			}
 		}
@@ -125,12 +151,18 @@ func (ed *Editor) WriteCSV(ctx context.Context, w io.Writer, x Export) (n int, e
 }
 
 // cell is a field of an entry as a cell.
-func (ed *Editor) cell(kind Kind, name string, raw directory.Attributes) (string, error) {
+func (ed *Editor) cell(ctx context.Context, kind Kind, name, dn string, raw directory.Attributes) (string, error) {
 	var values []string
 	multi := true
 	switch {
 	case name == "domain" && kind == Domain:
-		return raw.First(ed.s.PreferredDomain), nil
+		return ed.domainName(dn, raw), nil
+	case name == "alias" && ed.d.InTree(dn):
+		nodes, err := ed.aliases(ctx, dn)
+		if err != nil {
+			return "", err
+		}
+		values = sortedKeys(nodes)
 	case name == "member":
 		for _, attr := range slices.Concat(ed.s.MemberDN, ed.s.MemberAddress, ed.s.MemberURL) {
 			values = append(values, raw.Get(attr)...)

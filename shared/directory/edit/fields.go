@@ -202,7 +202,7 @@ func (ed *Editor) apply(ctx context.Context, raw *directory.Attributes, req Requ
 
 func has(v Values, name string) bool { return len(v[name]) > 0 }
 
-func sortedKeys(v Values) []string {
+func sortedKeys[V any](v map[string]V) []string {
 	out := make([]string, 0, len(v))
 	for k := range v {
 		out = append(out, k)

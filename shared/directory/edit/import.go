@@ -187,13 +187,13 @@ func (ed *Editor) record(ctx context.Context, rec *embedded.Record, update bool)
 	switch {
 	case rec.Op == "add" && !exists:
 		raw := clone(rec.Attributes)
-		return ed.put(ctx, &Result{Op: Add, Kind: ed.kindOf(raw), DN: rec.DN}, nil, raw, nil)
+		return ed.put(ctx, &Result{Op: Add, Kind: ed.kindOf(rec.DN, raw), DN: rec.DN}, nil, raw)
 	case rec.Op == "add" && !update:
 		return nil, fmt.Errorf("%s: %w", rec.DN, ldap.ErrExists)
 	case !exists:
 		return nil, fmt.Errorf("%s: %w", rec.DN, directory.ErrNotFound)
 	case rec.Op == "delete":
-		return ed.remove(ctx, Request{Op: Delete, Kind: ed.kindOf(old), Name: dn})
+		return ed.remove(ctx, Request{Op: Delete, Kind: ed.kindOf(dn, old), Name: dn})
 	}
 	raw := clone(old)
 	for _, a := range rec.Attributes {
@@ -213,12 +213,18 @@ func (ed *Editor) record(ctx context.Context, rec *embedded.Record, update bool)
 		}
 		put(&raw, c.Attribute, have...)
 	}
-	return ed.put(ctx, &Result{Op: Set, Kind: ed.kindOf(raw), DN: dn}, old, raw, nil)
+	return ed.put(ctx, &Result{Op: Set, Kind: ed.kindOf(dn, raw), DN: dn}, old, raw)
 }
 
 // kindOf is the kind of an entry by its object classes.
-func (ed *Editor) kindOf(raw directory.Attributes) Kind {
-	if ed.s.DomainClass != "" && hasClass(raw, ed.s.DomainClass) {
+func (ed *Editor) kindOf(dn string, raw directory.Attributes) Kind {
+	if ed.d.InTree(dn) {
+		if hasClass(raw, nodeClass) || ed.s.DomainAliasMark != "" && hasClass(raw, ed.s.DomainAliasMark) {
+			return Domain
+		}
+		return Other
+	}
+	if ed.isBase(dn) || ed.s.DomainClass != "" && hasClass(raw, ed.s.DomainClass) {
 		return Domain
 	}
 	switch ed.s.KindOf(raw.Get("objectClass")) {

@@ -65,8 +65,30 @@ func (d *Directory) Delete(ctx context.Context, dn string) error {
 	})
 }
 
+// Rename gives an entry another first part of its name, whose old value goes,
+// and unless below is empty another place; what is below the entry goes with
+// it. ErrExists when there is an entry of the new name.
+func (d *Directory) Rename(ctx context.Context, dn, rdn, below string) error {
+	parent := below
+	if parent == "" {
+		parent = Parent(dn)
+	}
+	to := rdn + "," + parent
+	if err := d.insideAny(to); err != nil {
+		return fmt.Errorf("rename %s to %s: %w", dn, to, err)
+	}
+	req := ldap.NewModifyDNRequest(dn, rdn, true, below)
+	return d.write(ctx, "rename", dn, func(c *ldap.Conn, again bool) error {
+		err := c.ModifyDN(req)
+		if again && ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject) && holds(c, to, nil) {
+			return nil
+		}
+		return err
+	})
+}
+
 func (d *Directory) write(ctx context.Context, what, dn string, run func(c *ldap.Conn, again bool) error) error {
-	if err := d.inside(dn); err != nil {
+	if err := d.insideAny(dn); err != nil {
 		return fmt.Errorf("%s %s: %w", what, dn, err)
 	}
 	p := d.pool

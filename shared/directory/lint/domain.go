@@ -79,6 +79,9 @@ func (r *run) claim(claims map[string]*domain, own *domain, names []string) erro
 func (r *run) checkBase(d *directory.Domain) (string, error) {
 	const none = "\x00"
 	fold, err := ldap.FoldName(d.BaseDN)
+	if err == nil && r.assumed(d.BaseDN) {
+		return fold, nil
+	}
 	if err == nil {
 		_, _, err = r.d.Raw(r.ctx, d.BaseDN, "1.1")
 	}

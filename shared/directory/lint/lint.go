@@ -143,6 +143,7 @@ type run struct {
 	// What is only supposed to exist, when single entries are checked.
 	assumedNodes     map[uint64]node
 	assumedAddresses map[uint64]uint64
+	assumedNames     map[string]bool
 }
 
 // node is what is known of an entry.

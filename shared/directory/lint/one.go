@@ -28,6 +28,7 @@ type Checker struct {
 	nodes     map[uint64]node
 	addresses map[uint64]uint64
 	uids      map[string]string
+	names     map[string]bool // folded names that Expect and Leave were told: there, or gone
 }
 
 // NewChecker checks cfg. Limit and Progress do not matter.
@@ -39,8 +40,28 @@ func NewChecker(cfg Config) (*Checker, error) {
 	cfg.Limit = DefaultLimit
 	return &Checker{
 		cfg: cfg, options: options, domains: map[string]*domain{}, seed: maphash.MakeSeed(),
-		nodes: map[uint64]node{}, addresses: map[uint64]uint64{}, uids: map[string]string{},
+		nodes: map[uint64]node{}, addresses: map[uint64]uint64{}, uids: map[string]string{}, names: map[string]bool{},
 	}, nil
+}
+
+// Expect makes the checker believe that there is an entry of that name, Leave
+// that there is none, whatever it was.
+func (c *Checker) Expect(dn string) { c.believe(dn, true) }
+
+// Leave: see Expect.
+func (c *Checker) Leave(dn string) { c.believe(dn, false) }
+
+func (c *Checker) believe(dn string, there bool) {
+	if fold, err := ldap.FoldName(dn); err == nil {
+		c.names[fold] = there
+	}
+}
+
+// Ask ends what Expect and Leave said of an entry: the directory knows.
+func (c *Checker) Ask(dn string) {
+	if fold, err := ldap.FoldName(dn); err == nil {
+		delete(c.names, fold)
+	}
 }
 
 // Forget forgets the domains.
@@ -95,7 +116,7 @@ func (c *Checker) one(ctx context.Context, out *[]Finding) *run {
 	r := &run{
 		cfg: c.cfg, ctx: ctx, d: c.cfg.Directory, s: c.cfg.Directory.Schema(), options: c.options, seed: c.seed,
 		names: map[string]*domain{}, byBase: map[string]*domain{}, nodes: map[uint64]node{}, addresses: map[uint64]uint64{},
-		assumedNodes: c.nodes, assumedAddresses: c.addresses,
+		assumedNodes: c.nodes, assumedAddresses: c.addresses, assumedNames: c.names,
 		uids: map[uint64]uint64{}, doubles: map[string]bool{}, doubleUIDs: map[string]*domain{}, edges: map[uint64]*edge{}, strange: map[string]bool{},
 	}
 	r.tell = func(f Finding) error { *out = append(*out, f); return nil }
@@ -299,6 +320,9 @@ func (r *run) others(base string, attrs, values []string, fold string) (dns []st
 	}
 	for _, e := range found {
 		f, err := ldap.FoldName(e.DN)
+		if there, told := r.assumedNames[f]; told && !there {
+			continue
+		}
 		if err == nil && f != fold && e.Kind != directory.Other && counts(e) {
 			dns = append(dns, e.DN)
 		}
@@ -310,6 +334,10 @@ func (r *run) others(base string, attrs, values []string, fold string) (dns []st
 // of changes that are not made.
 func (c *Checker) Assume(ctx context.Context, dn string, raw directory.Attributes) error {
 	r := c.one(ctx, new([]Finding))
+	c.Expect(dn)
+	if r.d.InTree(dn) {
+		return c.assumeNode(r, dn, raw)
+	}
 	if dom, ok := r.s.ReadDomain(dn, raw); ok && slices.ContainsFunc(raw.Get("objectClass"), func(v string) bool { return strings.EqualFold(v, r.s.DomainClass) }) {
 		base, err := ldap.FoldName(dom.BaseDN)
 		if err != nil {
@@ -348,6 +376,10 @@ func (c *Checker) Assume(ctx context.Context, dn string, raw directory.Attribute
 func (c *Checker) Organization(ctx context.Context, dn string, raw directory.Attributes) ([]Finding, error) {
 	var out []Finding
 	r := c.one(ctx, &out)
+	if r.d.InTree(dn) {
+		err := c.treeNode(r, dn, raw)
+		return out, err
+	}
 	dom, ok := r.s.ReadDomain(dn, raw)
 	if err := r.faults(dn, dom.Faults); err != nil {
 		return nil, err
@@ -358,47 +390,16 @@ func (c *Checker) Organization(ctx context.Context, dn string, raw directory.Att
 		}
 		return out, nil
 	}
-	own, err := ldap.FoldName(dn)
-	if err != nil {
+	if _, err := ldap.FoldName(dn); err != nil {
 		return out, r.say("bad-name", dn, "", "")
 	}
-	for _, name := range append([]string{dom.Name}, dom.Aliases...) {
-		var other string
-		have, err := r.d.Domain(ctx, name)
-		switch {
-		case errors.Is(err, directory.ErrNotFound):
-			if d := c.domains[name]; d != nil {
-				other = d.DN
-			}
-		case errors.Is(err, directory.ErrAmbiguous):
-			other = "several entries"
-		case err != nil:
-			return nil, err
-		default:
-			other = have.DN
-		}
-		if f, err := ldap.FoldName(other); other == "" || err == nil && f == own {
-			continue
-		}
-		attr := r.s.PreferredDomain
-		if name != dom.Name {
-			attr = r.s.AssociatedDomain
-		}
-		if err := r.say("domain-overlap", dn, attr, name, other); err != nil {
-			return nil, err
-		}
+	if err := c.claimed(r, dn, dom); err != nil {
+		return nil, err
 	}
 	if !strings.EqualFold(dom.BaseDN, dn) {
 		if _, err := r.checkBase(dom); err != nil {
 			return nil, err
 		}
 	}
-	if v := dom.CatchAll; v != "" {
-		if _, err := mail.ParseAddress(v, true); err != nil {
-			if err := r.say("catch-all", dn, r.s.CatchAll, v); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return out, r.domainSettings(dom)
+	return out, c.settings(r, dn, dom)
 }

@@ -1,0 +1,200 @@
+package edit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/ldap"
+)
+
+// step is one change of several that are judged before the first is made.
+type step struct {
+	res      *Result
+	old, raw directory.Attributes // raw nil: deleted
+}
+
+// all judges all steps, each as though those before it had been made, and then
+// makes them. The first that main says is the result, the others are in Also.
+func (ed *Editor) all(ctx context.Context, steps []step, main int) (*Result, error) {
+	res := steps[main].res
+	var judged error
+	for _, s := range steps {
+		if s.raw == nil {
+			continue
+		}
+		if judged = ed.judge(ctx, s.res, s.old, s.raw); judged != nil {
+			break
+		}
+		if s.res.Op == Add {
+			ed.check.Expect(s.res.DN)
+		}
+	}
+	if judged != nil {
+		for _, s := range steps {
+			if s.res.Op == Add {
+				ed.check.Ask(s.res.DN)
+			}
+		}
+		return refusal(res, judged)
+	}
+	for i, s := range steps {
+		var err error
+		switch {
+		case s.raw == nil:
+			_, err = ed.do(ctx, s.res, nil, func() error { return ed.d.Delete(ctx, s.res.DN) })
+		case s.res.Op != Set || len(s.res.Changes) > 0:
+			_, err = ed.write(ctx, s.res, s.raw)
+		}
+		if i != main && len(s.res.Changes) > 0 {
+			res.Also = append(res.Also, s.res)
+		}
+		if err != nil {
+			return res, err
+		}
+	}
+	return res, nil
+}
+
+// vacant returns an error unless there is no entry of that name.
+func (ed *Editor) vacant(ctx context.Context, dn string) error {
+	_, _, err := ed.raw(ctx, dn)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s: %w", dn, ldap.ErrExists)
+	case errors.Is(err, directory.ErrNotFound):
+		return nil
+	}
+	return err
+}
+
+// domainName is the name of the domain whose entry dn is.
+func (ed *Editor) domainName(dn string, raw directory.Attributes) string {
+	if ed.d.InTree(dn) {
+		return ed.d.Spelled(dn)
+	}
+	return strings.TrimSpace(raw.First(ed.s.PreferredDomain))
+}
+
+// properName sees to it that a domain that is to go, or to be called
+// otherwise, was not named by an alias, of which only the alias may be meant.
+func (ed *Editor) properName(ctx context.Context, given, dn string, raw directory.Attributes) error {
+	n, err := directory.NormalizeDomain(given)
+	if err != nil || strings.Contains(given, "=") {
+		return nil
+	}
+	own := ed.domainName(dn, raw)
+	if base, ok := ed.d.Configured(n); ok && sameName(base, dn) {
+		if d, err := ed.check.Domain(ctx, n); err == nil {
+			own = d.Name
+		}
+	}
+	if own == "" || strings.EqualFold(n, own) {
+		return nil
+	}
+	return badf("%s is another name of the domain %s: to take that name away, remove it from the aliases", given, own)
+}
+
+// addDomain makes the entry of a domain and the containers below it.
+func (ed *Editor) addDomain(ctx context.Context, req Request) (*Result, error) {
+	name, err := directory.NormalizeDomain(strings.TrimSpace(req.Name))
+	if err != nil || name == "" || strings.ContainsAny(name, " @,=") {
+		return nil, badf("domain %q", req.Name)
+	}
+	if base, ok := ed.d.Configured(name); ok {
+		return ed.addConfigured(ctx, req, base)
+	}
+	switch {
+	case ed.s.Layout != directory.LayoutOrganization:
+		return ed.addNode(ctx, req, name)
+	case ed.s.DomainClass == "":
+		return nil, badf("domains of the schema %s are those of the configuration: name %s and its base there first, and then add makes the base", ed.s.Name, name)
+	}
+	parent := req.Below
+	if parent == "" {
+		parent = ed.d.Base()
+	}
+	dn, err := ldap.Child("o", name, parent)
+	if err != nil {
+		return nil, err
+	}
+	raw := ed.organization(name, true)
+	if err := ed.apply(ctx, &raw, req); err != nil {
+		return nil, err
+	}
+	if err := ed.vacant(ctx, dn); err != nil {
+		return nil, err
+	}
+	steps := []step{{&Result{Op: Add, Kind: Domain, DN: dn}, nil, raw}}
+	if ed.s.DomainBaseDN == "" || raw.First(ed.s.DomainBaseDN) == "" {
+		if steps, err = boxes(steps, dn); err != nil {
+			return nil, err
+		}
+	}
+	return ed.all(ctx, steps, 0)
+}
+
+// organization is the entry of a domain of Schema 2.
+func (ed *Editor) organization(name string, status bool) directory.Attributes {
+	raw := directory.Attributes{{Name: "objectClass", Values: classes(ed.s, Domain)}}
+	put(&raw, "o", name)
+	put(&raw, ed.s.PreferredDomain, name)
+	for _, attr := range []string{ed.s.DomainStatus, ed.s.MailDomainStatus} {
+		if attr != "" && status {
+			put(&raw, attr, "active")
+		}
+	}
+	return raw
+}
+
+// boxes adds the containers for users and groups below dn.
+func boxes(steps []step, dn string) ([]step, error) {
+	for _, ou := range []string{"people", "groups"} {
+		child, err := ldap.Child("ou", ou, dn)
+		if err != nil {
+			return nil, err
+		}
+		box := directory.Attributes{{Name: "objectClass", Values: []string{"organizationalUnit"}}, {Name: "ou", Values: []string{ou}}}
+		steps = append(steps, step{&Result{Op: Add, Kind: Other, DN: child}, nil, box})
+	}
+	return steps, nil
+}
+
+// baseClasses are the object classes of a base by the attribute that names it.
+var baseClasses = map[string][]string{"o": {"organization"}, "ou": {"organizationalUnit"}, "dc": {"domain"}}
+
+// addConfigured makes the base of a domain that the configuration gives.
+func (ed *Editor) addConfigured(ctx context.Context, req Request, base string) (*Result, error) {
+	attr, value, ok := ldap.First(base)
+	classes := baseClasses[strings.ToLower(attr)]
+	if !ok || classes == nil {
+		return nil, badf("base %s of %s: only entries that o, ou or dc name are made here", base, req.Name)
+	}
+	if err := ed.vacant(ctx, base); err != nil {
+		return nil, err
+	}
+	raw := directory.Attributes{{Name: "objectClass", Values: classes}, {Name: attr, Values: []string{value}}}
+	if err := ed.apply(ctx, &raw, req); err != nil {
+		return nil, err
+	}
+	steps, err := boxes([]step{{&Result{Op: Add, Kind: Domain, DN: base}, nil, raw}}, base)
+	if err != nil {
+		return nil, err
+	}
+	return ed.all(ctx, steps, 0)
+}
+
+// isBase reports whether dn is the base of a domain that the configuration
+// gives.
+func (ed *Editor) isBase(dn string) bool {
+	return slices.ContainsFunc(ed.d.ConfiguredBases(), func(base string) bool { return sameName(base, dn) })
+}
+
+func sameName(a, b string) bool {
+	fa, errA := ldap.FoldName(a)
+	fb, errB := ldap.FoldName(b)
+	return errA == nil && errB == nil && fa == fb
+}

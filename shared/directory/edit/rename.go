@@ -1,0 +1,411 @@
+package edit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/ldap"
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// rename gives a domain or an entry another name. What names it by the old one
+// (members, URLs, bases, aliases) is changed afterwards, one by one.
+func (ed *Editor) rename(ctx context.Context, req Request) (*Result, error) {
+	dn, old, err := ed.Show(ctx, req.Kind, req.Name)
+	if err != nil {
+		return nil, err
+	}
+	if req.Kind != Domain {
+		return ed.renameEntry(ctx, req, dn, old)
+	}
+	if err := ed.properName(ctx, req.Name, dn, old); err != nil {
+		return nil, err
+	}
+	to, err := directory.NormalizeDomain(strings.TrimSpace(req.To))
+	if err != nil || to == "" || strings.ContainsAny(to, " @,=") {
+		return nil, badf("domain %q", req.To)
+	}
+	switch {
+	case ed.d.InTree(dn):
+		return ed.renameNode(ctx, req, dn, to, old)
+	case ed.isBase(dn):
+		return nil, badf("the name of %s is in the configuration: change it there", req.Name)
+	}
+	return ed.renameOrganization(ctx, req, dn, to, old)
+}
+
+// moving is a change of an entry's name.
+type moving struct {
+	res      *Result
+	attr     string // of the first part of the name
+	value    string // its new value
+	below    string // the new place, "" for the old one
+	old, raw directory.Attributes
+}
+
+// named begins the change of the entry dn to one that value names, below
+// parent unless that is empty.
+func named(kind Kind, dn, value, parent string, old, raw directory.Attributes) (*moving, error) {
+	attr, was, ok := ldap.First(dn)
+	if !ok {
+		return nil, badf("%s is named by several attributes", dn)
+	}
+	if value == "" {
+		value = was
+	}
+	m := &moving{res: &Result{Op: Rename, Kind: kind, DN: dn}, attr: attr, value: value, old: old, raw: raw}
+	if parent != "" && !sameName(parent, ldap.Parent(dn)) {
+		m.below = parent
+	} else {
+		parent = ldap.Parent(dn)
+	}
+	to, err := ldap.Child(attr, value, parent)
+	if err != nil {
+		return nil, badf("%s %q: %v", attr, value, err)
+	}
+	if !sameName(to, dn) {
+		m.res.NewDN = to
+		put(&m.raw, attr, more(less(raw.Get(attr), []string{was}), []string{value})...)
+	}
+	return m, nil
+}
+
+// move judges and makes the change of a name, then that of the attributes.
+func (ed *Editor) move(ctx context.Context, m *moving) (*Result, error) {
+	if m.res.NewDN == "" {
+		m.res.Op = Set
+		return ed.put(ctx, m.res, m.old, m.raw)
+	}
+	if err := ed.vacant(ctx, m.res.NewDN); err != nil {
+		return nil, err
+	}
+	if err := ed.judge(ctx, m.res, m.old, m.raw); err != nil {
+		return refusal(m.res, err)
+	}
+	// Servers change the attribute that is the name with it.
+	renamed := clone(m.old)
+	put(&renamed, m.attr, m.raw.Get(m.attr)...)
+	mods := modifications(diff(renamed, m.raw))
+	res, err := ed.do(ctx, m.res, m.raw, func() error {
+		rdn, _, _ := strings.Cut(m.res.NewDN, ",")
+		if parent := ldap.Parent(m.res.NewDN); parent != "" {
+			rdn = strings.TrimSuffix(m.res.NewDN, ","+parent)
+		}
+		if err := ed.d.Rename(ctx, m.res.DN, rdn, m.below); err != nil {
+			return err
+		}
+		if len(mods) == 0 {
+			return nil
+		}
+		if err := ed.d.Modify(ctx, m.res.NewDN, mods); err != nil {
+			return fmt.Errorf("the name is changed, and the attributes are not: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return res, err
+	}
+	return res, ed.references(ctx, res)
+}
+
+// renameEntry gives a user or group another address, and another name when it
+// is called by the old one. The old address stays, as an alternate one, where
+// the domain's base stays.
+func (ed *Editor) renameEntry(ctx context.Context, req Request, dn string, old directory.Attributes) (*Result, error) {
+	to, err := mail.ParseAddress(strings.TrimSpace(req.To), true)
+	if err != nil {
+		return nil, badf("address %q: %v", req.To, err)
+	}
+	d, err := ed.check.Domain(ctx, to.Domain)
+	if err != nil {
+		return nil, fmt.Errorf("domain %s: %w", to.Domain, err)
+	}
+	_, stays := ldap.Moved(dn, d.BaseDN, d.BaseDN)
+	raw := clone(old)
+	was := strings.TrimSpace(raw.First(ed.s.Mail))
+	put(&raw, ed.s.Mail, to.String())
+	for _, attr := range slices.Concat(ed.s.Alternate, ed.s.Equivalent) {
+		if attr != "" && !strings.EqualFold(attr, ed.s.Mail) {
+			put(&raw, attr, less(raw.Get(attr), []string{to.String()})...)
+		}
+	}
+	if attr := alternate(ed.s); stays && attr != "" && was != "" && !strings.EqualFold(was, to.String()) {
+		put(&raw, attr, more(raw.Get(attr), []string{was})...)
+	}
+	parent := ""
+	if !stays {
+		if parent, err = ed.parent(ctx, d, req.Kind); err != nil {
+			return nil, err
+		}
+	}
+	value := ""
+	attr, name, _ := ldap.First(dn)
+	switch uid := first(req.Values["uid"]); {
+	case req.Kind == User && uid != "":
+		put(&raw, ed.s.UID, uid)
+		if strings.EqualFold(attr, ed.s.UID) {
+			value = uid
+		}
+	case req.Kind == Group && strings.EqualFold(name, localPart(was)):
+		value = to.Local
+	case strings.EqualFold(attr, ed.s.Mail):
+		value = to.String()
+	}
+	if req.Kind == User && !req.NewMailbox && (!stays || !strings.EqualFold(raw.First(ed.s.UID), old.First(ed.s.UID))) {
+		return nil, badf("the mailbox of %s would be called %s@%s: what is in the old one would be left there; say that a new mailbox is meant, or keep the uid and the domain",
+			req.Name, strings.ToLower(raw.First(ed.s.UID)), d.Name)
+	}
+	m, err := named(req.Kind, dn, value, parent, old, raw)
+	if err != nil {
+		return nil, err
+	}
+	return ed.move(ctx, m)
+}
+
+// mayRename asks for the operator's word when the mailboxes of a domain would
+// be called otherwise.
+func (ed *Editor) mayRename(ctx context.Context, req Request, before, after, base string) error {
+	if req.NewMailbox || before == after {
+		return nil
+	}
+	err := ed.d.Scan(ctx, base, ldap.MailEntries, []string{"objectClass"}, func(dn string, raw directory.Attributes) error {
+		if ed.s.KindOf(raw.Get("objectClass")) == directory.User {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		return badf("mailboxes are called after the domain: those of %s would be left behind under %s; say that new mailboxes are meant, or add %s as an alias instead", before, before, after)
+	}
+	return err
+}
+
+// renameOrganization gives a domain of Schema 2 another name. The old one stays
+// as an alias.
+func (ed *Editor) renameOrganization(ctx context.Context, req Request, dn, to string, old directory.Attributes) (*Result, error) {
+	dom, _ := ed.s.ReadDomain(dn, old)
+	if err := ed.mayRename(ctx, req, dom.Name, to, dom.BaseDN); err != nil {
+		return nil, err
+	}
+	raw := clone(old)
+	ed.call(&raw, dom.Name, to)
+	value := ""
+	if _, name, _ := ldap.First(dn); strings.EqualFold(name, dom.Name) {
+		value = to
+	}
+	m, err := named(Domain, dn, value, "", old, raw)
+	if err != nil {
+		return nil, err
+	}
+	res, err := ed.move(ctx, m)
+	if err != nil || len(res.Changes) == 0 {
+		return res, err
+	}
+	base := dom.BaseDN
+	if res.NewDN != "" {
+		base, _ = ldap.Moved(base, dn, res.NewDN)
+	}
+	return res, ed.readdress(ctx, res, base, dom.Name, to)
+}
+
+// readdress gives what is below base addresses of the domain's new name instead
+// of the old one, which finds them as well, being an alias.
+func (ed *Editor) readdress(ctx context.Context, res *Result, base, from, to string) error {
+	attrs := ed.s.AddressAttributes()
+	suffix := "@" + from
+	renewed := func(raw directory.Attributes) (out directory.Attributes, changed bool) {
+		out = clone(raw)
+		for _, attr := range attrs {
+			values := out.Get(attr)
+			for i, v := range values {
+				if n := len(v) - len(suffix); n >= 0 && strings.EqualFold(v[n:], suffix) {
+					values[i], changed = v[:n]+"@"+to, true
+				}
+			}
+		}
+		return out, changed
+	}
+	if ed.cfg.DryRun {
+		base, _ = ldap.Moved(base, res.NewDN, res.DN)
+	}
+	return ed.correct(ctx, res, renewed, func(look lookAt) error {
+		return look(base, ldap.MailEntries, attrs)
+	})
+}
+
+// call gives the entry of a domain the name to, with the old one as an alias.
+func (ed *Editor) call(raw *directory.Attributes, from, to string) {
+	put(raw, ed.s.PreferredDomain, to)
+	if attr := ed.s.AssociatedDomain; attr != "" {
+		put(raw, attr, more(less(raw.Get(attr), []string{to}), []string{from})...)
+	}
+}
+
+// renameNode gives a domain of the DC tree another name. The old one stays as an
+// alias.
+func (ed *Editor) renameNode(ctx context.Context, req Request, dn, to string, old directory.Attributes) (*Result, error) {
+	if !hasClass(old, nodeClass) {
+		return nil, badf("%s is an alias: add another and remove it", dn)
+	}
+	target, err := ed.d.Node(to)
+	if err != nil {
+		return nil, badf("domain %q: %v", to, err)
+	}
+	err = ed.d.Scan(ctx, dn, ldap.Everything, []string{"objectClass"}, func(below string, _ directory.Attributes) error {
+		if sameName(below, dn) {
+			return nil
+		}
+		return badf("%s is below %s and would be called otherwise too", below, dn)
+	})
+	if err != nil {
+		return nil, err
+	}
+	from := ed.d.Spelled(dn)
+	raw := clone(old)
+	if attr := ed.s.CanonicalDomain; attr != "" && strings.EqualFold(raw.First(attr), from) {
+		put(&raw, attr, to)
+	}
+	was, _ := ed.s.ReadNode(dn, from, old)
+	becomes, _ := ed.s.ReadNode(target, to, raw)
+	if err := ed.mayRename(ctx, req, was.Name, becomes.Name, was.BaseDN); err != nil {
+		return nil, err
+	}
+	way, err := ed.onTheWay(ctx, nil, target)
+	if err != nil {
+		return nil, err
+	}
+	_, value, _ := ldap.First(target)
+	m, err := named(Domain, dn, value, ldap.Parent(target), old, raw)
+	if err != nil {
+		return nil, err
+	}
+	var also []*Result
+	for _, s := range way {
+		res, err := ed.put(ctx, s.res, s.old, s.raw)
+		if err != nil {
+			return res, err
+		}
+		also = append(also, res)
+	}
+	res, err := ed.move(ctx, m)
+	if res != nil {
+		res.Also = append(also, res.Also...)
+	}
+	if err != nil {
+		return res, err
+	}
+	return res, ed.afterNode(ctx, res, was.BaseDN, from, to)
+}
+
+// afterNode makes the alias that a renamed node leaves, and in the
+// compatibility mode renames the organization.
+func (ed *Editor) afterNode(ctx context.Context, res *Result, base, from, to string) error {
+	steps, err := ed.aliasNodes(ctx, nil, []string{from}, res.NewDN)
+	if err != nil {
+		return err
+	}
+	if ed.s.Layout == directory.LayoutCompatible {
+		dn, old, err := ed.raw(ctx, base)
+		if err != nil {
+			return err
+		}
+		if strings.EqualFold(old.First(ed.s.PreferredDomain), from) {
+			raw := clone(old)
+			ed.call(&raw, from, to)
+			steps = append(steps, step{&Result{Op: Set, Kind: Domain, DN: dn}, old, raw})
+		}
+	}
+	for _, s := range steps {
+		one, err := ed.put(ctx, s.res, s.old, s.raw)
+		if err != nil {
+			return fmt.Errorf("%s is renamed, and %s is not as it should be: %w", from, s.res.DN, err)
+		}
+		res.Also = append(res.Also, one)
+	}
+	return ed.readdress(ctx, res, base, from, to)
+}
+
+// lookAt reads the entries at and below base, for what is to be corrected.
+type lookAt func(base string, what ldap.Selection, attrs []string) error
+
+// correct changes what change says of the entries that where looks at. It goes
+// on after a failure, and tells of all.
+func (ed *Editor) correct(ctx context.Context, res *Result, change func(directory.Attributes) (directory.Attributes, bool), where func(lookAt) error) error {
+	var dns []string
+	err := where(func(base string, what ldap.Selection, attrs []string) error {
+		attrs = slices.DeleteFunc(slices.Clone(attrs), func(a string) bool { return a == "" })
+		return ed.d.Scan(ctx, base, what, attrs, func(dn string, raw directory.Attributes) error {
+			if _, changed := change(raw); changed {
+				dns = append(dns, dn)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("%s is renamed, and what names it is not known: %w", res.DN, err)
+	}
+	for _, dn := range dns {
+		dn, old, rerr := ed.raw(ctx, dn)
+		if rerr != nil {
+			err = errors.Join(err, rerr)
+			continue
+		}
+		raw, _ := change(old)
+		one := &Result{Op: Set, Kind: ed.kindOf(dn, old), DN: dn, Changes: diff(old, raw)}
+		res.Also = append(res.Also, one)
+		if _, werr := ed.write(ctx, one, raw); werr != nil {
+			err = errors.Join(err, fmt.Errorf("%s still has the old name: %w", dn, werr))
+		}
+	}
+	return err
+}
+
+// references changes what names a renamed entry, or what is below it, by the
+// old name.
+func (ed *Editor) references(ctx context.Context, res *Result) error {
+	s := ed.s
+	inGroups := slices.Concat(s.MemberDN, s.MemberURL, []string{s.Moderator, s.AllowedBroadcaster, s.DisallowedBroadcaster, s.ErrorsTo, s.RequestTo})
+	inDomains := []string{s.DomainBaseDN, s.DomainAlias}
+	change := func(raw directory.Attributes) (directory.Attributes, bool) {
+		return redirected(raw, slices.Concat(inGroups, inDomains), res.DN, res.NewDN)
+	}
+	return ed.correct(ctx, res, change, func(look lookAt) error {
+		for _, base := range ed.d.Bases() {
+			if err := look(base, ldap.Groups, inGroups); err != nil {
+				return err
+			}
+			if res.Kind == Domain && s.DomainClass != "" {
+				if err := look(base, ldap.DomainEntries, inDomains); err != nil {
+					return err
+				}
+			}
+		}
+		if root := ed.d.DCRoot(); root != "" && res.Kind == Domain {
+			return look(root, ldap.Everything, inDomains)
+		}
+		return nil
+	})
+}
+
+// redirected is raw with the values of attrs that name from, or what is below
+// it, naming to: as names and in LDAP URLs.
+func redirected(raw directory.Attributes, attrs []string, from, to string) (out directory.Attributes, changed bool) {
+	out = clone(raw)
+	for _, attr := range attrs {
+		values := out.Get(attr)
+		for i, v := range values {
+			now, ok := ldap.Moved(v, from, to)
+			if u, err := directory.ParseURL(v); !ok && err == nil {
+				now, ok = u.At(v, func(dn string) (string, bool) { return ldap.Moved(dn, from, to) })
+			}
+			if ok && now != v {
+				values[i], changed = now, true
+			}
+		}
+	}
+	return out, changed
+}

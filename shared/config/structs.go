@@ -154,6 +154,26 @@ type Directory struct {
 	AddressNegativeTTL  time.Duration `mapstructure:"address_negative_ttl"`
 	CacheFile           string        `mapstructure:"cache_file"`
 	CacheFileBytes      Size          `mapstructure:"cache_file_bytes"`
+
+	Serve DirectoryServer
+}
+
+// DirectoryServer is a directory of our own.
+type DirectoryServer struct {
+	File             string
+	LDIF             string `mapstructure:"ldif"`
+	Socket           string
+	Listen           []string
+	RootDN           string `mapstructure:"root_dn"`
+	RootPasswordFile string `mapstructure:"root_password_file"`
+	ClientCA         string `mapstructure:"client_ca"`
+	Peers            []DirectoryPeer
+}
+
+// DirectoryPeer is who a user of the host is to a directory of our own.
+type DirectoryPeer struct {
+	UID  int `mapstructure:"uid"`
+	Name string
 }
 
 // Domain is a hosted domain that has no entry of its own.

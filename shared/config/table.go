@@ -129,7 +129,7 @@ var Table = []Option{
 	{Name: "trust.relay", Type: Blocks, Tier: TierRelay, Help: "Peers that may send to anywhere without authentication."},
 	{Name: "trust.normalize_bare", Type: Blocks, Tier: TierRelay, Help: "Peers whose bare CR or LF is turned into CRLF, not refused."},
 
-	{Name: "directory.urls", Type: Words, Tier: TierRelay, Need: true, Help: "LDAP servers in the order of preference: ldap://host:port or ldaps://host:port."},
+	{Name: "directory.urls", Type: Words, Tier: TierRelay, Need: true, Help: "LDAP servers in the order of preference: ldap://host:port, ldaps://host:port, or ldapi:// and the path of a Unix socket with %2F for each slash."},
 	{Name: "directory.base", Type: String, Tier: TierRelay, Need: true, Help: "Distinguished name below which everything is searched."},
 	{Name: "directory.bind_dn", Type: String, Tier: TierRelay, Help: "Name to bind as for searches. Empty: anonymous."},
 	{Name: "directory.password", Type: Hidden, Tier: TierRelay, Help: "Password of bind_dn. Better: password_file."},
@@ -168,6 +168,16 @@ var Table = []Option{
 	{Name: "directory.domains[].name", Type: String, Tier: TierRelay, Need: true, Help: "Name of the domain."},
 	{Name: "directory.domains[].base", Type: String, Tier: TierRelay, Help: "Distinguished name below which its users and groups are. Empty: directory.base."},
 	{Name: "directory.domains[].aliases", Type: Words, Tier: TierRelay, Help: "Other names of the domain."},
+	{Name: "directory.serve.file", Type: File, Tier: TierRelay, Help: "File that keeps a directory of our own, which this relay serves over LDAP, for sites that have no other; one relay of a cluster does. directory.urls says how relays reach it. Empty: none is served."},
+	{Name: "directory.serve.ldif", Type: File, Tier: TierRelay, Help: "Tree that directory.serve.file begins with. Empty: directory.base and directory.dc_root with nothing below."},
+	{Name: "directory.serve.socket", Type: File, Default: "ldapi", Tier: TierRelay, Help: "Unix socket that it is served on: ldapi:// and the path with %2F for each slash. Empty: none."},
+	{Name: "directory.serve.listen", Type: HostPorts, Tier: TierRelay, Help: "Addresses that it is served on, ldap:// with StartTLS by public.cert; passwords in the clear are taken from this host only."},
+	{Name: "directory.serve.root_dn", Type: String, Tier: TierRelay, Help: "Name that may do everything. It needs no entry."},
+	{Name: "directory.serve.root_password_file", Type: File, Tier: TierRelay, Help: "File that holds its password, or the hash of it. Empty: it logs in by EXTERNAL only."},
+	{Name: "directory.serve.client_ca", Type: File, Tier: TierRelay, Help: "CAs of client certificates, PEM. Who shows one may log in by EXTERNAL as the entry, or directory.serve.root_dn, that is its subject: they must issue for nobody else. Empty: not offered."},
+	{Name: "directory.serve.peers", Type: Objects, Tier: TierRelay, Help: "Who the users of this host are when they log in by EXTERNAL on the socket."},
+	{Name: "directory.serve.peers[].uid", Type: Int, Tier: TierRelay, Max: 1 << 32, Help: "Number of the user."},
+	{Name: "directory.serve.peers[].name", Type: String, Tier: TierRelay, Need: true, Help: "Distinguished name that the user is."},
 
 	{Name: "dns.servers", Type: HostPorts, Tier: TierRelay, Help: "Resolvers. Empty: those of /etc/resolv.conf."},
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +37,7 @@ func OpenLDAP(t testing.TB, ldif []byte, extra ...string) Server {
 	slapadd := find(t, "slapadd")
 	const schemas = "/etc/ldap/schema"
 	if _, err := os.Stat(schemas + "/core.schema"); err != nil {
-		t.Skip("SKIP: OpenLDAP's schema files not installed")
+		Skip(t, "OpenLDAP's schema files not installed")
 	}
 	// The path of a socket is limited to 107 octets, which t.TempDir may exceed.
 	dir, err := os.MkdirTemp("", "sl")
@@ -160,15 +159,4 @@ func split(ldif []byte) (org, dc string) {
 }
 
 // find returns the path of a program that may be outside of PATH.
-func find(t testing.TB, name string) string {
-	t.Helper()
-	candidates := []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name, "/usr/libexec/" + name, "/usr/lib/openldap/" + name}
-	i := slices.IndexFunc(candidates, func(c string) bool {
-		_, err := exec.LookPath(c)
-		return err == nil
-	})
-	if i < 0 {
-		t.Skip("SKIP: " + name + " not installed")
-	}
-	return candidates[i]
-}
+func find(t testing.TB, name string) string { return Needs(t, name)[0] }

@@ -2,6 +2,7 @@ package embedded_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -195,7 +196,7 @@ func TestExternal(t *testing.T) {
 	}
 	c, result := bind(onSocket(t, cfg))
 	if result != 0 {
-		t.Skipf("SKIP: EXTERNAL over a socket gives %d on this system", result)
+		dirtest.Skip(t, fmt.Sprintf("EXTERNAL over a socket gives %d on this system", result))
 	}
 	who, err := c.WhoAmI(nil)
 	if err != nil || who.AuthzID != "dn:"+dirtest.RootDN {

@@ -272,31 +272,6 @@ func (c *conn) bind(req *request) error {
 	return nil
 }
 
-// external binds as whom the other end of a Unix socket is (RFC 4422 A): the
-// name that Config.Peers has for its user.
-func (c *conn) external(req *request) error {
-	uid, ok := peerUID(c.nc)
-	if !ok {
-		return result(codeInappropriateAuth, "EXTERNAL needs a Unix socket")
-	}
-	name, known := c.s.cfg.Peers[uid]
-	if !known {
-		return result(codeInvalidCredentials, "")
-	}
-	norm, err := normalDN(name)
-	if err != nil || norm == "" {
-		return result(codeInvalidCredentials, "")
-	}
-	if req.creds != "" {
-		// An authorization identity may only say the same.
-		if want, err := normalDN(strings.TrimPrefix(req.creds, "dn:")); err != nil || want != norm {
-			return result(codeInsufficientAccess, "not authorized to assume the identity")
-		}
-	}
-	c.who, c.norm, c.root = name, norm, norm == c.s.rootDN
-	return nil
-}
-
 func loopback(nc net.Conn) bool {
 	switch a := nc.RemoteAddr().(type) {
 	case *net.TCPAddr:
@@ -374,6 +349,6 @@ func (c *conn) startTLS(req *request) error {
 	c.nc.SetDeadline(time.Time{})
 	c.nc, c.tls = tc, true
 	c.r.Reset(tc)
-	c.who, c.root = "", false
+	c.who, c.norm, c.root = "", "", false
 	return nil
 }

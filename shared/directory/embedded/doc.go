@@ -18,8 +18,8 @@ one (caseIgnoreMatch), names of entries by their parts
 (distinguishedNameMatch), passwords by octets. There are no aliases that are
 followed and no referrals.
 
-People bind with a password or, over a Unix socket, as the user that the kernel
-says they are (EXTERNAL). The root DN may do everything; what others may is in
+People bind with a password or by EXTERNAL: over a Unix socket as the user that
+the kernel says they are, over TLS as the subject of their certificate. The root DN may do everything; what others may is in
 Config.Rules, of which the first that fits decides. Without rules who has logged
 in may read all but the attributes in Config.Protected and change the own
 password, and others may read only if Config.AnonymousRead says so. A value that

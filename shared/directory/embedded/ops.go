@@ -318,7 +318,7 @@ func (c *conn) rootDSE(req *request) error {
 	add("supportedExtension", true, extensions...)
 	// RFC 3673 ("+"), RFC 4526 (true and false filters), RFC 4525 (increment)
 	add("supportedFeatures", true, "1.3.6.1.4.1.4203.1.5.1", "1.3.6.1.4.1.4203.1.5.3", "1.3.6.1.1.14")
-	if _, ok := peerUID(c.nc); ok {
+	if _, ok := peerUID(c.nc); ok || c.certificate() != nil {
 		add("supportedSASLMechanisms", true, "EXTERNAL")
 	}
 	add("subschemaSubentry", true, subschemaDN)

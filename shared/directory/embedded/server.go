@@ -43,7 +43,9 @@ type Config struct {
 	Indexes []string
 
 	// TLS is offered by StartTLS (RFC 4511 4.14) when not nil. For ldaps: give
-	// Serve a listener of package crypto/tls.
+	// Serve a listener of package crypto/tls. A client whose certificate it
+	// verifies may bind by EXTERNAL as the entry, or root DN, that is the
+	// certificate's subject: its CAs must issue for nobody else.
 	TLS *tls.Config
 	// RequireTLS refuses passwords in the clear from other hosts, with
 	// confidentialityRequired.

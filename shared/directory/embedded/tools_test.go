@@ -15,11 +15,7 @@ import (
 
 // TestTools uses the command line tools of OpenLDAP, each as people use it.
 func TestTools(t *testing.T) {
-	for _, name := range []string{"ldapsearch", "ldapmodify", "ldapadd", "ldapdelete", "ldapmodrdn", "ldapcompare", "ldappasswd", "ldapwhoami"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skip("SKIP: " + name + " not installed")
-		}
-	}
+	dirtest.Needs(t, "ldapsearch", "ldapmodify", "ldapadd", "ldapdelete", "ldapmodrdn", "ldapcompare", "ldappasswd", "ldapwhoami")
 	startTLS(t)
 	socket := onSocket(t, embedded.Config{
 		LDIF: fixture.Schema1(), RootDN: dirtest.RootDN, RootPassword: dirtest.RootPassword,

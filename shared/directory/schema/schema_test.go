@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/schema"
 )
 
@@ -125,16 +126,10 @@ func TestComplete(t *testing.T) {
 
 // TestLoads: OpenLDAP takes both files.
 func TestLoads(t *testing.T) {
-	tools := map[string]string{}
-	for _, name := range []string{"slaptest", "slapadd"} {
-		path := "/usr/sbin/" + name
-		if _, err := os.Stat(path); err != nil {
-			t.Skip("SKIP: " + name + " not installed")
-		}
-		tools[name] = path
-	}
+	tools := dirtest.Needs(t, "slaptest", "slapadd")
+	slaptest, slapadd := tools[0], tools[1]
 	if _, err := os.Stat("/etc/ldap/schema/core.schema"); err != nil {
-		t.Skip("SKIP: OpenLDAP's schema files not installed")
+		dirtest.Skip(t, "OpenLDAP's schema files not installed")
 	}
 	dir := t.TempDir()
 	config := filepath.Join(dir, "slapd.d")
@@ -159,7 +154,7 @@ func TestLoads(t *testing.T) {
 			t.Errorf("%v: %v\n%s", words, err, out)
 		}
 	}
-	run(conf.String()+"include "+deployed+"/postern.schema\n", tools["slaptest"], "-u", "-f", filepath.Join(dir, "slapd.conf"))
-	run(conf.String(), tools["slaptest"], "-f", filepath.Join(dir, "slapd.conf"), "-F", config)
-	run(conf.String(), tools["slapadd"], "-n", "0", "-F", config, "-l", deployed+"/postern.ldif")
+	run(conf.String()+"include "+deployed+"/postern.schema\n", slaptest, "-u", "-f", filepath.Join(dir, "slapd.conf"))
+	run(conf.String(), slaptest, "-f", filepath.Join(dir, "slapd.conf"), "-F", config)
+	run(conf.String(), slapadd, "-n", "0", "-F", config, "-l", deployed+"/postern.ldif")
 }

@@ -183,3 +183,37 @@ func TestDirectoryLint(t *testing.T) {
 		t.Errorf("status %d: %s%s", status, out, errOut)
 	}
 }
+
+// TestDirectoryLintOpenLDAP: the tool finds what was put into a tree on OpenLDAP,
+// and nothing in a tree without faults.
+func TestDirectoryLintOpenLDAP(t *testing.T) {
+	faults, err := os.ReadFile("../../../shared/directory/lint/testdata/faults.ldif")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clean := fixture.Tree("example.org", 20, 3)
+	for name, tt := range map[string]struct {
+		tree   []byte
+		status int
+		rules  int // different ones, at least
+	}{"clean": {clean, ExitOK, 0}, "faults": {append(bytes.Clone(clean), faults...), ExitFailed, 30}} {
+		t.Run(name, func(t *testing.T) {
+			s := dirtest.OpenLDAP(t, tt.tree)
+			t.Setenv(envBindDN, s.BindDN)
+			t.Setenv(envPassword, s.Password)
+			out, errOut, status := call(t, "directory", "lint", "--url", s.URL, "--base", fixture.Root, "--pairs", "pair1,pair2,pair3", "-o", "json")
+			var got struct{ Findings []struct{ Rule string } }
+			if err := json.Unmarshal([]byte(out), &got); err != nil || status != tt.status {
+				t.Fatalf("status %d, %v: %s%s", status, err, out, errOut)
+			}
+			rules := map[string]bool{}
+			for _, f := range got.Findings {
+				rules[f.Rule] = true
+			}
+			if len(rules) < tt.rules || tt.rules == 0 && len(got.Findings) > 0 {
+				t.Errorf("%d findings by %d rules: %s", len(got.Findings), len(rules), out)
+			}
+			t.Logf("%d findings by %d rules", len(got.Findings), len(rules))
+		})
+	}
+}

@@ -147,12 +147,18 @@ func TestFaults(t *testing.T) {
 }
 
 func TestClean(t *testing.T) {
-	for name, tree := range map[string][]byte{
-		"one domain": fixture.Tree("example.org", 1200, 3),
-		"no users":   fixture.Tree("example.org", 0, 1),
+	embedded := func(t testing.TB, ldif []byte) dirtest.Server { return dirtest.Embedded(t, ldif) }
+	for name, tt := range map[string]struct {
+		start func(t testing.TB, ldif []byte) dirtest.Server
+		tree  []byte
+	}{
+		"one domain":           {embedded, fixture.Tree("example.org", 1200, 3)},
+		"no users":             {embedded, fixture.Tree("example.org", 0, 1)},
+		"OpenLDAP":             {func(t testing.TB, ldif []byte) dirtest.Server { return dirtest.OpenLDAP(t, ldif) }, fixture.Tree("example.org", 1200, 3)},
+		"389 Directory Server": {dirtest.DS389, fixture.Tree("example.org", 1200, 3)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			found, sum := check(t, dirtest.Dial(t, dirtest.Embedded(t, tree)))
+			found, sum := check(t, dirtest.Dial(t, tt.start(t, tt.tree)))
 			if len(found) > 0 {
 				t.Errorf("%d findings, the first %+v", len(found), found[0])
 			}

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/ha/route"
+	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/cache"
 	"github.com/postern-mail/postern/shared/directory/ldap"
+	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
@@ -26,6 +28,7 @@ import (
 type lookups struct {
 	servers *ldap.Directory
 	cache   *cache.Cache
+	save    func() error // to the file, nil without one
 }
 
 func (r *relay) openDirectory() error {
@@ -88,10 +91,48 @@ func (r *relay) keepDirectory(schema *directory.Schema) {
 		About: strings.Join([]string{d.Base, d.DCRoot, schema.Name, strings.Join(d.Attributes, ",")}, "\n"),
 	}
 	r.dir.cache.Load(p)
+	r.dir.save = func() error { return r.dir.cache.Save(p) }
 	r.n.Go("directory cache", func(ctx context.Context) error {
 		r.dir.cache.Keep(ctx, p)
 		return nil
 	})
+}
+
+// flush forgets answers of the directory, in the file too: a restart must not
+// bring them back.
+func (r *relay) flush(_ context.Context, in admin.FlushRequest) (out admin.FlushResult, err error) {
+	var addresses []mail.Address
+	for _, text := range in.Addresses {
+		a, err := mail.ParseAddress(strings.TrimSpace(text), true)
+		if err != nil {
+			return out, fmt.Errorf("%w: address %q: %w", admin.ErrBadRequest, text, err)
+		}
+		addresses = append(addresses, a)
+	}
+	var domains []string
+	for _, text := range in.Domains {
+		d, err := directory.NormalizeDomain(strings.TrimSpace(text))
+		if err != nil || d == "" {
+			return out, fmt.Errorf("%w: domain %q", admin.ErrBadRequest, text)
+		}
+		domains = append(domains, d)
+	}
+	if len(addresses)+len(domains) == 0 && !in.All {
+		return out, fmt.Errorf("%w: nothing to forget", admin.ErrBadRequest)
+	}
+	for _, a := range addresses {
+		out.Forgotten += r.dir.cache.FlushAddress(a)
+	}
+	for _, d := range domains {
+		out.Forgotten += r.dir.cache.FlushDomain(d)
+	}
+	if in.All {
+		out.Forgotten += r.dir.cache.Flush()
+	}
+	if r.dir.save != nil {
+		err = r.dir.save()
+	}
+	return out, err
 }
 
 // schemaOf is the preset with the names that the configuration changes.

@@ -140,7 +140,7 @@ func runRelay(t *testing.T, dir string) (stop func()) {
 // where the tools of OpenLDAP log in by EXTERNAL, keeps what they change, and
 // takes mail for who is in it.
 func TestOwnDirectory(t *testing.T) {
-	dirtest.Needs(t, "ldapsearch", "ldapadd", "ldapwhoami")
+	dirtest.Needs(t, "ldapsearch", "ldapadd", "ldapmodify", "ldapwhoami")
 	dir, ldapi, addr := ownDirectory(t)
 	tool := func(input string, words ...string) string {
 		t.Helper()
@@ -193,9 +193,41 @@ mailHost: pair1
 	if out := tool("", "ldapsearch", "-LLL", "-b", "o=isp", "(uid=eva)", "mail"); !strings.Contains(out, "mail: eva@example.org") {
 		t.Errorf("after a restart: %s", out)
 	}
-	got, err := admin.Call(t.Context(), admin.NewUnixClient(filepath.Join(dir, "admin.sock")), admin.Explain, admin.ExplainRequest{Address: "eva@example.org"})
-	if err != nil || got.Reply.Code != 250 || len(got.Recipients) != 1 || got.Recipients[0].Mailbox != "eva@example.org" || got.Recipients[0].Pair != "pair1" {
-		t.Errorf("%+v, %v", got, err)
+	client := admin.NewUnixClient(filepath.Join(dir, "admin.sock"))
+	quota := func(want int64) {
+		t.Helper()
+		got, err := admin.Call(t.Context(), client, admin.Explain, admin.ExplainRequest{Address: "eva@example.org"})
+		if err != nil || got.Reply.Code != 250 || len(got.Recipients) != 1 || got.Recipients[0].Mailbox != "eva@example.org" || got.Recipients[0].Quota != want {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	flush := func(in admin.FlushRequest, least int) {
+		t.Helper()
+		if got, err := admin.Call(t.Context(), client, admin.Flush, in); err != nil || got.Forgotten < least {
+			t.Errorf("flush %+v: %+v, %v", in, got, err)
+		}
+	}
+	// A change counts when the relay has forgotten what it knew, also after a
+	// restart.
+	quota(-2)
+	for i, in := range []admin.FlushRequest{{Addresses: []string{"EVA@example.org"}}, {Domains: []string{"Alias.Example.ORG"}}, {All: true}} {
+		tool(fmt.Sprintf("dn: uid=eva,ou=people,o=example.org,o=isp\nchangetype: modify\nreplace: mailQuota\nmailQuota: %d\n", i+1), "ldapmodify")
+		if i > 0 {
+			quota(int64(i))
+		} else {
+			quota(-2)
+		}
+		flush(in, 1)
+		if i == 0 {
+			stop()
+			stop = runRelay(t, dir)
+		}
+		quota(int64(i + 1))
+	}
+	for _, in := range []admin.FlushRequest{{}, {Addresses: []string{"two words"}}, {Domains: []string{"\xff"}}, {Domains: []string{""}}} {
+		if got, err := admin.Call(t.Context(), client, admin.Flush, in); err == nil {
+			t.Errorf("flush %+v: %+v", in, got)
+		}
 	}
 	stop()
 }

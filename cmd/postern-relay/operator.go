@@ -20,6 +20,7 @@ func (r *relay) operate() {
 	s := r.n.Admin
 	admin.Handle(s, admin.QueueList, r.queueList)
 	admin.Handle(s, admin.Explain, r.explain)
+	admin.Handle(s, admin.Flush, r.flush)
 	admin.Handle(s, admin.QueueShow, func(_ context.Context, in admin.QueueID) (admin.QueueMessage, error) {
 		it, err := r.jobs.Show(in.ID)
 		if err != nil {

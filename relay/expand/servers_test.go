@@ -35,6 +35,7 @@ func people() []byte {
 	user("nohost", "")
 	user("both", "mailHost: pair1\nmailDeliveryOption: mailbox\nmailDeliveryOption: forward\nmailForwardingAddress: x@far.example\n")
 	user("lazy", "mailHost: pair1\nmailDeferProcessing: Yes\n")
+	text += fmt.Sprintf("dn: uid=plain,ou=people,%s\nobjectClass: inetOrgPerson\nuid: plain\ncn: x\nsn: x\nmail: plain@example.org\n\n", base)
 	list("loopa", ana+"uniqueMember: cn=loopb,ou=groups,"+base+"\n")
 	list("loopb", bob+"uniqueMember: cn=loopa,ou=groups,"+base+"\nmgrpRFC822MailMember: ana@example.org\nmgrpRFC822MailMember: z@far.example\n")
 	list("subtree", "uniqueMember: ou=people,"+trees.Base("example.com")+"\n")
@@ -123,7 +124,10 @@ func serverUsers(t *testing.T, x *Expander, now *time.Time) {
 		{to: "limited@example.org", size: 3073, want: "552 5.2.3"},
 		{to: "bob@example.org", size: 2048*1024 + 1, want: "552 5.2.3"}, // the domain's limit
 		{to: "nohost@example.org", want: "451 4.3.5"},
-		{to: "unknown@example.com", want: "tcp_local unknown@example.com"}, // by the smart host
+		{to: "plain@example.org", want: "550 5.1.1"}, // without the classes of a user
+		{to: `"*)(mail=*"@example.org`, want: "550 5.1.1"},
+		{to: "ana@host.example.org", want: "tcp_local ana@host.example.org"}, // not ours, without uplevel
+		{to: "unknown@example.com", want: "tcp_local unknown@example.com"},   // by the smart host
 		{to: "both@example.org", want: "tcp_lmtpcs pair1 both@example.org, tcp_local x@far.example"},
 		{to: "lazy@example.org", want: "reprocess lazy@example.org"},
 		{to: "anybody@all.example", want: "tcp_lmtpcs pair1 rest@all.example"},

@@ -44,6 +44,7 @@ var (
 	MailboxList  = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
 	MailboxShow  = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
 	Explain      = Method[ExplainRequest, ExplainResult]{Name: "explain"}
+	Flush        = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
 )
 
 // NodeStatus is what a node says of itself.

@@ -2,6 +2,19 @@ package admin
 
 import "time"
 
+// FlushRequest makes a relay forget what it remembers of the directory: of
+// these addresses and domains, or all.
+type FlushRequest struct {
+	Addresses []string `json:"addresses,omitempty"`
+	Domains   []string `json:"domains,omitempty"`
+	All       bool     `json:"all,omitempty"`
+}
+
+// FlushResult says how many answers were forgotten.
+type FlushResult struct {
+	Forgotten int `json:"forgotten"`
+}
+
 // ExplainRequest asks a relay what it would do with mail for an address.
 type ExplainRequest struct {
 	Address string    `json:"address"`

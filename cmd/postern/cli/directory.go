@@ -66,7 +66,7 @@ What is written is read first as relays would read it. An entry that could not
 receive mail, or an address that somebody has already, is refused. Every change
 is a line of JSON in the audit log, without passwords.`,
 		a.directoryKindCmd(d, edit.Domain), a.directoryKindCmd(d, edit.User), a.directoryKindCmd(d, edit.Group),
-		a.directoryImportCmd(d), a.directoryExportCmd(d), a.directoryLintCmd(d))
+		a.directoryImportCmd(d), a.directoryExportCmd(d), a.directoryLintCmd(d), a.directoryFlushCmd(d))
 	f := c.PersistentFlags()
 	f.StringVar(&d.dir, "dir", "", "folder of a development cluster")
 	f.StringVar(&d.conf, "config", "", "configuration file of a relay, for its directory")

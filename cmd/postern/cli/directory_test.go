@@ -2,13 +2,17 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/postern-mail/postern/cmd/postern/clusterfile"
+	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/fixture"
 )
@@ -215,5 +219,31 @@ func TestDirectoryLintOpenLDAP(t *testing.T) {
 			}
 			t.Logf("%d findings by %d rules", len(got.Findings), len(rules))
 		})
+	}
+}
+
+// TestDirectoryFlush: each relay is told, and one that is not there is named.
+func TestDirectoryFlush(t *testing.T) {
+	var asked admin.FlushRequest
+	dir := answering(t, func(s *admin.Server) {
+		admin.Handle(s, admin.Flush, func(_ context.Context, in admin.FlushRequest) (admin.FlushResult, error) {
+			if asked = in; len(in.Domains) > 0 && in.Domains[0] == "bad" {
+				return admin.FlushResult{}, fmt.Errorf("%w: domain", admin.ErrBadRequest)
+			}
+			return admin.FlushResult{Forgotten: 7}, nil
+		})
+	})
+	out, errOut, status := call(t, "directory", "flush", "--dir", dir, "ana@example.org", "example.net")
+	if status != ExitFailed || !strings.Contains(out, "relay2") || !strings.Contains(out, "7") || !strings.Contains(errOut, "relay1") ||
+		!slices.Equal(asked.Addresses, []string{"ana@example.org"}) || !slices.Equal(asked.Domains, []string{"example.net"}) || asked.All {
+		t.Errorf("status %d, asked %+v: %s%s", status, asked, out, errOut)
+	}
+	if out := must(t, "directory", "flush", "--dir", dir, "--relay", "relay2", "--all", "-o", "json"); !asked.All || !strings.Contains(out, `"forgotten": 7`) {
+		t.Errorf("asked %+v: %s", asked, out)
+	}
+	for _, args := range [][]string{{}, {"--all", "example.org"}, {"--relay", "relay9", "--all"}, {"--relay", "relay2", "bad"}} {
+		if out, errOut, status := call(t, append([]string{"directory", "flush", "--dir", dir}, args...)...); status == ExitOK {
+			t.Errorf("%q: %s%s", args, out, errOut)
+		}
 	}
 }

@@ -19,12 +19,20 @@ import (
 // explaining is the folder of a cluster whose second relay answers explain.
 func explaining(t *testing.T, answer func(admin.ExplainRequest) (admin.ExplainResult, error)) string {
 	t.Helper()
+	return answering(t, func(s *admin.Server) {
+		admin.Handle(s, admin.Explain, func(_ context.Context, in admin.ExplainRequest) (admin.ExplainResult, error) { return answer(in) })
+	})
+}
+
+// answering is the folder of a cluster whose first relay is away.
+func answering(t *testing.T, handle func(s *admin.Server)) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "ex") // short enough for sockets
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := admin.NewServer(slog.New(slog.NewTextHandler(io.Discard, nil)))
-	admin.Handle(s, admin.Explain, func(_ context.Context, in admin.ExplainRequest) (admin.ExplainResult, error) { return answer(in) })
+	handle(s)
 	path := filepath.Join(dir, "r2.sock")
 	l, err := admin.ListenUnix(path)
 	if err != nil {

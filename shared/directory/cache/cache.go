@@ -278,40 +278,42 @@ func (c *Cache) secret(e *directory.Entry, password string) (key [sha256.Size]by
 	return key
 }
 
-// Flush forgets everything.
-func (c *Cache) Flush() {
-	c.domains.dropIf(func(string, *directory.Domain) bool { return true })
-	c.addresses.dropIf(func(string, *directory.Answer) bool { return true })
-	c.logins.dropIf(func(string, *directory.Entry) bool { return true })
-	c.entries.dropIf(func(string, *directory.Entry) bool { return true })
-	c.searches.dropIf(func(string, *selection) bool { return true })
-	c.passwords.dropIf(func(string, string) bool { return true })
+// Flush forgets everything, and counts the answers.
+func (c *Cache) Flush() (forgotten int) {
+	forgotten += c.domains.dropIf(func(string, *directory.Domain) bool { return true })
+	forgotten += c.addresses.dropIf(func(string, *directory.Answer) bool { return true })
+	forgotten += c.logins.dropIf(func(string, *directory.Entry) bool { return true })
+	forgotten += c.entries.dropIf(func(string, *directory.Entry) bool { return true })
+	forgotten += c.searches.dropIf(func(string, *selection) bool { return true })
+	forgotten += c.passwords.dropIf(func(string, string) bool { return true })
+	return forgotten
 }
 
 // FlushDomain forgets a domain by any of its names, its addresses and logins,
 // and all that no domain is known of.
-func (c *Cache) FlushDomain(name string) {
+func (c *Cache) FlushDomain(name string) (forgotten int) {
 	names := map[string]bool{strings.ToLower(name): true}
-	c.domains.dropIf(func(key string, d *directory.Domain) bool {
+	forgotten += c.domains.dropIf(func(key string, d *directory.Domain) bool {
 		if d != nil && d.HasName(name) {
 			names[d.Name] = true
 			return true
 		}
 		return names[key]
 	})
-	c.addresses.dropIf(func(key string, _ *directory.Answer) bool {
+	forgotten += c.addresses.dropIf(func(key string, _ *directory.Answer) bool {
 		i, j := strings.IndexByte(key, 0), strings.LastIndexByte(key, 0)
 		return names[key[:i]] || names[key[j+1:]]
 	})
-	c.logins.dropIf(func(_ string, e *directory.Entry) bool { return e == nil || e.Domain == nil || names[e.Domain.Name] })
-	c.entries.dropIf(func(string, *directory.Entry) bool { return true })
-	c.searches.dropIf(func(string, *selection) bool { return true })
-	c.passwords.dropIf(func(string, string) bool { return true })
+	forgotten += c.logins.dropIf(func(_ string, e *directory.Entry) bool { return e == nil || e.Domain == nil || names[e.Domain.Name] })
+	forgotten += c.entries.dropIf(func(string, *directory.Entry) bool { return true })
+	forgotten += c.searches.dropIf(func(string, *selection) bool { return true })
+	forgotten += c.passwords.dropIf(func(string, string) bool { return true })
+	return forgotten
 }
 
 // FlushAddress forgets whose entry has the address a, under all addresses and
 // logins and with its passwords, and what was remembered of a itself.
-func (c *Cache) FlushAddress(a mail.Address) {
+func (c *Cache) FlushAddress(a mail.Address) (forgotten int) {
 	spelled := a.String()
 	suffix := string(appendAddress(nil, "", a))
 	owners := map[string]bool{} // DNs
@@ -322,30 +324,31 @@ func (c *Cache) FlushAddress(a mail.Address) {
 		owners[e.DN] = true
 		return true
 	}
-	c.domains.dropIf(func(_ string, d *directory.Domain) (drop bool) {
+	forgotten += c.domains.dropIf(func(_ string, d *directory.Domain) (drop bool) {
 		for i := 0; d != nil && i < len(d.CatchAllOwners); i++ {
 			drop = owns(d.CatchAllOwners[i]) || drop
 		}
 		return drop
 	})
-	c.addresses.dropIf(func(key string, ans *directory.Answer) bool {
+	forgotten += c.addresses.dropIf(func(key string, ans *directory.Answer) bool {
 		drop := strings.HasSuffix(key, suffix)
 		for i := 0; ans != nil && i < len(ans.Entries); i++ {
 			drop = owns(ans.Entries[i]) || drop
 		}
 		return drop
 	})
-	c.entries.dropIf(func(_ string, e *directory.Entry) bool { return owns(e) })
-	c.searches.dropIf(func(_ string, s *selection) (drop bool) {
+	forgotten += c.entries.dropIf(func(_ string, e *directory.Entry) bool { return owns(e) })
+	forgotten += c.searches.dropIf(func(_ string, s *selection) (drop bool) {
 		for i := 0; s != nil && i < len(s.entries); i++ {
 			drop = owns(s.entries[i]) || drop
 		}
 		return drop
 	})
-	c.logins.dropIf(func(key string, e *directory.Entry) bool {
+	forgotten += c.logins.dropIf(func(key string, e *directory.Entry) bool {
 		return e == nil || owns(e) || strings.EqualFold(key, spelled)
 	})
-	c.passwords.dropIf(func(_, dn string) bool { return owners[dn] })
+	forgotten += c.passwords.dropIf(func(_, dn string) bool { return owners[dn] })
+	return forgotten
 }
 
 // hit returns the answer while it is fresh, or while it is known that a newer

@@ -171,9 +171,9 @@ func (s *shard[V]) remove(e *slot[V]) {
 	}
 }
 
-// dropIf forgets every answer that matches, and makes the flights under way
+// dropIf forgets every answer that matches, counts them, and makes the flights under way
 // leave nothing.
-func (t *table[V]) dropIf(match func(key string, v V) bool) {
+func (t *table[V]) dropIf(match func(key string, v V) bool) (dropped int) {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
@@ -182,10 +182,12 @@ func (t *table[V]) dropIf(match func(key string, v V) bool) {
 		for k, e := range s.m {
 			if match(k, e.value) {
 				s.remove(e)
+				dropped++
 			}
 		}
 		s.mu.Unlock()
 	}
+	return dropped
 }
 
 func (t *table[V]) len() (n int) {

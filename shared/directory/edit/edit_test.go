@@ -258,6 +258,8 @@ func TestRefusals(t *testing.T) {
 		"list taken":        {edit.Request{Op: edit.Add, Kind: edit.Group, Name: "bob@example.org"}, "ambiguous-address"},
 		"domain taken":      {edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "alias.example.org"}, "domain-overlap"},
 		"alias taken":       {edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "x.example", Values: edit.Values{"alias": {"example.org"}}}, "domain-overlap"},
+		"bad domain":        {edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "x..example"}, "bad-domain"},
+		"bad alias":         {edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "x.example", Values: edit.Values{"alias": {"y .example"}}}, "bad-domain"},
 		"base of domain":    {edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "x.example", Values: edit.Values{"users-base": {"o=moved,o=isp"}}}, "domain-base"},
 		"change to a taken": {edit.Request{Op: edit.Set, Kind: edit.User, Name: "u0002@example.org", More: edit.Values{"alternate": {"team@example.org"}}}, "ambiguous-address"},
 	} {

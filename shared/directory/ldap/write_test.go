@@ -70,6 +70,41 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+// TestWriteMaster: changes go to the master, reads do not.
+func TestWriteMaster(t *testing.T) {
+	replica := dirtest.Embedded(t, fixture.Tree(dirtest.Domain, 2, 1))
+	master := dirtest.Embedded(t, fixture.Tree(dirtest.Domain, 2, 1))
+	d := dirtest.Dial(t, replica, func(c *ldap.Config) { c.Master = master.URL })
+	there := dirtest.Dial(t, master)
+	const dn = "ou=new,o=isp"
+	ctx := t.Context()
+	if err := d.Add(ctx, dn, directory.Attributes{{Name: "objectClass", Values: []string{"organizationalUnit"}}, {Name: "ou", Values: []string{"new"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := d.Raw(ctx, dn); !errors.Is(err, directory.ErrNotFound) {
+		t.Errorf("at the replica: %v", err)
+	}
+	if _, _, err := there.Raw(ctx, dn); err != nil {
+		t.Errorf("at the master: %v", err)
+	}
+	if err := d.Rename(ctx, dn, "ou=newer", ""); err != nil {
+		t.Error(err)
+	}
+	if err := d.Rename(ctx, dn, "ou=newest", ""); !errors.Is(err, directory.ErrNotFound) {
+		t.Errorf("renamed what has gone: %v", err)
+	}
+	if err := d.Rename(ctx, "ou=newer,o=isp", "o=example.org", ""); !errors.Is(err, ldap.ErrExists) {
+		t.Errorf("a name that somebody has: %v", err)
+	}
+	if err := d.Rename(ctx, "ou=newer,o=isp", "ou=newer", "o=elsewhere"); !errors.Is(err, directory.ErrURL) {
+		t.Errorf("to outside of the bases: %v", err)
+	}
+	master.Stop()
+	if err := d.Delete(ctx, "uid=u0001,ou=people,"+fixture.Base(dirtest.Domain)); !errors.Is(err, directory.ErrUnavailable) {
+		t.Errorf("without the master: %v", err)
+	}
+}
+
 func TestScan(t *testing.T) {
 	for name, start := range servers {
 		t.Run(name, func(t *testing.T) {

@@ -52,6 +52,11 @@ func (r *run) domains() error {
 // nodes may describe one organization, and the organization may do so itself.
 func (r *run) claim(claims map[string]*domain, own *domain, names []string) error {
 	for _, name := range names {
+		if !addressable(name) {
+			if err := r.say("bad-domain", own.DN, r.nameAttribute(own.Domain, name), name); err != nil {
+				return err
+			}
+		}
 		first := claims[name]
 		switch {
 		case first == nil:
@@ -63,15 +68,28 @@ func (r *run) claim(claims map[string]*domain, own *domain, names []string) erro
 		case first == own, r.s.Layout != directory.LayoutOrganization && first.base == own.base:
 			continue
 		}
-		attr := r.s.PreferredDomain
-		if name != own.Name {
-			attr = r.s.AssociatedDomain
-		}
-		if err := r.say("domain-overlap", own.DN, attr, name, first.DN); err != nil {
+		if err := r.say("domain-overlap", own.DN, r.nameAttribute(own.Domain, name), name, first.DN); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// addressable reports whether an address can have the domain.
+func addressable(name string) bool {
+	_, err := mail.ParseAddress("x@"+name, true)
+	return err == nil
+}
+
+// nameAttribute is where a domain has its name from.
+func (r *run) nameAttribute(d *directory.Domain, name string) string {
+	switch {
+	case r.d.InTree(d.DN):
+		return "dc"
+	case name != d.Name:
+		return r.s.AssociatedDomain
+	}
+	return r.s.PreferredDomain
 }
 
 // checkBase returns the folded base of d. Without a usable base it is one that

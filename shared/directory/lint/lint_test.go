@@ -95,6 +95,8 @@ var seeded = []string{
 	"domain-overlap o=overlap associatedDomain",
 	"domain-name o=nameless sunPreferredDomain",
 	"domain-base o=baseless inetDomainBaseDN",
+	"bad-domain o=spelling sunPreferredDomain",
+	"bad-domain o=spelling associatedDomain",
 }
 
 func TestFaults(t *testing.T) {
@@ -128,7 +130,7 @@ func TestFaults(t *testing.T) {
 					t.Errorf("nobody put it there: %s", g)
 				}
 			}
-			if sum.Errors == 0 || sum.Warnings == 0 || sum.Notes != 1 || sum.Errors+sum.Warnings+sum.Notes != len(found) || sum.Domains != 5 {
+			if sum.Errors == 0 || sum.Warnings == 0 || sum.Notes != 1 || sum.Errors+sum.Warnings+sum.Notes != len(found) || sum.Domains != 6 {
 				t.Errorf("%+v for %d findings", sum, len(found))
 			}
 			if t.Failed() {

@@ -18,6 +18,11 @@ func (c *Checker) claimed(r *run, dn string, dom *directory.Domain) error {
 	}
 	base, _ := ldap.FoldName(dom.BaseDN)
 	for _, name := range append([]string{dom.Name}, dom.Aliases...) {
+		if !addressable(name) {
+			if err := r.say("bad-domain", dn, r.nameAttribute(dom, name), name); err != nil {
+				return err
+			}
+		}
 		other, otherBase := "", ""
 		have, err := r.d.Domain(r.ctx, name)
 		switch {
@@ -41,14 +46,7 @@ func (c *Checker) claimed(r *run, dn string, dom *directory.Domain) error {
 		if f, err := ldap.FoldName(otherBase); err == nil && f == base && r.s.Layout != directory.LayoutOrganization {
 			continue
 		}
-		attr := r.s.PreferredDomain
-		switch {
-		case r.d.InTree(dn):
-			attr = "dc"
-		case name != dom.Name:
-			attr = r.s.AssociatedDomain
-		}
-		if err := r.say("domain-overlap", dn, attr, name, other); err != nil {
+		if err := r.say("domain-overlap", dn, r.nameAttribute(dom, name), name, other); err != nil {
 			return err
 		}
 	}
@@ -93,7 +91,7 @@ func (c *Checker) treeNode(r *run, dn string, raw directory.Attributes) error {
 		if !there {
 			return r.say("domain-alias", dn, r.s.DomainAlias, to)
 		}
-		alias := &directory.Domain{Name: spelled}
+		alias := &directory.Domain{DN: dn, Name: spelled}
 		if d, err := c.domain(r.ctx, r.d.Spelled(to)); err == nil && d != nil {
 			alias.BaseDN = d.BaseDN
 		}

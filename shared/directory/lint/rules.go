@@ -90,6 +90,7 @@ var rules = map[string]kind{
 	"member-unknown":  {Warning, "a member is an address of a hosted domain that nobody has: copies for it are returned", "remove or correct the member"},
 	"list-loop":       {Error, "lists contain each other: whoever is reached by the circle only gets nothing", "take one of the lists out of the other"},
 	"domain-name":     {Error, "the entry has the class of a domain and no usable name: the domain is unknown", "set sunPreferredDomain"},
+	"bad-domain":      {Error, "the name of the domain is not well formed: no address can have it", "correct or remove it"},
 	"domain-overlap":  {Error, "several domains have this name: all mail for it is refused for now", "leave the name to one of them"},
 	"domain-alias":    {Error, "the alias leads to no domain, or in a circle: mail for it waits", "correct aliasedObjectName"},
 	"domain-base":     {Error, "the base of the domain's users does not exist or is outside of the bases: mail for the domain waits", "correct inetDomainBaseDN, or add the entry"},

@@ -37,7 +37,8 @@ is raised.
 
 A list of more than Config.ListLimit members, and one whose mail differs from
 what was sent to it (fields, texts, errors-to), goes to the channel reprocess as
-one recipient. Again is what happens there:
+one recipient; so does a list in a list, when the limit is used up. Again is what
+happens there:
 
 	posting rules -> a copy with the list's changes, under a root id of its own
 	                 (package list), which comes back once more

@@ -73,7 +73,8 @@ func changes(e *directory.Entry) bool {
 func (w *walk) expand(r mail.Recipient, e *directory.Entry) error {
 	var members []member
 	if !w.now() {
-		limit := w.x.cfg.ListLimit
+		// Lists in a list share the limit: what does not fit goes on by itself.
+		limit := max(w.x.cfg.ListLimit-len(w.final), 0)
 		err := w.members(r, e, limit, func(m member) error {
 			if len(members) >= limit {
 				return directory.ErrTooMany

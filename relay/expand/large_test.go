@@ -128,3 +128,49 @@ mail: byname@example.org
 		})
 	}
 }
+
+// TestListsShareTheLimit: however lists are nested, no more is held while the
+// client waits than one list may have; what does not fit goes on by itself, and
+// nobody is missed.
+func TestListsShareTheLimit(t *testing.T) {
+	d := fixture()
+	top := group()
+	for l := range 4 {
+		inner := group()
+		inner.DN = fmt.Sprintf("cn=part%d", l)
+		for i := range 8 {
+			inner.MemberAddresses = append(inner.MemberAddresses, fmt.Sprintf("n%d@out%d.test", i, l))
+		}
+		name := fmt.Sprintf("part%d@example.test", l)
+		inner.Mail = name
+		d.users[name] = []*directory.Entry{inner}
+		top.MemberAddresses = append(top.MemberAddresses, name)
+	}
+	d.users["top@example.test"] = []*directory.Entry{top}
+	x, err := New(Config{Directory: d, ListLimit: 20, Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs, err := x.Rcpt(t.Context(), &mail.Envelope{}, mail.Recipient{Address: mail.Address{Local: "top", Domain: "example.test"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	final, later := map[string]bool{}, 0
+	for _, r := range rs {
+		if r.Channel != mail.ChannelReprocess {
+			final[r.Address.String()] = true
+			continue
+		}
+		later++
+		more, err := comeBack(t, x, &mail.Envelope{}, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range more {
+			final[m.Address.String()] = true
+		}
+	}
+	if len(rs) != 18 || later != 2 || len(final) != 32 {
+		t.Errorf("%d results, %d of them later, %d in all", len(rs), later, len(final))
+	}
+}

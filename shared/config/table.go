@@ -142,7 +142,7 @@ var Table = []Option{
 	{Name: "directory.cache_entries", Type: Int, Default: "100000", Tier: TierRelay, Min: 100, Help: "Answers kept."},
 	{Name: "directory.cache_ttl", Type: Duration, Default: "10m", Tier: TierRelay, Help: "How long a found entry is used without asking again."},
 	{Name: "directory.negative_ttl", Type: Duration, Default: "1m", Tier: TierRelay, Help: "How long a clean answer of no such entry is used."},
-	{Name: "directory.stale_ttl", Type: Duration, Default: "4h", Tier: TierRelay, Help: "How long an old answer is used while no server answers."},
+	{Name: "directory.stale_ttl", Type: Duration, Default: "1h", Tier: TierRelay, Help: "How long an old answer is used while no server answers."},
 
 	{Name: "directory.schema", Type: String, Default: "sun-schema2", Tier: TierRelay, Values: []string{"sun-schema1", "sun-schema2", "sun-compat", "generic"}, Help: "Layout of the tree and names of attributes and classes: Schema 1, Schema 2 native or in compatibility mode, or inetOrgPerson and groupOfNames with domains from directory.domains."},
 	{Name: "directory.dc_root", Type: String, Tier: TierRelay, Help: "Top of the DC tree, such as o=internet, for sun-schema1 and sun-compat."},

@@ -68,7 +68,8 @@ The first line of a table names its columns: address (or domain), optionally kin
 and fields: those of the flags of "directory user add" and so on, password, and
 attr:NAME for any other attribute. Several values are separated by semicolons; an
 empty cell says nothing, and - removes what there is. Passwords in a file are
-hashed; a hash is kept.
+hashed; a hash is kept. Records of LDIF may add, modify, delete and rename entries
+(modrdn), but not so that a mailbox would be called otherwise.
 
 The exit status is 1 when a row failed.`,
 		Example: `  postern directory import --dir ~/mail people.csv --dry-run
@@ -162,7 +163,7 @@ func (out *imported) count(r edit.Row, res *edit.Result, err error) {
 	case err != nil:
 		out.Failed++
 		row.Error = err.Error()
-	case len(res.Changes) == 0:
+	case len(res.Changes)+len(res.Also) == 0:
 		out.Unchanged++
 		return
 	default:

@@ -192,6 +192,8 @@ func (ed *Editor) record(ctx context.Context, rec *embedded.Record, update bool)
 		return nil, fmt.Errorf("%s: %w", rec.DN, ldap.ErrExists)
 	case !exists:
 		return nil, fmt.Errorf("%s: %w", rec.DN, directory.ErrNotFound)
+	case rec.Op == "rename":
+		return ed.renameRecord(ctx, rec, dn, old)
 	case rec.Op == "delete":
 		return ed.remove(ctx, Request{Op: Delete, Kind: ed.kindOf(dn, old), Name: dn})
 	}

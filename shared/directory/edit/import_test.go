@@ -159,8 +159,40 @@ changetype: delete
 			if e := as(t, to, "u0002@example.org"); e.Quota.Bytes != 1<<30 || e.Raw.First("mailUserStatus") != "" {
 				t.Errorf("%+v", e)
 			}
-			if err := read("dn: x\nchangetype: modrdn\nnewrdn: cn=y\ndeleteoldrdn: 1\n", false)(func(edit.Row) error { return nil }); err == nil {
-				t.Error("a name was changed")
+			renames := `dn: cn=team,ou=groups,o=example.org,o=isp
+changetype: modrdn
+newrdn: cn=crew
+deleteoldrdn: 1
+
+dn: uid=u0002,ou=people,o=example.org,o=isp
+changetype: modrdn
+newrdn: cn=User Two
+deleteoldrdn: 0
+
+dn: uid=u0004,ou=people,o=example.org,o=isp
+changetype: modrdn
+newrdn: uid=other
+deleteoldrdn: 1
+
+dn: cn=list,ou=groups,o=example.org,o=isp
+changetype: modrdn
+newrdn: cn=crew
+deleteoldrdn: 1
+
+dn: o=example.org,o=isp
+changetype: modrdn
+newrdn: o=x
+deleteoldrdn: 1
+`
+			got = load(t, ed, read(renames, false))
+			if !slices.Equal(got[:2], []string{"rename", "rename"}) || !strings.Contains(got[2], "another one") || got[3] != "exists" || !strings.Contains(got[4], "by its name") {
+				t.Errorf("%q", got)
+			}
+			if e := as(t, to, "u0002@example.org"); e.DN != "cn=User Two,ou=people,o=example.org,o=isp" || e.Mailbox != "u0002@example.org" {
+				t.Errorf("%+v", e)
+			}
+			if e := as(t, to, "team@example.org"); e.DN != "cn=crew,ou=groups,o=example.org,o=isp" || !slices.Contains(e.MemberDNs, "cn=User Two,ou=people,o=example.org,o=isp") || slices.Contains(e.Raw.Get("cn"), "team") {
+				t.Errorf("%+v", e)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/mail"
 )
@@ -88,14 +89,19 @@ func (ed *Editor) move(ctx context.Context, m *moving) (*Result, error) {
 	}
 	// Servers change the attribute that is the name with it.
 	renamed := clone(m.old)
-	put(&renamed, m.attr, m.raw.Get(m.attr)...)
+	attr, was, _ := ldap.First(m.res.DN)
+	keep := holds(m.raw.Get(attr), was) && !strings.EqualFold(was, m.value)
+	if !keep {
+		put(&renamed, attr, less(renamed.Get(attr), []string{was})...)
+	}
+	put(&renamed, m.attr, more(renamed.Get(m.attr), []string{m.value})...)
 	mods := modifications(diff(renamed, m.raw))
 	res, err := ed.do(ctx, m.res, m.raw, func() error {
 		rdn, _, _ := strings.Cut(m.res.NewDN, ",")
 		if parent := ldap.Parent(m.res.NewDN); parent != "" {
 			rdn = strings.TrimSuffix(m.res.NewDN, ","+parent)
 		}
-		if err := ed.d.Rename(ctx, m.res.DN, rdn, m.below); err != nil {
+		if err := ed.d.Rename(ctx, m.res.DN, rdn, m.below, keep); err != nil {
 			return err
 		}
 		if len(mods) == 0 {
@@ -163,6 +169,41 @@ func (ed *Editor) renameEntry(ctx context.Context, req Request, dn string, old d
 	if err != nil {
 		return nil, err
 	}
+	return ed.move(ctx, m)
+}
+
+// renameRecord changes a name as a record of LDIF says. No mailbox gets another
+// name so, because nobody says that it may.
+func (ed *Editor) renameRecord(ctx context.Context, rec *embedded.Record, dn string, old directory.Attributes) (*Result, error) {
+	attr, was, ok := ldap.First(dn)
+	newAttr, value, newOK := ldap.First(rec.NewRDN)
+	if !ok || !newOK {
+		return nil, badf("%s, to be called %s: names of several attributes are not changed here", dn, rec.NewRDN)
+	}
+	kind := ed.kindOf(dn, old)
+	m := &moving{res: &Result{Op: Rename, Kind: kind, DN: dn}, attr: newAttr, value: value, below: rec.NewSuperior, old: old, raw: clone(old)}
+	parent := m.below
+	if parent == "" {
+		parent = ldap.Parent(dn)
+	}
+	to, err := ldap.Child(newAttr, value, parent)
+	if err != nil {
+		return nil, badf("%s: %v", rec.NewRDN, err)
+	}
+	if rec.DeleteOld {
+		put(&m.raw, attr, less(m.raw.Get(attr), []string{was})...)
+	}
+	put(&m.raw, newAttr, more(m.raw.Get(newAttr), []string{value})...)
+	switch {
+	case kind == Domain:
+		return nil, badf("%s is a domain: rename it by its name", dn)
+	case kind == User && (!strings.EqualFold(m.raw.First(ed.s.UID), old.First(ed.s.UID)) || m.below != ""):
+		return nil, badf("the mailbox of %s could be another one then: rename it by its address", dn)
+	}
+	if sameName(to, dn) {
+		return ed.put(ctx, &Result{Op: Set, Kind: kind, DN: dn}, old, m.raw)
+	}
+	m.res.NewDN = to
 	return ed.move(ctx, m)
 }
 

@@ -2,6 +2,7 @@ package edit_test
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +14,13 @@ import (
 	"github.com/postern-mail/postern/shared/directory/fixture"
 	"github.com/postern-mail/postern/shared/directory/ldap"
 )
+
+// more are the servers, and 389 Directory Server.
+func more() map[string]func(t testing.TB, ldif []byte) dirtest.Server {
+	out := maps.Clone(servers)
+	out["389"] = dirtest.DS389
+	return out
+}
 
 // nobody checks that an address leads to nobody.
 func nobody(t *testing.T, ed *edit.Editor, kind edit.Kind, name string) {
@@ -31,7 +39,7 @@ func also(res *edit.Result) (out []string) {
 }
 
 func TestRename(t *testing.T) {
-	for name, start := range servers {
+	for name, start := range more() {
 		t.Run(name, func(t *testing.T) {
 			const base = "o=example.org,o=isp"
 			d := dirtest.Dial(t, start(t, fixture.Tree("example.org", 5, 3)))
@@ -180,7 +188,7 @@ func TestTreeDry(t *testing.T) {
 // TestTree: domains of the DC tree.
 func TestTree(t *testing.T) {
 	trees := map[string][]byte{"sun-schema1": fixture.Schema1(), "sun-compat": fixture.Compatible()}
-	for server, start := range servers {
+	for server, start := range more() {
 		for preset, ldif := range trees {
 			t.Run(server+" "+preset, func(t *testing.T) {
 				d := dirtest.Dial(t, start(t, ldif), func(c *ldap.Config) {

@@ -12,10 +12,16 @@ import (
 type Record struct {
 	Line int // where it begins
 	DN   string
-	// Op is "add" for entries and additions, "delete" or "modify".
+	// Op is "add" for entries and additions, "delete", "modify" or "rename".
 	Op         string
 	Attributes directory.Attributes // of an addition, spelled as in the file
 	Changes    []Changed            // of a modification
+
+	// Of a rename: the new first part of the name, whether the old value goes,
+	// and the new place, "" for the old one.
+	NewRDN      string
+	DeleteOld   bool
+	NewSuperior string
 }
 
 // Changed is one part of a modification: "add", "delete" or "replace".
@@ -24,7 +30,7 @@ type Changed struct {
 	Values        []string
 }
 
-var errRecord = errors.New("names of entries and counters are not changed by LDIF here")
+var errRecord = errors.New("counters are not changed by LDIF here")
 
 // Records reads LDIF record by record. Its errors are LDIFErrors; the first one
 // is the last, because nobody can tell where the next record begins.
@@ -59,7 +65,7 @@ func Records(r io.Reader) iter.Seq2[*Record, error] {
 					out.Changes = append(out.Changes, Changed{[...]string{"add", "delete", "replace"}[c.kind], c.name, c.values})
 				}
 			default:
-				err = &LDIFError{rec.line, errRecord}
+				out.Op, out.NewRDN, out.DeleteOld, out.NewSuperior = "rename", rec.newRDN, rec.deleteOld, rec.newSuperior
 			}
 			if err != nil {
 				out = nil

@@ -25,6 +25,13 @@ dn: cn=d,o=isp
 changetype: modrdn
 newrdn: cn=e
 deleteoldrdn: 1
+newsuperior: o=there
+
+dn: cn=f,o=isp
+changetype: modify
+increment: mailMsgQuota
+mailMsgQuota: 1
+-
 `
 	var ops []string
 	for rec, err := range Records(strings.NewReader(text)) {
@@ -48,9 +55,13 @@ deleteoldrdn: 1
 			if len(rec.Changes) != 2 || rec.Changes[0].Op != "replace" || rec.Changes[1].Attribute != "mailQuota" || rec.Changes[1].Values != nil {
 				t.Errorf("%+v", rec.Changes)
 			}
+		case "rename":
+			if rec.NewRDN != "cn=e" || !rec.DeleteOld || rec.NewSuperior != "o=there" {
+				t.Errorf("%+v", rec)
+			}
 		}
 	}
-	if got := strings.Join(ops, " "); got != "add modify delete error" {
+	if got := strings.Join(ops, " "); got != "add modify delete rename error" {
 		t.Error(got)
 	}
 }

@@ -65,10 +65,11 @@ func (d *Directory) Delete(ctx context.Context, dn string) error {
 	})
 }
 
-// Rename gives an entry another first part of its name, whose old value goes,
-// and unless below is empty another place; what is below the entry goes with
-// it. ErrExists when there is an entry of the new name.
-func (d *Directory) Rename(ctx context.Context, dn, rdn, below string) error {
+// Rename gives an entry another first part of its name and unless below is empty
+// another place; what is below the entry goes with it. The old value of the
+// first part goes, unless keep is set. ErrExists when there is an entry of the
+// new name.
+func (d *Directory) Rename(ctx context.Context, dn, rdn, below string, keep bool) error {
 	parent := below
 	if parent == "" {
 		parent = Parent(dn)
@@ -77,7 +78,7 @@ func (d *Directory) Rename(ctx context.Context, dn, rdn, below string) error {
 	if err := d.insideAny(to); err != nil {
 		return fmt.Errorf("rename %s to %s: %w", dn, to, err)
 	}
-	req := ldap.NewModifyDNRequest(dn, rdn, true, below)
+	req := ldap.NewModifyDNRequest(dn, rdn, !keep, below)
 	return d.write(ctx, "rename", dn, func(c *ldap.Conn, again bool) error {
 		err := c.ModifyDN(req)
 		if again && ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject) && holds(c, to, nil) {

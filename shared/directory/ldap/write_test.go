@@ -87,16 +87,16 @@ func TestWriteMaster(t *testing.T) {
 	if _, _, err := there.Raw(ctx, dn); err != nil {
 		t.Errorf("at the master: %v", err)
 	}
-	if err := d.Rename(ctx, dn, "ou=newer", ""); err != nil {
+	if err := d.Rename(ctx, dn, "ou=newer", "", false); err != nil {
 		t.Error(err)
 	}
-	if err := d.Rename(ctx, dn, "ou=newest", ""); !errors.Is(err, directory.ErrNotFound) {
+	if err := d.Rename(ctx, dn, "ou=newest", "", false); !errors.Is(err, directory.ErrNotFound) {
 		t.Errorf("renamed what has gone: %v", err)
 	}
-	if err := d.Rename(ctx, "ou=newer,o=isp", "o=example.org", ""); !errors.Is(err, ldap.ErrExists) {
+	if err := d.Rename(ctx, "ou=newer,o=isp", "o=example.org", "", false); !errors.Is(err, ldap.ErrExists) {
 		t.Errorf("a name that somebody has: %v", err)
 	}
-	if err := d.Rename(ctx, "ou=newer,o=isp", "ou=newer", "o=elsewhere"); !errors.Is(err, directory.ErrURL) {
+	if err := d.Rename(ctx, "ou=newer,o=isp", "ou=newer", "o=elsewhere", false); !errors.Is(err, directory.ErrURL) {
 		t.Errorf("to outside of the bases: %v", err)
 	}
 	master.Stop()

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -200,6 +201,26 @@ func FuzzParseURL(f *testing.F) {
 		}
 		if u.Filter == "" || u.Filter[0] != '(' || u.Host != strings.ToLower(u.Host) {
 			t.Errorf("%q: %+v", s, u)
+		}
+		// With another name it is the same in all else.
+		const name = "cn=é?#%2c /x,o=a b"
+		other, ok := u.At(s, func(dn string) (string, bool) { return name, dn == u.DN })
+		if !ok {
+			return
+		}
+		now, err := ParseURL(other)
+		if len(other) > maxURL {
+			return
+		}
+		if err != nil {
+			t.Fatalf("%q, of %q: %v", other, s, err)
+		}
+		if now.DN != name {
+			t.Errorf("%q, of %q: name %q", other, s, now.DN)
+		}
+		now.DN = u.DN
+		if !reflect.DeepEqual(now, u) {
+			t.Errorf("%q, of %q: %+v, was %+v", other, s, now, u)
 		}
 	})
 }

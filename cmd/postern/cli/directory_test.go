@@ -247,3 +247,43 @@ func TestDirectoryFlush(t *testing.T) {
 		}
 	}
 }
+
+// TestDirectoryTree: domains of a DC tree, on OpenLDAP.
+func TestDirectoryTree(t *testing.T) {
+	s := dirtest.OpenLDAP(t, fixture.Schema1())
+	t.Setenv(envBindDN, s.BindDN)
+	t.Setenv(envPassword, s.Password)
+	log := filepath.Join(t.TempDir(), "audit.log")
+	on := func(args ...string) []string {
+		args = append(append([]string{"directory"}, args...), "--url", s.URL, "--base", fixture.Root, "--schema", "sun-schema1", "--dc-root", fixture.DCRoot)
+		if args[2] != "list" && args[2] != "show" {
+			args = append(args, "--audit", log)
+		}
+		return args
+	}
+	out := must(t, on("domain", "add", "shop.test", "--alias", "market.test", "--mail-host", "pair1")...)
+	for _, want := range []string{"domain added: dc=shop,dc=test,o=internet", "also added: dc=market,dc=test,o=internet", "also added: o=shop.test,o=isp"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in %s", want, out)
+		}
+	}
+	if out := must(t, on("domain", "set", "shop.test", "--remove", "alias=market.test")...); !strings.Contains(out, "also deleted: dc=market,dc=test,o=internet") {
+		t.Error(out)
+	}
+	if out := must(t, on("domain", "rename", "shop.test", "stall.test")...); !strings.Contains(out, "dc=shop,dc=test,o=internet to dc=stall,dc=test,o=internet") {
+		t.Error(out)
+	}
+	if out := must(t, on("domain", "list")...); !strings.Contains(out, "dc=stall,dc=test,o=internet") || strings.Contains(out, "dc=shop,") {
+		t.Error(out)
+	}
+	if out := must(t, on("domain", "delete", "stall.test")...); !strings.Contains(out, "domain deleted: dc=stall,dc=test,o=internet") || !strings.Contains(out, "also deleted: o=shop.test,o=isp") {
+		t.Error(out)
+	}
+	if out := must(t, on("domain", "list")...); strings.Contains(out, "dc=stall,") || !strings.Contains(out, "dc=example,dc=org,o=internet") {
+		t.Error(out)
+	}
+	text, err := os.ReadFile(log)
+	if err != nil || bytes.Count(text, []byte("\n")) < 12 || !bytes.Contains(text, []byte(`"op":"rename","kind":"domain"`)) {
+		t.Errorf("%v: %s", err, text)
+	}
+}

@@ -69,7 +69,7 @@ type Config struct {
 	Timeout        time.Duration // of one query; 5 s
 	ConnectTimeout time.Duration // dial, TLS and bind; 3 s
 	SearchConns    int           // multiplexed connections to a server; 2
-	BindConns      int           // exclusive connections to a server; 8
+	BindConns      int           // exclusive connections to a server, for each of logins, pages and changes; 8
 	PageSize       int           // of paged searches; 500
 	RetryMin       time.Duration // first pause before a failed server is probed; 500 ms
 	RetryMax       time.Duration // longest pause; 30 s

@@ -101,12 +101,12 @@ var seeded = []string{
 
 func TestFaults(t *testing.T) {
 	tree := append(fixture.Tree("example.org", 20, 3), faults...)
-	for name, server := range map[string]func() dirtest.Server{
-		"embedded": func() dirtest.Server { return dirtest.Embedded(t, tree) },
-		"openldap": func() dirtest.Server { return dirtest.OpenLDAP(t, tree) },
+	for name, start := range map[string]func(t testing.TB) dirtest.Server{
+		"embedded": func(t testing.TB) dirtest.Server { return dirtest.Embedded(t, tree) },
+		"openldap": func(t testing.TB) dirtest.Server { return dirtest.OpenLDAP(t, tree) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := server()
+			s := start(t)
 			found, sum := check(t, dirtest.Dial(t, s))
 			var got []string
 			for _, f := range found {

@@ -69,6 +69,11 @@ func (r *relay) ownDirectory() (embedded.Config, error) {
 			cfg.Suffixes = append(cfg.Suffixes, top)
 		}
 	}
+	schema, err := schemaOf(d)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Rules = rulesFor(schema.AuthPassword, d.BindDN)
 	for _, p := range own.Peers {
 		cfg.Peers[p.UID] = p.Name
 	}
@@ -103,6 +108,23 @@ func (r *relay) ownDirectory() (embedded.Config, error) {
 	r.n.Go("certificate of the directory", func(ctx context.Context) error { public.Watch(ctx, 10*time.Second, r.n.Log); return nil })
 	cfg.TLS = public.Server(cas)
 	return cfg, nil
+}
+
+// rulesFor are the rights of others than the root DN: who has logged in reads
+// everything but passwords and may change the own one. The passwords of lists
+// are for relays only, which would take a list for open without seeing them.
+func rulesFor(listPassword, relay string) []embedded.Rule {
+	rules := []embedded.Rule{
+		{Attributes: []string{"userPassword"}, Who: "self", Access: embedded.WriteOnly},
+		{Attributes: []string{"userPassword"}, Who: "*", Access: embedded.Auth},
+	}
+	if listPassword != "" {
+		if relay != "" {
+			rules = append(rules, embedded.Rule{Attributes: []string{listPassword}, Who: "dn:" + relay, Access: embedded.Read})
+		}
+		rules = append(rules, embedded.Rule{Attributes: []string{listPassword}, Who: "*", Access: embedded.None})
+	}
+	return append(rules, embedded.Rule{Who: "users", Access: embedded.Read})
 }
 
 // listenDirectory opens the socket and the addresses.

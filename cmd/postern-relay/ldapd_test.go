@@ -19,7 +19,9 @@ import (
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/directory/dirtest"
+	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
@@ -185,6 +187,30 @@ sn: Eva
 mail: eva@example.org
 mailHost: pair1
 `, "ldapadd")
+	// People see neither each other's passwords nor those of lists, and may
+	// change their own; relays see those of lists.
+	tool(`dn: cn=team,ou=groups,o=example.org,o=isp
+changetype: modify
+replace: mgrpAuthPassword
+mgrpAuthPassword: sesame
+
+dn: uid=relay,o=isp
+changetype: add
+objectClass: account
+uid: relay
+userPassword: relay
+`, "ldapmodify")
+	for _, tt := range []struct{ who, password, sees, not string }{
+		{"uid=u0001,ou=people,o=example.org,o=isp", fixture.Password, "mail: team@example.org", "assword:"},
+		{"uid=relay,o=isp", "relay", "mail: team@example.org", "sesame"}, // it is not the one of bind_dn
+		{"cn=admin,o=isp", "geheim", "mgrpAuthPassword: sesame", "no such text"},
+	} {
+		cmd := exec.Command("ldapsearch", "-x", "-LLL", "-H", "ldap://"+addr, "-D", tt.who, "-w", tt.password, "-b", "o=isp")
+		cmd.Env = append(os.Environ(), "LDAPNOINIT=1")
+		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), tt.sees) || strings.Contains(string(out), tt.not) {
+			t.Errorf("%s sees\n%s", tt.who, out)
+		}
+	}
 	stop()
 	if _, err := os.Lstat(filepath.Join(dir, "ldapi")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket is left: %v", err)
@@ -230,6 +256,28 @@ mailHost: pair1
 		}
 	}
 	stop()
+}
+
+// TestRulesFor: the name that relays log in as sees the passwords of lists, and
+// nobody else does.
+func TestRulesFor(t *testing.T) {
+	const relay, other = "uid=u0001,ou=people,o=example.org,o=isp", "uid=u0002,ou=people,o=example.org,o=isp"
+	tree := bytes.Replace(fixture.Tree("example.org", 5, 1), []byte("\ncn: team\n"), []byte("\ncn: team\nmgrpAuthPassword: sesame\n"), 1)
+	s := dirtest.Embedded(t, tree, func(c *embedded.Config) { c.Rules = rulesFor("mgrpAuthPassword", relay) })
+	for who, want := range map[string]string{relay: "sesame", other: "", s.BindDN: "sesame"} {
+		d := dirtest.Dial(t, s, func(c *ldap.Config) {
+			if who != s.BindDN {
+				c.BindDN, c.Password = who, fixture.Password
+			}
+		})
+		e, err := d.Entry(t.Context(), "cn=team,ou=groups,"+fixture.Base("example.org"))
+		if err != nil || e.Raw.First("mgrpAuthPassword") != want || len(e.MemberDNs) != 5 {
+			t.Errorf("%s: %+v, %v", who, e, err)
+		}
+		if _, raw, err := d.Raw(t.Context(), relay, "userPassword"); err != nil || (raw.First("userPassword") != "") != (who == s.BindDN) {
+			t.Errorf("%s sees the password %v, %v", who, raw, err)
+		}
+	}
 }
 
 func TestListenSocket(t *testing.T) {

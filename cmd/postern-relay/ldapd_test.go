@@ -162,20 +162,7 @@ func TestOwnDirectory(t *testing.T) {
 	if out := tool("", "ldapsearch", "-LLL", "-b", "o=isp", "(mail=u0002@*)", "mailHost"); !strings.Contains(out, "mailHost: pair1") {
 		t.Error(out)
 	}
-	for _, tt := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"-ZZ", "-w", "geheim"}, "dn:cn=admin,o=isp"},
-		{[]string{"-w", "geheim"}, "dn:cn=admin,o=isp"}, // from this host
-		{[]string{"-ZZ", "-w", "wrong"}, "Invalid credentials"},
-	} {
-		cmd := exec.Command("ldapwhoami", append([]string{"-x", "-H", "ldap://" + addr, "-D", "cn=admin,o=isp"}, tt.args...)...)
-		cmd.Env = append(os.Environ(), "LDAPTLS_REQCERT=never", "LC_ALL=C")
-		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), tt.want) { // which says it
-			t.Errorf("%q: %s", tt.args, out)
-		}
-	}
+	overTCP(t, addr)
 	tool(`dn: uid=eva,ou=people,o=example.org,o=isp
 objectClass: inetOrgPerson
 objectClass: inetUser
@@ -200,6 +187,41 @@ objectClass: account
 uid: relay
 userPassword: relay
 `, "ldapmodify")
+	whoSees(t, addr)
+	stop()
+	if _, err := os.Lstat(filepath.Join(dir, "ldapi")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
+	}
+	stop = runRelay(t, dir)
+	if out := tool("", "ldapsearch", "-LLL", "-b", "o=isp", "(uid=eva)", "mail"); !strings.Contains(out, "mail: eva@example.org") {
+		t.Errorf("after a restart: %s", out)
+	}
+	forgets(t, dir, tool, func() { stop(); stop = runRelay(t, dir) })
+	stop()
+}
+
+// overTCP logs in by a password.
+func overTCP(t *testing.T, addr string) {
+	t.Helper()
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-ZZ", "-w", "geheim"}, "dn:cn=admin,o=isp"},
+		{[]string{"-w", "geheim"}, "dn:cn=admin,o=isp"}, // from this host
+		{[]string{"-ZZ", "-w", "wrong"}, "Invalid credentials"},
+	} {
+		cmd := exec.Command("ldapwhoami", append([]string{"-x", "-H", "ldap://" + addr, "-D", "cn=admin,o=isp"}, tt.args...)...)
+		cmd.Env = append(os.Environ(), "LDAPTLS_REQCERT=never", "LC_ALL=C")
+		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), tt.want) { // which says it
+			t.Errorf("%q: %s", tt.args, out)
+		}
+	}
+}
+
+// whoSees searches for everything.
+func whoSees(t *testing.T, addr string) {
+	t.Helper()
 	for _, tt := range []struct{ who, password, sees, not string }{
 		{"uid=u0001,ou=people,o=example.org,o=isp", fixture.Password, "mail: team@example.org", "assword:"},
 		{"uid=relay,o=isp", "relay", "mail: team@example.org", "sesame"}, // it is not the one of bind_dn
@@ -211,14 +233,12 @@ userPassword: relay
 			t.Errorf("%s sees\n%s", tt.who, out)
 		}
 	}
-	stop()
-	if _, err := os.Lstat(filepath.Join(dir, "ldapi")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the socket is left: %v", err)
-	}
-	stop = runRelay(t, dir)
-	if out := tool("", "ldapsearch", "-LLL", "-b", "o=isp", "(uid=eva)", "mail"); !strings.Contains(out, "mail: eva@example.org") {
-		t.Errorf("after a restart: %s", out)
-	}
+}
+
+// forgets: a change counts when the relay has forgotten what it knew, also after
+// a restart.
+func forgets(t *testing.T, dir string, tool func(input string, words ...string) string, restart func()) {
+	t.Helper()
 	client := admin.NewUnixClient(filepath.Join(dir, "admin.sock"))
 	quota := func(want int64) {
 		t.Helper()
@@ -233,8 +253,6 @@ userPassword: relay
 			t.Errorf("flush %+v: %+v, %v", in, got, err)
 		}
 	}
-	// A change counts when the relay has forgotten what it knew, also after a
-	// restart.
 	quota(-2)
 	for i, in := range []admin.FlushRequest{{Addresses: []string{"EVA@example.org"}}, {Domains: []string{"Alias.Example.ORG"}}, {All: true}} {
 		tool(fmt.Sprintf("dn: uid=eva,ou=people,o=example.org,o=isp\nchangetype: modify\nreplace: mailQuota\nmailQuota: %d\n", i+1), "ldapmodify")
@@ -245,8 +263,7 @@ userPassword: relay
 		}
 		flush(in, 1)
 		if i == 0 {
-			stop()
-			stop = runRelay(t, dir)
+			restart()
 		}
 		quota(int64(i + 1))
 	}
@@ -255,7 +272,6 @@ userPassword: relay
 			t.Errorf("flush %+v: %+v", in, got)
 		}
 	}
-	stop()
 }
 
 // TestRulesFor: the name that relays log in as sees the passwords of lists, and

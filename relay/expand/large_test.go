@@ -174,3 +174,30 @@ func TestListsShareTheLimit(t *testing.T) {
 		t.Errorf("%d results, %d of them later, %d in all", len(rs), later, len(final))
 	}
 }
+
+// BenchmarkList expands the fixture's list of 1,000 with everything cached.
+func BenchmarkList(b *testing.B) {
+	d := cache.New(dirtest.Dial(b, dirtest.Embedded(b, dirtest.Tree())), cache.Config{})
+	x, err := New(Config{Directory: d, Pair: Pairs("pair1", "pair2", "pair3")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := mail.Recipient{Address: mail.Address{Local: "list", Domain: "example.org"}}
+	expand := func() {
+		if rs, err := x.Rcpt(context.Background(), nil, r); err != nil || len(rs) != 1000 {
+			b.Fatal(len(rs), err)
+		}
+	}
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			d.Flush()
+			expand()
+		}
+	})
+	b.Run("cached", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			expand()
+		}
+	})
+}

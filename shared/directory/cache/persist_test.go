@@ -108,12 +108,11 @@ func TestBootWithoutServer(t *testing.T) {
 	}
 }
 
-// TestSecretsByOtherNames: no password of a list is kept on disk, whatever its
-// attribute is called, and no list that has one is kept without it: it would be
-// open to all.
-func TestSecretsByOtherNames(t *testing.T) {
+// closedLists is a tree of lists with passwords that their usual attribute does
+// not have, one of them the owner of a whole domain.
+func closedLists() []byte {
 	base := fixture.Base("example.org")
-	tree := fmt.Appendf(fixture.Tree("example.org", 3, 1), `dn: cn=closed,ou=groups,%[1]s
+	return fmt.Appendf(fixture.Tree("example.org", 3, 1), `dn: cn=closed,ou=groups,%[1]s
 objectClass: groupOfUniqueNames
 objectClass: inetMailGroup
 objectClass: inetLocalMailRecipient
@@ -154,11 +153,17 @@ uniqueMember: uid=u0001,ou=people,%[1]s
 employeeNumber: xyzzy3
 
 `, base, fixture.Root)
+}
+
+// TestSecretsByOtherNames: no password of a list is kept on disk, whatever its
+// attribute is called, and no list that has one is kept without it: it would be
+// open to all.
+func TestSecretsByOtherNames(t *testing.T) {
 	schema := directory.SunSchema2()
 	if err := schema.Rename("mgrpAuthPassword=employeeNumber"); err != nil {
 		t.Fatal(err)
 	}
-	s := dirtest.Embedded(t, tree)
+	s := dirtest.Embedded(t, closedLists())
 	configure := func(c *ldap.Config) { c.Schema = schema }
 	c := New(dirtest.Dial(t, s, configure), Config{})
 	for address, password := range map[string]string{
@@ -172,7 +177,7 @@ employeeNumber: xyzzy3
 			t.Fatalf("%s: %+v", address, l)
 		}
 	}
-	if _, err := c.Entry(t.Context(), "cn=closed,ou=groups,"+base); err != nil {
+	if _, err := c.Entry(t.Context(), "cn=closed,ou=groups,"+fixture.Base("example.org")); err != nil {
 		t.Fatal(err)
 	}
 	p := Persistence{Path: filepath.Join(t.TempDir(), "cache"), Schema: &schema}

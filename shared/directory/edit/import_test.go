@@ -159,7 +159,15 @@ changetype: delete
 			if e := as(t, to, "u0002@example.org"); e.Quota.Bytes != 1<<30 || e.Raw.First("mailUserStatus") != "" {
 				t.Errorf("%+v", e)
 			}
-			renames := `dn: cn=team,ou=groups,o=example.org,o=isp
+			ldifRenames(t, to, ed, read)
+		})
+	}
+}
+
+// ldifRenames renames entries by LDIF, where no mailbox gets another name.
+func ldifRenames(t *testing.T, to *ldap.Directory, ed *edit.Editor, read func(text string, update bool) func(func(edit.Row) error) error) {
+	t.Helper()
+	renames := `dn: cn=team,ou=groups,o=example.org,o=isp
 changetype: modrdn
 newrdn: cn=crew
 deleteoldrdn: 1
@@ -184,17 +192,15 @@ changetype: modrdn
 newrdn: o=x
 deleteoldrdn: 1
 `
-			got = load(t, ed, read(renames, false))
-			if !slices.Equal(got[:2], []string{"rename", "rename"}) || !strings.Contains(got[2], "another one") || got[3] != "exists" || !strings.Contains(got[4], "by its name") {
-				t.Errorf("%q", got)
-			}
-			if e := as(t, to, "u0002@example.org"); e.DN != "cn=User Two,ou=people,o=example.org,o=isp" || e.Mailbox != "u0002@example.org" {
-				t.Errorf("%+v", e)
-			}
-			if e := as(t, to, "team@example.org"); e.DN != "cn=crew,ou=groups,o=example.org,o=isp" || !slices.Contains(e.MemberDNs, "cn=User Two,ou=people,o=example.org,o=isp") || slices.Contains(e.Raw.Get("cn"), "team") {
-				t.Errorf("%+v", e)
-			}
-		})
+	got := load(t, ed, read(renames, false))
+	if !slices.Equal(got[:2], []string{"rename", "rename"}) || !strings.Contains(got[2], "another one") || got[3] != "exists" || !strings.Contains(got[4], "by its name") {
+		t.Errorf("%q", got)
+	}
+	if e := as(t, to, "u0002@example.org"); e.DN != "cn=User Two,ou=people,o=example.org,o=isp" || e.Mailbox != "u0002@example.org" {
+		t.Errorf("%+v", e)
+	}
+	if e := as(t, to, "team@example.org"); e.DN != "cn=crew,ou=groups,o=example.org,o=isp" || !slices.Contains(e.MemberDNs, "cn=User Two,ou=people,o=example.org,o=isp") || slices.Contains(e.Raw.Get("cn"), "team") {
+		t.Errorf("%+v", e)
 	}
 }
 

@@ -38,10 +38,11 @@ func also(res *edit.Result) (out []string) {
 	return out
 }
 
+const base = "o=example.org,o=isp"
+
 func TestRename(t *testing.T) {
 	for name, start := range more() {
 		t.Run(name, func(t *testing.T) {
-			const base = "o=example.org,o=isp"
 			d := dirtest.Dial(t, start(t, fixture.Tree("example.org", 5, 3)))
 			ed, file := open(t, d, false)
 			do(t, ed, edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "other.example", Values: edit.Values{"mail-host": {"pair1"}}})
@@ -53,95 +54,112 @@ func TestRename(t *testing.T) {
 				"member": {"one@example.org", "ldap:///ou=people," + base + "??one?(uid=u*)"},
 			}})
 
-			// Another address, the same mailbox.
-			res := do(t, ed, edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0001@example.org", To: "eva@example.org"})
-			if e := as(t, d, "eva@example.org"); res.Op != edit.Set || e.Mailbox != "u0001@example.org" || !e.Owns("u0001@example.org") || e.DN != res.DN {
-				t.Errorf("%+v, %+v", res, e)
-			}
-			// Another uid is another mailbox.
-			uid := edit.Request{Op: edit.Rename, Kind: edit.User, Name: "eva@example.org", To: "eva@example.org", Values: edit.Values{"uid": {"Eva"}}}
-			if _, err := ed.Do(t.Context(), uid); !errors.Is(err, edit.ErrBadRequest) || !strings.Contains(err.Error(), "eva@example.org") {
-				t.Errorf("a new mailbox without asking: %v", err)
-			}
-			uid.NewMailbox = true
-			res = do(t, ed, uid)
-			if e := as(t, d, "u0001@example.org"); e.DN != "uid=Eva,ou=people,"+base || e.Mailbox != "eva@example.org" || res.NewDN != e.DN || !res.Written {
-				t.Errorf("%+v, %+v", res, e)
-			}
-			if e := as(t, d, "one@example.org"); !slices.ContainsFunc(e.MemberDNs, func(v string) bool { return strings.EqualFold(v, "uid=eva,ou=people,"+base) }) ||
-				len(e.MemberDNs) != 2 || !slices.Equal(e.List.Moderators, []string{"ldap:///uid=Eva,ou=people," + base}) {
-				t.Errorf("members %q, moderators %q", e.MemberDNs, e.List.Moderators)
-			}
-			if got := also(res); !slices.Contains(got, "set cn=one,ou=groups,"+base) {
-				t.Errorf("also %q", got)
-			}
-			clean(t, d)
-
-			// Into another domain.
-			move := edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0002@example.org", To: "u0002@other.example"}
-			if _, err := ed.Do(t.Context(), move); !errors.Is(err, edit.ErrBadRequest) {
-				t.Errorf("a new mailbox without asking: %v", err)
-			}
-			move.NewMailbox = true
-			do(t, ed, move)
-			if e := as(t, d, "u0002@other.example"); e.DN != "uid=u0002,ou=people,o=other.example,o=isp" || e.Mailbox != "u0002@other.example" {
-				t.Errorf("%+v", e)
-			}
-			nobody(t, ed, edit.User, "u0002@example.org")
-
-			// A list is called by its address.
-			res = do(t, ed, edit.Request{Op: edit.Rename, Kind: edit.Group, Name: "one@example.org", To: "first@example.org"})
-			if e := as(t, d, "one@example.org"); e.DN != "cn=first,ou=groups,"+base || e.Mail != "first@example.org" || !slices.Contains(e.Raw.Get("cn"), "The one") && e.Raw.First("cn") != "" {
-				t.Errorf("%+v", e)
-			}
-			if e := as(t, d, "two@example.org"); !slices.Equal(e.MemberDNs, []string{"cn=first,ou=groups," + base}) {
-				t.Errorf("members %q, also %q", e.MemberDNs, also(res))
-			}
-			clean(t, d)
-
-			for name, c := range map[string]struct {
-				req  edit.Request
-				want string
-			}{
-				"taken address": {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "u0004@example.org"}, "ambiguous-address"},
-				"taken name":    {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "x@example.org", Values: edit.Values{"uid": {"u0004"}}, NewMailbox: true}, ldap.ErrExists.Error()},
-				"bad uid":       {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "x@example.org", Values: edit.Values{"uid": {"a/b"}}, NewMailbox: true}, "bad-uid"},
-				"elsewhere":     {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "x@far.example"}, directory.ErrNotFound.Error()},
-				"nonsense":      {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "two words"}, edit.ErrBadRequest.Error()},
-				"taken domain":  {edit.Request{Op: edit.Rename, Kind: edit.Domain, Name: "other.example", To: "alias.example.org", NewMailbox: true}, "domain-overlap"},
-				"its alias":     {edit.Request{Op: edit.Rename, Kind: edit.Domain, Name: "alias.example.org", To: "x.example"}, "another name of the domain"},
-				"by an alias":   {edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "alias.example.org"}, "another name of the domain"},
-			} {
-				if got := refused(t, ed, c.req); !strings.Contains(got, c.want) {
-					t.Errorf("%s: %s, want %s", name, got, c.want)
-				}
-			}
-
-			domain := edit.Request{Op: edit.Rename, Kind: edit.Domain, Name: "example.org", To: "new.example"}
-			if got := refused(t, ed, domain); !strings.Contains(got, "left behind") {
-				t.Errorf("a domain with users: %s", got)
-			}
-			domain.NewMailbox = true
-			res = do(t, ed, domain)
-			if res.NewDN != "o=new.example,o=isp" {
-				t.Errorf("%+v", res)
-			}
-			for _, address := range []string{"eva@new.example", "u0001@example.org", "u0001@alias.example.org"} {
-				if e := as(t, d, address); e.DN != "uid=Eva,ou=people,o=new.example,o=isp" || e.Mailbox != "eva@new.example" {
-					t.Errorf("%s: %+v", address, e)
-				}
-			}
-			e := as(t, d, "two@new.example")
-			if !slices.Equal(e.MemberDNs, []string{"cn=first,ou=groups,o=new.example,o=isp"}) || !slices.Equal(e.MemberURLs, []string{"ldap:///ou=people,o=new.example,o=isp??one?(uid=u*)"}) {
-				t.Errorf("members %q %q", e.MemberDNs, e.MemberURLs)
-			}
-			clean(t, d)
+			renameUsers(t, d, ed)
+			renameGroup(t, d, ed)
+			renameRefused(t, ed)
+			renameDomain(t, d, ed)
 			text, err := os.ReadFile(file)
 			if err != nil || strings.Count(string(text), `"op":"rename"`) != 4 || !strings.Contains(string(text), `"new_dn":"o=new.example,o=isp"`) {
 				t.Errorf("%v: %s", err, text)
 			}
 		})
 	}
+}
+
+func renameUsers(t *testing.T, d *ldap.Directory, ed *edit.Editor) {
+	t.Helper()
+	// Another address, the same mailbox.
+	res := do(t, ed, edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0001@example.org", To: "eva@example.org"})
+	if e := as(t, d, "eva@example.org"); res.Op != edit.Set || e.Mailbox != "u0001@example.org" || !e.Owns("u0001@example.org") || e.DN != res.DN {
+		t.Errorf("%+v, %+v", res, e)
+	}
+	// Another uid is another mailbox.
+	uid := edit.Request{Op: edit.Rename, Kind: edit.User, Name: "eva@example.org", To: "eva@example.org", Values: edit.Values{"uid": {"Eva"}}}
+	if _, err := ed.Do(t.Context(), uid); !errors.Is(err, edit.ErrBadRequest) || !strings.Contains(err.Error(), "eva@example.org") {
+		t.Errorf("a new mailbox without asking: %v", err)
+	}
+	uid.NewMailbox = true
+	res = do(t, ed, uid)
+	if e := as(t, d, "u0001@example.org"); e.DN != "uid=Eva,ou=people,"+base || e.Mailbox != "eva@example.org" || res.NewDN != e.DN || !res.Written {
+		t.Errorf("%+v, %+v", res, e)
+	}
+	if e := as(t, d, "one@example.org"); !slices.ContainsFunc(e.MemberDNs, func(v string) bool { return strings.EqualFold(v, "uid=eva,ou=people,"+base) }) ||
+		len(e.MemberDNs) != 2 || !slices.Equal(e.List.Moderators, []string{"ldap:///uid=Eva,ou=people," + base}) {
+		t.Errorf("members %q, moderators %q", e.MemberDNs, e.List.Moderators)
+	}
+	if got := also(res); !slices.Contains(got, "set cn=one,ou=groups,"+base) {
+		t.Errorf("also %q", got)
+	}
+	clean(t, d)
+
+	// Into another domain.
+	move := edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0002@example.org", To: "u0002@other.example"}
+	if _, err := ed.Do(t.Context(), move); !errors.Is(err, edit.ErrBadRequest) {
+		t.Errorf("a new mailbox without asking: %v", err)
+	}
+	move.NewMailbox = true
+	do(t, ed, move)
+	if e := as(t, d, "u0002@other.example"); e.DN != "uid=u0002,ou=people,o=other.example,o=isp" || e.Mailbox != "u0002@other.example" {
+		t.Errorf("%+v", e)
+	}
+	nobody(t, ed, edit.User, "u0002@example.org")
+}
+
+func renameGroup(t *testing.T, d *ldap.Directory, ed *edit.Editor) {
+	t.Helper()
+	// A list is called by its address.
+	res := do(t, ed, edit.Request{Op: edit.Rename, Kind: edit.Group, Name: "one@example.org", To: "first@example.org"})
+	if e := as(t, d, "one@example.org"); e.DN != "cn=first,ou=groups,"+base || e.Mail != "first@example.org" || !slices.Contains(e.Raw.Get("cn"), "The one") && e.Raw.First("cn") != "" {
+		t.Errorf("%+v", e)
+	}
+	if e := as(t, d, "two@example.org"); !slices.Equal(e.MemberDNs, []string{"cn=first,ou=groups," + base}) {
+		t.Errorf("members %q, also %q", e.MemberDNs, also(res))
+	}
+	clean(t, d)
+}
+
+func renameRefused(t *testing.T, ed *edit.Editor) {
+	t.Helper()
+	for name, c := range map[string]struct {
+		req  edit.Request
+		want string
+	}{
+		"taken address": {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "u0004@example.org"}, "ambiguous-address"},
+		"taken name":    {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "x@example.org", Values: edit.Values{"uid": {"u0004"}}, NewMailbox: true}, ldap.ErrExists.Error()},
+		"bad uid":       {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "x@example.org", Values: edit.Values{"uid": {"a/b"}}, NewMailbox: true}, "bad-uid"},
+		"elsewhere":     {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "x@far.example"}, directory.ErrNotFound.Error()},
+		"nonsense":      {edit.Request{Op: edit.Rename, Kind: edit.User, Name: "u0003@example.org", To: "two words"}, edit.ErrBadRequest.Error()},
+		"taken domain":  {edit.Request{Op: edit.Rename, Kind: edit.Domain, Name: "other.example", To: "alias.example.org", NewMailbox: true}, "domain-overlap"},
+		"its alias":     {edit.Request{Op: edit.Rename, Kind: edit.Domain, Name: "alias.example.org", To: "x.example"}, "another name of the domain"},
+		"by an alias":   {edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "alias.example.org"}, "another name of the domain"},
+	} {
+		if got := refused(t, ed, c.req); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+func renameDomain(t *testing.T, d *ldap.Directory, ed *edit.Editor) {
+	t.Helper()
+	domain := edit.Request{Op: edit.Rename, Kind: edit.Domain, Name: "example.org", To: "new.example"}
+	if got := refused(t, ed, domain); !strings.Contains(got, "left behind") {
+		t.Errorf("a domain with users: %s", got)
+	}
+	domain.NewMailbox = true
+	res := do(t, ed, domain)
+	if res.NewDN != "o=new.example,o=isp" {
+		t.Errorf("%+v", res)
+	}
+	for _, address := range []string{"eva@new.example", "u0001@example.org", "u0001@alias.example.org"} {
+		if e := as(t, d, address); e.DN != "uid=Eva,ou=people,o=new.example,o=isp" || e.Mailbox != "eva@new.example" {
+			t.Errorf("%s: %+v", address, e)
+		}
+	}
+	e := as(t, d, "two@new.example")
+	if !slices.Equal(e.MemberDNs, []string{"cn=first,ou=groups,o=new.example,o=isp"}) || !slices.Equal(e.MemberURLs, []string{"ldap:///ou=people,o=new.example,o=isp??one?(uid=u*)"}) {
+		t.Errorf("members %q %q", e.MemberDNs, e.MemberURLs)
+	}
+	clean(t, d)
 }
 
 func TestRenameDry(t *testing.T) {
@@ -269,7 +287,19 @@ func treeLife(t *testing.T, d *ldap.Directory, ed *edit.Editor) {
 		}
 	}
 	gone("x.test", "x.market.test")
+	treeEnd(t, d, ed)
+}
 
+// treeEnd renames and deletes what treeLife has made.
+func treeEnd(t *testing.T, d *ldap.Directory, ed *edit.Editor) {
+	gone := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if dom, err := d.Domain(t.Context(), name); !errors.Is(err, directory.ErrNotFound) {
+				t.Errorf("%s: %+v, %v", name, dom, err)
+			}
+		}
+	}
 	// A node that others are below stays on the way to them.
 	do(t, ed, edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "eu.shop.new.test"})
 	gone("eu.shop.new.test")
@@ -286,10 +316,10 @@ func treeLife(t *testing.T, d *ldap.Directory, ed *edit.Editor) {
 	}
 	do(t, ed, edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "sub.stall.fair.test"})
 	// twin.test still leads to its users.
-	res = do(t, ed, edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "stall.fair.test"})
+	res := do(t, ed, edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "stall.fair.test"})
 	gone("stall.fair.test", "shop.new.test", "market.test", "shop.old.test")
-	if find("sub.stall.fair.test").Name != "sub.stall.fair.test" || res.Op != edit.Set {
-		t.Errorf("%+v", res)
+	if dom, err := d.Domain(t.Context(), "sub.stall.fair.test"); err != nil || dom.Name != "sub.stall.fair.test" || res.Op != edit.Set {
+		t.Errorf("%+v, %v, %+v", dom, err, res)
 	}
 	if got := refused(t, ed, edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "twin.test"}); !strings.Contains(got, "is not empty") {
 		t.Errorf("the last way to users: %s", got)

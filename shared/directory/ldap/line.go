@@ -92,11 +92,9 @@ type pending struct {
 
 func failure(err error) error { return &ldap.Error{ResultCode: ldap.ErrorNetwork, Err: err} }
 
-// newLine serves nc, which has been logged in. r may hold what was read ahead.
-func newLine(nc net.Conn, r *bufio.Reader, id int64, timeout time.Duration) *line {
-	l := &line{nc: nc, timeout: timeout, id: id, waiting: map[int64]*pending{}, names: map[string]string{}}
-	go l.read(r)
-	return l
+// newLine is for nc, which has been logged in. Somebody has to run read.
+func newLine(nc net.Conn, id int64, timeout time.Duration) *line {
+	return &line{nc: nc, timeout: timeout, id: id, waiting: map[int64]*pending{}, names: map[string]string{}}
 }
 
 // IsClosing reports whether the line is of no more use.
@@ -282,7 +280,8 @@ func (l *line) abandon(id int64, p *pending, cause error) error {
 	return cause
 }
 
-// read takes answers to their searches until the connection ends.
+// read takes answers to their searches until the connection ends. r may hold
+// what was read ahead.
 func (l *line) read(r *bufio.Reader) {
 	var buf []byte
 	for {

@@ -79,7 +79,8 @@ func talk(t *testing.T, timeout time.Duration, serve func(p *peer)) *line {
 	here, there := net.Pipe()
 	var wg sync.WaitGroup
 	wg.Go(func() { serve(&peer{there, bufio.NewReader(there)}) })
-	l := newLine(here, bufio.NewReader(here), 0, timeout)
+	l := newLine(here, 0, timeout)
+	wg.Go(func() { l.read(bufio.NewReader(here)) })
 	t.Cleanup(func() {
 		l.Close()
 		there.Close()

@@ -59,6 +59,7 @@ func (p *pool) close() {
 	for _, s := range p.servers {
 		s.down.Store(true)
 		s.drop()
+		s.end()
 	}
 }
 

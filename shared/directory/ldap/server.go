@@ -29,6 +29,11 @@ type server struct {
 	binds  *stock[*ldap.Conn] // for binds as other people: not bound as anybody in particular
 	writes *stock[*ldap.Conn] // for changes, bound as the service
 	pages  *stock[*line]      // for paged searches, bound as the service: slapd has one paged search per connection
+
+	linesMu sync.Mutex // guards what follows
+	lines   map[*line]bool
+	ended   bool
+	readers sync.WaitGroup // of lines; begun under linesMu while ended is not set
 }
 
 // slot holds one multiplexed connection. mu is held while dialling, so that
@@ -57,7 +62,7 @@ func newStock[C closer](size int, dial func(ctx context.Context) (C, error)) *st
 }
 
 func newServer(cfg *Config, n int, e endpoint) *server {
-	s := &server{cfg: cfg, n: n, endpoint: e, active: make([]slot, cfg.SearchConns)}
+	s := &server{cfg: cfg, n: n, endpoint: e, active: make([]slot, cfg.SearchConns), lines: map[*line]bool{}}
 	s.binds = newStock(cfg.BindConns, func(ctx context.Context) (*ldap.Conn, error) { return s.dial(ctx, false) })
 	s.writes = newStock(cfg.BindConns, func(ctx context.Context) (*ldap.Conn, error) { return s.dial(ctx, true) })
 	s.pages = newStock(cfg.BindConns, s.line)
@@ -124,7 +129,40 @@ func (s *server) line(ctx context.Context) (*line, error) {
 		}
 	}
 	raw.SetReadDeadline(time.Time{})
-	return newLine(nc, r, id, s.cfg.Timeout), nil
+	l := newLine(nc, id, s.cfg.Timeout)
+	if !s.run(l, r) {
+		return fail("line", errClosed)
+	}
+	return l, nil
+}
+
+// run reads from l until it ends; it is false when the server is not used any
+// more.
+func (s *server) run(l *line, r *bufio.Reader) bool {
+	s.linesMu.Lock()
+	defer s.linesMu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.lines[l] = true
+	s.readers.Go(func() {
+		l.read(r)
+		s.linesMu.Lock()
+		delete(s.lines, l)
+		s.linesMu.Unlock()
+	})
+	return true
+}
+
+// end ends all lines, those in use too, and waits for their readers.
+func (s *server) end() {
+	s.linesMu.Lock()
+	s.ended = true
+	for l := range s.lines {
+		l.Close()
+	}
+	s.linesMu.Unlock()
+	s.readers.Wait()
 }
 
 // dial connects with the library, for what is not a plain search, and, when

@@ -192,3 +192,29 @@ func TestStreamTime(t *testing.T) {
 		}
 	})
 }
+
+// TestStreamClosed: a directory that is closed ends what is under way, and its
+// goroutines have ended by then.
+func TestStreamClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := scripted(t, map[string]pages{"s1": {page("c1", "uid=a"), page("", "uid=b")}}, func(*Config) {})
+		n := 0
+		var last error
+		for _, err := range d.Search(t.Context(), "ldap:///o=isp??sub?(mail=*)", 100) {
+			if last = err; err == nil {
+				n++
+				d.Close()
+			}
+		}
+		if n != 1 || !errors.Is(last, directory.ErrIncomplete) {
+			t.Errorf("%d entries, %v", n, last)
+		}
+		if _, err := directory.Collect(d.Search(t.Context(), "ldap:///o=isp??sub?(mail=*)", 100)); !errors.Is(err, directory.ErrUnavailable) {
+			t.Errorf("afterwards: %v", err)
+		}
+		s := d.pool.servers[0]
+		if l, err := s.line(t.Context()); err == nil || len(s.lines) > 0 {
+			t.Errorf("a connection afterwards: %v, %v", l, err)
+		}
+	})
+}

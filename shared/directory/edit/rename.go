@@ -270,7 +270,7 @@ func (ed *Editor) readdress(ctx context.Context, res *Result, base, from, to str
 		}
 		return out, changed
 	}
-	if ed.cfg.DryRun {
+	if ed.cfg.DryRun && res.NewDN != "" { // nothing has moved
 		base, _ = ldap.Moved(base, res.NewDN, res.DN)
 	}
 	return ed.correct(ctx, res, renewed, func(look lookAt) error {
@@ -390,6 +390,9 @@ func (ed *Editor) correct(ctx context.Context, res *Result, change func(director
 		return fmt.Errorf("%s is renamed, and what names it is not known: %w", res.DN, err)
 	}
 	for _, dn := range dns {
+		if ed.cfg.DryRun && res.NewDN != "" && sameName(dn, res.DN) {
+			dn = res.NewDN // as the run has it
+		}
 		dn, old, rerr := ed.raw(ctx, dn)
 		if rerr != nil {
 			err = errors.Join(err, rerr)

@@ -180,6 +180,63 @@ func TestRenameDry(t *testing.T) {
 	}
 }
 
+// TestRenameNames: domains whose entry is called otherwise, or whose users are
+// somewhere else; tried first.
+func TestRenameNames(t *testing.T) {
+	tree := string(fixture.Tree("example.org", 3, 1))
+	tree = strings.ReplaceAll(tree, "o=example.org,o=isp", "o=Acme,o=isp")
+	tree = strings.Replace(tree, "\no: example.org\n", "\no: Acme\n", 1)
+	tree += `dn: o=shell.example,o=isp
+objectClass: organization
+objectClass: sunManagedOrganization
+objectClass: mailDomain
+o: shell.example
+sunPreferredDomain: shell.example
+inetDomainBaseDN: ou=in,o=shell.example,o=isp
+
+dn: ou=in,o=shell.example,o=isp
+objectClass: organizationalUnit
+ou: in
+
+dn: uid=eva,ou=in,o=shell.example,o=isp
+objectClass: inetOrgPerson
+objectClass: inetUser
+objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
+uid: eva
+cn: Eva
+sn: Eva
+mail: eva@shell.example
+mailHost: pair1
+`
+	d := dirtest.Dial(t, dirtest.Embedded(t, []byte(tree)))
+	for _, dry := range []bool{true, false} {
+		ed, _ := open(t, d, dry)
+		acme := do(t, ed, edit.Request{Op: edit.Rename, Kind: edit.Domain, Name: "example.org", To: "acme.example", NewMailbox: true})
+		if acme.NewDN != "" || len(acme.Also) != 6 { // three users, forward, list and team
+			t.Errorf("dry %v: %+v, also %q", dry, acme, also(acme))
+		}
+		shell := do(t, ed, edit.Request{Op: edit.Rename, Kind: edit.Domain, Name: "shell.example", To: "new.example", NewMailbox: true})
+		if shell.NewDN != "o=new.example,o=isp" || len(shell.Also) < 2 { // itself, for its base, and eva
+			t.Errorf("dry %v: %+v, also %q", dry, shell, also(shell))
+		}
+		if dry {
+			if e := as(t, d, "eva@shell.example"); e.Mailbox != "eva@shell.example" {
+				t.Errorf("written: %+v", e)
+			}
+		}
+	}
+	for address, want := range map[string]string{
+		"u0001@acme.example": "uid=u0001,ou=people,o=Acme,o=isp", "u0001@example.org": "uid=u0001,ou=people,o=Acme,o=isp",
+		"eva@new.example": "uid=eva,ou=in,o=new.example,o=isp", "eva@shell.example": "uid=eva,ou=in,o=new.example,o=isp",
+	} {
+		if e := as(t, d, address); e.DN != want {
+			t.Errorf("%s: %s, want %s", address, e.DN, want)
+		}
+	}
+	clean(t, d)
+}
+
 // TestTreeDry: a series of changes of the DC tree that is only tried.
 func TestTreeDry(t *testing.T) {
 	d := dirtest.Dial(t, dirtest.Embedded(t, fixture.Schema1()), func(c *ldap.Config) {

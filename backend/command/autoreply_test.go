@@ -27,10 +27,19 @@ var (
 	unstored = Recipient{Account: "eva@example.test", Autoreply: &Autoreply{Hash: Hash{6}, Only: true}}
 )
 
+// compactOf is a delivery as a pair on level 2 writes it.
+func compactOf(rcpts ...Recipient) *Deliver {
+	c := deliverOf(rcpts...)
+	c.Compact = true
+	return c
+}
+
+var nodomain = Recipient{Account: "postmaster", Key: Key{7}}
+
 // TestGoldenDeliver reads Deliver entries as releases have written them: 1 is
 // written for whatever version 1 can say.
 func TestGoldenDeliver(t *testing.T) {
-	for version, c := range map[byte]*Deliver{1: deliverOf(plain), 2: deliverOf(plain, answered, unstored)} {
+	for version, c := range map[byte]*Deliver{1: deliverOf(plain), 2: deliverOf(plain, answered, unstored), 3: compactOf(plain, answered, unstored, nodomain)} {
 		file := "testdata/deliver-v" + string('0'+version) + ".hex"
 		data := Append(nil, c)
 		if data[0] != version {
@@ -65,7 +74,12 @@ func TestVersionOfNeed(t *testing.T) {
 		"a question in version 1":   {deliverOf(answered), 1, ErrCorrupt},
 		"no question in version 2":  {deliverOf(plain), 2, ErrCorrupt},
 		"version 2 of another kind": {&Digest{}, 2, ErrCorrupt},
-		"a later version":           {deliverOf(plain), 3, ErrUnknown},
+		"a later version":           {deliverOf(plain), 4, ErrUnknown},
+		"version 3 without a table": {deliverOf(plain), 3, ErrCorrupt},
+		"a table in version 2":      {compactOf(plain), 2, ErrCorrupt},
+		"a level in version 2":      {&Format{Level: 2}, 2, ErrCorrupt},
+		"a level not known":         {&Format{Level: Level + 1}, 3, ErrUnknown},
+		"a level that was always":   {&Format{Level: 1}, 3, ErrCorrupt},
 		"no version":                {deliverOf(plain), 0, ErrUnknown},
 	} {
 		data := Append(nil, tt.c)
@@ -90,6 +104,7 @@ func FuzzDecode(f *testing.F) {
 	for _, c := range []Command{
 		deliverOf(plain), deliverOf(answered, unstored), &Part{Head: Head{Tail: []byte("x")}}, &Digest{},
 		&Store{UIDs: UIDSet{{1, 2}, {4, 9}}, Keywords: []string{"$a"}}, &Account{Name: "a"}, &Quota{Account: "a"},
+		compactOf(plain, answered, nodomain), &Format{Level: 2},
 	} {
 		f.Add(Append(nil, c))
 	}

@@ -5,13 +5,20 @@ import (
 	"fmt"
 )
 
-// Version is the newest format this release knows. It reads Version and the
-// one before it, and writes each entry in the oldest format that can say it:
-// a replica of the release before stops only at what is new to it.
+// Version is the newest format this release knows. It reads Version and all
+// before it, and writes each entry in the oldest format that can say it, unless
+// the entry asks for another: a replica of the release before stops only at what
+// is new to it.
 const (
-	Version       = 2
+	Version       = 3
+	versionAsks   = 2 // autoreplies, marks of digests
 	versionOldest = 1
 )
+
+// Level is the newest format of a pair that this release knows. A pair is on
+// level 1 until a Format entry raises it, for all its replicas at one index. On
+// level 2 entries of version 3 may be proposed.
+const Level = 2
 
 // Limits of one entry. Decode refuses what is beyond them.
 const (
@@ -48,12 +55,13 @@ const (
 	OpCopy      Op = 11
 	OpQuota     Op = 12
 	OpDigest    Op = 13
+	OpFormat    Op = 14
 )
 
 var opNames = [...]string{
 	OpPart: "part", OpDeliver: "deliver", OpAppend: "append", OpAccount: "account", OpCreate: "create",
 	OpDelete: "delete", OpRename: "rename", OpSubscribe: "subscribe", OpStore: "store", OpExpunge: "expunge",
-	OpCopy: "copy", OpQuota: "quota", OpDigest: "digest",
+	OpCopy: "copy", OpQuota: "quota", OpDigest: "digest", OpFormat: "format",
 }
 
 func (o Op) String() string {
@@ -93,13 +101,20 @@ func AppendHead(b []byte, c Command, tail int) []byte {
 
 // versionOf is the format that c needs.
 func versionOf(c Command) byte {
-	if d, ok := c.(*Digest); ok && d.MarkIndex != 0 {
+	switch c := c.(type) {
+	case *Format:
 		return Version
-	}
-	if d, ok := c.(*Deliver); ok {
-		for i := range d.Recipients {
-			if d.Recipients[i].Autoreply != nil {
-				return Version
+	case *Digest:
+		if c.MarkIndex != 0 {
+			return versionAsks
+		}
+	case *Deliver:
+		if c.Compact {
+			return Version
+		}
+		for i := range c.Recipients {
+			if c.Recipients[i].Autoreply != nil {
+				return versionAsks
 			}
 		}
 	}
@@ -139,6 +154,9 @@ func Decode(data []byte) (Command, error) {
 	}
 	if r.err != nil {
 		return nil, fmt.Errorf("%w: %v: %w", ErrCorrupt, Op(data[1]), r.err)
+	}
+	if f, ok := c.(*Format); ok && f.Level > Level {
+		return nil, fmt.Errorf("%w: the pair goes to format %d, this release knows %d", ErrUnknown, f.Level, Level)
 	}
 	if data[0] != versionOf(c) {
 		return nil, fmt.Errorf("%w: %v: version %d without need", ErrCorrupt, Op(data[1]), data[0])
@@ -222,6 +240,9 @@ func newCommand(op Op) (Command, *Head) {
 		return c, &c.Head
 	case OpDigest:
 		c := new(Digest)
+		return c, &c.Head
+	case OpFormat:
+		c := new(Format)
 		return c, &c.Head
 	}
 	return nil, nil

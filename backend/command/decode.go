@@ -3,6 +3,7 @@ package command
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 )
 
 // reader takes fields off the front of an entry. After the first failure it
@@ -136,10 +137,10 @@ func (r *reader) limit(l *Limit) {
 	l.Bytes, l.Messages, l.Stamp = r.int(), r.int(), r.string()
 }
 
-func (r *reader) recipient(rc *Recipient) {
+func (r *reader) recipient(rc *Recipient, names domains) {
 	bits := r.byte()
 	limit := byte(rcptBits)
-	if r.version < 2 {
+	if r.version < versionAsks {
 		limit = rcptAutoreply
 	}
 	if bits >= limit || bits&rcptOnly != 0 && bits&rcptAutoreply == 0 {
@@ -147,7 +148,12 @@ func (r *reader) recipient(rc *Recipient) {
 		return
 	}
 	rc.Create, rc.Force = bits&rcptCreate != 0, bits&rcptForce != 0
-	rc.Account, rc.Folder = r.string(), r.string()
+	if r.version < Version {
+		rc.Account = r.string()
+	} else {
+		rc.Account = names.read(r)
+	}
+	rc.Folder = r.string()
 	if bits&rcptKey != 0 {
 		copy(rc.Key[:], r.take(uint64(len(rc.Key))))
 		if rc.Key == (Key{}) {
@@ -176,13 +182,29 @@ func (*Part) readFields(*reader) {}
 func (c *Deliver) readFields(r *reader) {
 	c.Seed, c.KeyLife, c.InternalDate = r.uint32(), r.int(), r.int()
 	r.message(&c.Message)
+	var names domains
+	if c.Compact = r.version == Version; c.Compact {
+		names = r.domains()
+	}
 	n := r.count(MaxRecipients, 3)
 	if n == 0 {
+		if len(names) > 0 {
+			r.fail("domains without recipients")
+		}
 		return
 	}
 	c.Recipients = make([]Recipient, n)
 	for i := range c.Recipients {
-		r.recipient(&c.Recipients[i])
+		r.recipient(&c.Recipients[i], names)
+	}
+	if c.Compact && r.err == nil && !slices.Equal(names, domainsOf(c.Recipients)) {
+		r.fail("domains")
+	}
+}
+
+func (c *Format) readFields(r *reader) {
+	if c.Level = r.uint32(); c.Level < 2 {
+		r.fail("level")
 	}
 }
 

@@ -17,6 +17,11 @@ second time, so their address, an Extent, is the same on every replica. A
 message that does not fit one entry is carried by Part entries before the one
 that uses it.
 
+A pair is on a level, which says what its replicas may be asked to apply. It is
+raised by a Format entry, when every member runs a release that knows the level;
+until then nothing is written that the release before cannot read. Level 2 brings
+version 3 of Deliver, which names the domain of many recipients once.
+
 Decode is total: it never panics, allocates in proportion to its input, and
 accepts only what Append can write. A version or an operation that it does not
 know is ErrUnknown, which must stop the replica: skipping an entry would make

@@ -56,7 +56,7 @@ const (
 	rcptBits
 )
 
-func appendRecipient(b []byte, rc *Recipient) []byte {
+func appendRecipient(b []byte, rc *Recipient, compact bool, names domains) []byte {
 	var bits byte
 	if rc.Create {
 		bits |= rcptCreate
@@ -80,7 +80,11 @@ func appendRecipient(b []byte, rc *Recipient) []byte {
 		}
 	}
 	b = append(b, bits)
-	b = appendString(b, rc.Account)
+	if compact {
+		b = names.append(b, rc.Account)
+	} else {
+		b = appendString(b, rc.Account)
+	}
 	b = appendString(b, rc.Folder)
 	if bits&rcptKey != 0 {
 		b = append(b, rc.Key[:]...)
@@ -106,12 +110,19 @@ func (c *Deliver) appendFields(b []byte) []byte {
 	b = appendInt(b, c.KeyLife)
 	b = appendInt(b, c.InternalDate)
 	b = appendMessage(b, &c.Message)
+	var names domains
+	if c.Compact {
+		names = domainsOf(c.Recipients)
+		b = appendStrings(b, names)
+	}
 	b = appendUint(b, uint64(len(c.Recipients)))
 	for i := range c.Recipients {
-		b = appendRecipient(b, &c.Recipients[i])
+		b = appendRecipient(b, &c.Recipients[i], c.Compact, names)
 	}
 	return b
 }
+
+func (c *Format) appendFields(b []byte) []byte { return appendUint(b, uint64(c.Level)) }
 
 func (c *AppendMessages) appendFields(b []byte) []byte {
 	b = appendUint(b, c.Account)

@@ -72,6 +72,10 @@ type Deliver struct {
 	InternalDate int64  // Unix nanoseconds
 	Message      Message
 	Recipients   []Recipient
+
+	// Compact: the entry has the form of version 3, which names each domain of
+	// the recipients once. For pairs on level 2.
+	Compact bool
 }
 
 // AppendMessages adds messages to one mailbox, all or none.
@@ -236,3 +240,11 @@ func (*Quota) Op() Op { return OpQuota }
 
 // Op is the operation.
 func (*Digest) Op() Op { return OpDigest }
+func (*Format) Op() Op { return OpFormat }
+
+// Format raises the level of the pair: from this entry on, replicas may be asked
+// to apply what the level allows.
+type Format struct {
+	Head
+	Level uint32
+}

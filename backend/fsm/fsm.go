@@ -37,6 +37,12 @@ type Config struct {
 	// one had noted at the one before. It must not block.
 	Compared func(Comparison)
 
+	// Raise is told that the pair goes to a level of the format, before the
+	// first entry of it is applied, and again for the level of a store that is
+	// opened. When it returns, a program that does not know the level must no
+	// longer open this replica. An error stops the replica.
+	Raise func(level uint32) error
+
 	// Accounts bounds the accounts kept in memory, each about 2 KB with the
 	// usual mailboxes; 50,000.
 	Accounts int
@@ -51,6 +57,7 @@ type FSM struct {
 	cfg     Config
 	store   *store.Store
 	applied atomic.Uint64
+	level   atomic.Uint32
 
 	mu      sync.Mutex // guards what follows
 	st      store.State
@@ -88,6 +95,15 @@ func New(cfg Config) (*FSM, error) {
 	if f.st, err = f.store.State(); err != nil {
 		return nil, fmt.Errorf("fsm: %w", err)
 	}
+	if f.st.Format > command.Level {
+		return nil, fmt.Errorf("fsm: the store is on format %d, this release knows %d: %w", f.st.Format, command.Level, command.ErrUnknown)
+	}
+	if f.st.Format > 1 && cfg.Raise != nil {
+		if err := cfg.Raise(f.st.Format); err != nil {
+			return nil, fmt.Errorf("fsm: %w", err)
+		}
+	}
+	f.level.Store(max(f.st.Format, 1))
 	f.batch = f.store.NewBatch(&f.st)
 	if f.due, err = f.batch.Expire(math.MinInt64); err != nil {
 		return nil, fmt.Errorf("fsm: %w", err)
@@ -261,6 +277,8 @@ func (f *FSM) apply(e *Entry, c command.Command) (any, error) {
 		return f.quota(c)
 	case *command.Digest:
 		return f.mark(e, c)
+	case *command.Format:
+		return f.raise(c)
 	}
 	return nil, fmt.Errorf("%w: %v", command.ErrUnknown, c.Op())
 }

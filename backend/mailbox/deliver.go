@@ -78,6 +78,7 @@ const maxTrace = 4096
 func (s *Service) deliver(ctx context.Context, d *Delivery, e *entry, rcpts []command.Recipient) (*command.Delivered, error) {
 	c := &command.Deliver{
 		Head: s.head(), Seed: s.seed(), KeyLife: int64(s.cfg.KeyLife), Message: e.message, Recipients: rcpts,
+		Compact: s.cfg.Compact != nil && s.cfg.Compact(),
 	}
 	c.InternalDate = c.Time
 	if !d.Arrival.IsZero() {

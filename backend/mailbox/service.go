@@ -23,6 +23,10 @@ type Config struct {
 	KeyLife    time.Duration    // how long a delivery key is remembered, 8 days
 	Now        func() time.Time // time.Now
 
+	// Compact reports whether the pair is on a level of the format on which
+	// deliveries may be proposed in their compact form; nil: no.
+	Compact func() bool
+
 	// Answers reports whether every replica of the pair can read what a release
 	// with a memory of autoreplies proposes; nil: yes. While it does not,
 	// nothing is answered.

@@ -19,7 +19,8 @@ type Batch struct {
 	b      *pebble.Batch
 	key    []byte
 	value  []byte
-	digest Sum // what the rows of this batch add to the digest of the store
+	format uint32 // of st when it was last written
+	digest Sum    // what the rows of this batch add to the digest of the store
 	err    error
 
 	// References changed in this batch: the rows are not yet visible.
@@ -33,7 +34,7 @@ type Batch struct {
 // and writes with each Commit.
 func (s *Store) NewBatch(st *State) *Batch {
 	return &Batch{
-		s: s, st: st, b: s.db.NewBatchWithSize(batchSize),
+		s: s, st: st, format: st.Format, b: s.db.NewBatchWithSize(batchSize),
 		refs: make(map[uint64]refCount), dead: make(map[uint64]int64), answered: newMemory(),
 	}
 }
@@ -55,6 +56,10 @@ func (b *Batch) Commit() error {
 	b.st.Digest.Add(b.digest)
 	b.digest = Sum{}
 	b.set([]byte{kindState}, b.st.encode(b.value[:0]))
+	if b.format != b.st.Format {
+		b.set([]byte{kindFormat}, putUint(nil, uint64(b.st.Format)))
+		b.format = b.st.Format
+	}
 	if b.err != nil {
 		return b.err
 	}

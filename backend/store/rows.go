@@ -94,6 +94,8 @@ type State struct {
 	// The last Digest command and the digest that was there.
 	MarkIndex  uint64
 	MarkDigest Sum
+
+	Format uint32 // level of the pair's format, 0 before the first was decided; a row of its own
 }
 
 func (m *Message) encode(b []byte) []byte {

@@ -202,5 +202,16 @@ func (s *Store) State() (State, error) {
 	if err != nil {
 		return st, err
 	}
-	return st, st.decode(v)
+	if err := st.decode(v); err != nil {
+		return st, err
+	}
+	if v, err = s.get([]byte{kindFormat}, v); errors.Is(err, ErrNotFound) {
+		return st, nil
+	}
+	if err != nil {
+		return st, err
+	}
+	r := fields{b: v}
+	st.Format = r.uint32()
+	return st, r.end()
 }

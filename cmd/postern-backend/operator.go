@@ -35,6 +35,8 @@ func (o *operator) handle() {
 		return p.status(), nil
 	})
 	admin.Handle(s, admin.PairTransfer, o.transfer)
+	admin.Handle(s, admin.Finalize, o.finalize)
+	o.n.Format = o.format
 	admin.Handle(s, admin.PairDigest, func(_ context.Context, in admin.PairName) (admin.Digest, error) {
 		l, err := o.running(in.Pair)
 		if err != nil {
@@ -138,6 +140,7 @@ func (p *place) status() admin.GroupStatus {
 	}
 	p.slot.Describe(&out)
 	if l := p.live.Load(); l != nil {
+		out.Format = l.machine.Level()
 		l.upkeep.status(&out)
 	}
 	out.LogBytes = p.logBytes()

@@ -152,7 +152,7 @@ func (p *place) open(m voter.Config) (_ group.Running, err error) {
 	}
 	l.onStop(func(context.Context) error { return l.rows.Close() })
 	l.machine, err = fsm.New(fsm.Config{
-		Store: l.rows, Hub: l.hub, Fatal: p.fatal,
+		Store: l.rows, Hub: l.hub, Fatal: p.fatal, Raise: p.raise,
 		Mismatch: func(account string, _ command.Key) {
 			metrics.LMTPKeyMismatch.Inc()
 			p.n.Log.Error("delivery refused: its key was seen with another body", "account", account)
@@ -167,6 +167,7 @@ func (p *place) open(m voter.Config) (_ group.Running, err error) {
 	}
 	l.boxes, err = mailbox.New(mailbox.Config{
 		Log: l.log, Store: l.rows, Hub: l.hub, MaxMessage: int64(c.Mail.MaxSize), InFlight: int64(c.Store.InFlight),
+		Compact: func() bool { return l.machine.Level() >= 2 },
 	})
 	if err != nil {
 		return nil, err

@@ -36,6 +36,7 @@ func (r *relay) operate() {
 	admin.Handle(s, admin.QueueRetry, act(r.jobs.Retry))
 	admin.Handle(s, admin.QueueDelete, act(r.jobs.Delete))
 
+	r.handleFormat()
 	r.n.Status = r.status
 	r.n.Self = r.self
 	r.n.Check("pairs", func(context.Context) error {

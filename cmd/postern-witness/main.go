@@ -168,6 +168,14 @@ func start(_ context.Context, n *daemon.Node[config.Witness]) error {
 		}
 		return s.status(), nil
 	})
+	n.Format = func() uint32 { return formatOf(seats) }
+	admin.Handle(n.Admin, admin.Finalize, func(_ context.Context, in admin.FinalizeRequest) (admin.FormatLevels, error) {
+		s, err := of(in.Pair)
+		if err != nil {
+			return admin.FormatLevels{}, err
+		}
+		return s.finalize(in)
+	})
 	admin.Handle(n.Admin, admin.PairJoin, func(ctx context.Context, in admin.JoinRequest) (admin.GroupMember, error) {
 		s, err := of(in.Pair)
 		if err != nil {
@@ -246,6 +254,7 @@ func (s *seat) status() admin.GroupStatus {
 		}
 	}
 	s.slot.Describe(&out)
+	out.Format = s.format()
 	out.LogBytes = group.DirSize(filepath.Join(s.group.Dir, "log"))
 	_, out.LogLimit = s.room()
 	return out

@@ -39,6 +39,7 @@ type Config struct {
 	// and relay-proxy), or several of them with commas between.
 	Role      string
 	Version   string
+	Known     uint32 // newest level of formats that this release knows; 0 is not said
 	Listen    string // host:port, TCP and UDP
 	Advertise string // host:port under which others reach Listen; by default the address listened on
 	Join      []string
@@ -68,6 +69,9 @@ type Self struct {
 	// one of them; at most 100.
 	Services map[string]string
 	Groups   []Group // at most 128
+	// Format is the level of what this node writes on its disk by the decision
+	// of the cluster; 0 is not said.
+	Format uint32
 }
 
 // States of a member.
@@ -85,6 +89,7 @@ type Member struct {
 	Load                float64
 	Services            map[string]string
 	Groups              []Group // sorted by pair
+	Known, Format       uint32  // newest level that its release knows, and the one in use; 1 when not said
 }
 
 // Gossip is this node's part in the gossip. Any number of goroutines may use

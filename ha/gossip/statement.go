@@ -79,6 +79,7 @@ type statement struct {
 	allGroups           bool // groups is complete
 	services            map[string]string
 	groups              []Group
+	known, format       uint32 // levels; 0 is not said, as by releases before there were any
 }
 
 // whole reports whether nothing is left out of st.
@@ -95,6 +96,7 @@ const (
 	fieldLoad
 	fieldService
 	fieldGroup
+	fieldFormat // since release 0.2
 )
 
 const (
@@ -148,6 +150,10 @@ func (st *statement) encode() []byte {
 	}
 	b = appendField(b, fieldFlags, []byte{flags})
 	b = appendField(b, fieldLoad, binary.BigEndian.AppendUint64(nil, math.Float64bits(st.load)))
+	if st.known != 0 {
+		v := binary.AppendUvarint(nil, uint64(st.known))
+		b = appendField(b, fieldFormat, binary.AppendUvarint(v, uint64(st.format)))
+	}
 	for _, name := range sortedKeys(st.services) {
 		v := append([]byte{byte(len(name))}, name...)
 		b = appendField(b, fieldService, append(v, st.services[name]...))
@@ -229,6 +235,14 @@ func (st *statement) decodeField(tag uint64, v []byte) error {
 		st.leaving = v[0]&flagLeaving != 0
 		st.allServices = v[0]&flagAllServices != 0
 		st.allGroups = v[0]&flagAllGroups != 0
+	case fieldFormat:
+		for _, to := range []*uint32{&st.known, &st.format} {
+			n, k := binary.Uvarint(v)
+			if k <= 0 || n > math.MaxUint32 {
+				return fmt.Errorf("%w: level", errFormat)
+			}
+			*to, v = uint32(n), v[k:]
+		}
 	case fieldLoad:
 		if len(v) != 8 {
 			return fmt.Errorf("%w: load", errFormat)

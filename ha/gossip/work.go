@@ -243,7 +243,7 @@ func differ(before *Self, now Self) (changed []Group, urgent bool) {
 		said[g.Pair] = g
 	}
 	urgent = before.Draining != now.Draining || !maps.Equal(before.Services, now.Services) ||
-		len(before.Groups) != len(now.Groups)
+		len(before.Groups) != len(now.Groups) || before.Format != now.Format
 	for _, g := range now.Groups {
 		old, ok := said[g.Pair]
 		if !ok || old.Serving != g.Serving || g.Serving && old.Term != g.Term {
@@ -263,6 +263,7 @@ func (g *Gossip) sealLocked(self Self, changed []Group) ([]*broadcast, error) {
 		name: g.cfg.Name, role: g.cfg.Role, version: g.cfg.Version, addr: g.addr,
 		load: self.Load, draining: self.Draining, leaving: g.leaving,
 		services: self.Services, groups: self.Groups, allServices: true, allGroups: true,
+		known: g.cfg.Known, format: self.Format,
 	}
 	if g.seq == math.MaxInt64 {
 		return nil, errors.New("no sequence number left")

@@ -31,7 +31,7 @@ const autoreplyGolden = "testdata/autoreply-v2.env"
 
 func TestAutoreplyFormat(t *testing.T) {
 	want := answeredItem("0123456789abcdefghijklmnop")
-	written := appendItem(nil, want)
+	written := appendItem(nil, want, 1)
 	golden, err := os.ReadFile(autoreplyGolden)
 	if err != nil || !bytes.Equal(golden, written) {
 		t.Errorf("this version writes something else than %s: %v\n%s", autoreplyGolden, err, written)
@@ -54,7 +54,7 @@ func TestAutoreplyFormat(t *testing.T) {
 }
 
 func TestAutoreplyDamaged(t *testing.T) {
-	text := string(appendItem(nil, answeredItem("0123456789")))
+	text := string(appendItem(nil, answeredItem("0123456789"), 1))
 	for name, tt := range map[string]struct{ old, now string }{
 		"a part before its head":   {"+reply \"echo\"\n+replyonly\n", "+replyonly\n+reply \"echo\"\n"},
 		"a flag with a value":      {"+replyonly\n", "+replyonly 1\n"},
@@ -83,9 +83,9 @@ func FuzzReadAutoreply(f *testing.F) {
 		if err != nil {
 			return
 		}
-		first := appendItem(nil, it)
+		first := appendItem(nil, it, 1)
 		again, err := readItem(first)
-		if err != nil || !bytes.Equal(appendItem(nil, again), first) {
+		if err != nil || !bytes.Equal(appendItem(nil, again, 1), first) {
 			t.Errorf("what was read is written and read differently: %v\n%s", err, first)
 		}
 	})

@@ -30,7 +30,9 @@ Room is reserved before work that may need it (Reserve), so that a transaction
 that has told a pair can still queue the rest. ErrFull says that there is none.
 
 The format of ID.env carries a version and the lowest version that may read
-it; see format.go.
+it; see format.go. The queue as a whole is on a level, which says what may be
+written: each release writes what the one before reads, until Raise. Then that
+one no longer opens the queue.
 
 Package queue does not decide when or where to deliver: that is package
 jobctl. It never opens a network connection and never looks into ID.msg. Only

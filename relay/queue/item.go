@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"crypto/sha256"
 	"time"
 
 	"github.com/postern-mail/postern/shared/mail"
@@ -54,6 +55,19 @@ type Recipient struct {
 	Answer   Answer
 }
 
+// Hash is the first half of a SHA-256.
+type Hash [16]byte
+
+// hashOf is the hash of octets.
+func hashOf(b ...[]byte) (out Hash) {
+	h := sha256.New()
+	for _, p := range b {
+		h.Write(p)
+	}
+	copy(out[:], h.Sum(nil))
+	return out
+}
+
 // Item is the envelope file of one message: everything but its octets.
 type Item struct {
 	// Envelope is the message's envelope. Its Recipients are empty: see below.
@@ -62,6 +76,7 @@ type Item struct {
 
 	Size int64  // octets of ID.msg
 	Sum  uint32 // CRC-32C of ID.msg
+	Hash Hash   // of ID.msg, since level 2; zero is not known
 
 	Client  string // who gave us the message, for operators
 	Held    bool   // no attempts, no warnings, no return until released

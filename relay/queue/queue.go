@@ -56,12 +56,15 @@ type Queue struct {
 	lock    io.Closer
 	dirs    [len(alphabet)]dirSync
 	room    room
+	level   atomic.Int32
 	damaged atomic.Int64
 	failed  atomic.Pointer[error]
 	reaper  *reaper
 
 	active   activeFile
 	suspects []string // of the process before; set by Open
+
+	raising sync.Mutex // held by Raise
 
 	mu       sync.Mutex // guards the fields below
 	onSubmit func(*Item)
@@ -95,7 +98,10 @@ func Open(cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	q.lock = lock
-	err = q.openDirs()
+	err = q.openLevel()
+	if err == nil {
+		err = q.openDirs()
+	}
 	if err == nil {
 		err = q.openActive()
 	}
@@ -137,6 +143,7 @@ func (q *Queue) clean(dir string, names []string) error {
 	for _, name := range names {
 		id, ext := splitName(name)
 		switch {
+		case name == barrier:
 		case ext == ".env":
 			ours = id
 			q.room.messages++
@@ -198,7 +205,7 @@ func ValidID(id string) bool { return new(Queue).dir(id) != nil }
 
 // Submit makes a message ours: when it returns nil, the message and its
 // envelope are durable, names included. The octets of body are those of the
-// message, in order; Size and Sum of it are set here. ErrExists: the queue holds
+// message, in order; Size, Sum and Hash of it are set here. ErrExists: the queue holds
 // this id already; ErrFull: no room; after any error the message is not ours.
 //
 // Room comes from r if that holds any, else it is found now.
@@ -210,10 +217,13 @@ func (q *Queue) Submit(ctx context.Context, r *Reservation, it *Item, body ...[]
 	if d == nil {
 		return fmt.Errorf("queue: bad id %q", it.ID())
 	}
-	it.Size, it.Sum = 0, 0
+	it.Size, it.Sum, it.Hash = 0, 0, Hash{}
 	for _, b := range body {
 		it.Size += int64(len(b))
 		it.Sum = crc32.Update(it.Sum, castagnoli, b)
+	}
+	if q.Level() >= 2 {
+		it.Hash = hashOf(body...)
 	}
 	if r == nil || r.q == nil {
 		own, err := q.Reserve(it.Size, len(it.Recipients))
@@ -248,7 +258,7 @@ func (q *Queue) Submit(ctx context.Context, r *Reservation, it *Item, body ...[]
 // encode makes the envelope file and reads it back: what Submit promises to
 // keep must be readable.
 func (q *Queue) encode(it *Item) ([]byte, error) {
-	env := appendItem(make([]byte, 0, 512+300*len(it.Recipients)), it)
+	env := appendItem(make([]byte, 0, 512+300*len(it.Recipients)), it, q.Level())
 	if _, err := readItem(env); err != nil {
 		return nil, fmt.Errorf("queue: envelope of %s does not read back: %w", it.ID(), err)
 	}
@@ -439,6 +449,9 @@ func (q *Queue) Body(it *Item, buf []byte) ([]byte, error) {
 	}
 	if crc32.Checksum(buf, castagnoli) != it.Sum {
 		return buf, fmt.Errorf("queue %s: %w: checksum of the message", it.ID(), ErrDamaged)
+	}
+	if it.Hash != (Hash{}) && hashOf(buf) != it.Hash {
+		return buf, fmt.Errorf("queue %s: %w: hash of the message", it.ID(), ErrDamaged)
 	}
 	return buf, nil
 }

@@ -44,6 +44,7 @@ var (
 	MailboxList  = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
 	MailboxShow  = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
 	Explain      = Method[ExplainRequest, ExplainResult]{Name: "explain"}
+	Finalize     = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
 	Flush        = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
 )
 
@@ -61,6 +62,26 @@ type NodeStatus struct {
 	Queue    *QueueStatus  `json:"queue,omitempty"`
 	Sessions int           `json:"sessions"`
 	CertEnds time.Time     `json:"certificate_ends"`
+
+	Formats FormatLevels `json:"formats,omitzero"` // nothing from releases before 0.2
+}
+
+// FormatLevels are the levels of formats of a node: the newest that its release
+// reads and writes, and the one that it writes. For a node with pairs the latter
+// is the lowest of theirs.
+type FormatLevels struct {
+	Known uint32 `json:"known"`
+	Used  uint32 `json:"used"`
+}
+
+// FinalizeRequest asks a relay, or for a pair its serving replica and then its
+// witness, to write on another level from now on. There is no way back. It is
+// refused while a node that it concerns runs a release that does not know the
+// level.
+type FinalizeRequest struct {
+	Pair  string `json:"pair,omitempty"`
+	Level uint32 `json:"level"`
+	Check bool   `json:"check,omitempty"` // only say whether it would be refused
 }
 
 // GroupStatus is one replica's view of its raft group.
@@ -80,6 +101,7 @@ type GroupStatus struct {
 	Voters   []string `json:"voters"`
 	LogBytes int64    `json:"log_bytes"`
 
+	Format   uint32        `json:"format,omitempty"`    // level of the pair, as this member has it
 	ID       string        `json:"id,omitempty"`        // of the member
 	Members  []GroupMember `json:"members,omitempty"`   // as the replica has them
 	Alarms   []string      `json:"alarms,omitempty"`    // what an operator has to know
@@ -307,6 +329,7 @@ type Member struct {
 	Pair     string            `json:"pair,omitempty"`
 	State    string            `json:"state"` // alive, draining, dead
 	Version  string            `json:"version"`
+	Formats  FormatLevels      `json:"formats,omitzero"`
 	Load     float64           `json:"load"`
 	Services map[string]string `json:"services,omitempty"`
 }

@@ -85,7 +85,8 @@ type File struct {
 }
 
 const (
-	version  = 1
+	version  = 2 // newest; 1 for pairs on level 1 of the format
+	lowest   = 1
 	infoName = "snapshot.json"
 	metaName = "meta"
 	logName  = "log"
@@ -136,7 +137,7 @@ func (k *Keeper) Create(name string, kept bool) (*Info, error) {
 	if err := fsx.MkdirAllSync(fsx.OS, dir, 0o700); err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
-	info := &Info{Version: version, Name: name, Pair: k.Pair, Node: k.Node, Created: now.UTC(), Kept: kept}
+	info := &Info{Version: lowest, Name: name, Pair: k.Pair, Node: k.Node, Created: now.UTC(), Kept: kept}
 	if err := k.fill(dir, info); err != nil {
 		return nil, errors.Join(fmt.Errorf("snapshot %s: %w", name, err), os.RemoveAll(dir))
 	}
@@ -166,6 +167,9 @@ func (k *Keeper) fill(dir string, info *Info) (err error) {
 	st, err := stateOf(meta)
 	if err != nil {
 		return err
+	}
+	if st.Format > 1 { // a release before could read the rows and not the log
+		info.Version = version
 	}
 	if info.Last < st.Applied {
 		return fmt.Errorf("the log ends at entry %d, the rows at %d", info.Last, st.Applied)
@@ -255,8 +259,8 @@ func Read(dir string) (*Info, error) {
 	if err := json.Unmarshal(data, info); err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w: %w", dir, ErrDamaged, err)
 	}
-	if info.Version != version {
-		return nil, fmt.Errorf("snapshot %s: version %d, this program reads %d", dir, info.Version, version)
+	if info.Version < lowest || info.Version > version {
+		return nil, fmt.Errorf("snapshot %s: version %d, this program reads %d to %d", dir, info.Version, lowest, version)
 	}
 	return info, nil
 }

@@ -61,6 +61,9 @@ type Node[T config.Node] struct {
 	StopWithin time.Duration
 	// Self is what gossip is told of this node, every second and after Changed.
 	Self func() gossip.Self
+	// Format is the level of formats that this node writes; nil: the one before
+	// that of its release.
+	Format func() uint32
 	// Status adds to the answer of the admin API.
 	Status func(*admin.NodeStatus)
 	// Drain is told to begin or end draining.

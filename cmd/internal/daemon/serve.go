@@ -27,6 +27,7 @@ const announceEvery = time.Second
 // serveAdmin answers the admin API, metrics and health.
 func (n *Node[T]) serveAdmin() error {
 	n.methods()
+	n.figureFormat()
 	health := n.Metrics.Handler(append(n.checks, metrics.Check{Name: "node", Ready: n.isReady})...)
 	n.Metrics.GaugeFunc(metrics.CertificateEnd, "End of this node's certificate.", nil, func() float64 {
 		return float64(n.TLS.NotAfter().Unix())
@@ -100,6 +101,7 @@ func (n *Node[T]) methods() {
 		s := admin.NodeStatus{
 			Name: n.common.Node, Cluster: n.common.Cluster, Role: n.program.Role, State: n.state(),
 			Version: version.String(), PID: os.Getpid(), Started: n.started, CertEnds: n.TLS.NotAfter(),
+			Formats: admin.FormatLevels{Known: version.Format, Used: n.format()},
 		}
 		if s.State == "ready" {
 			for _, c := range n.checks {
@@ -154,6 +156,7 @@ func clusterOf(members []gossip.Member) admin.Cluster {
 	var order []string
 	for _, m := range members {
 		out := admin.Member{Name: m.Name, Role: m.Role, State: m.State, Version: m.Version, Load: m.Load, Services: m.Services}
+		out.Formats = admin.FormatLevels{Known: m.Known, Used: m.Format}
 		for _, g := range m.Groups {
 			out.Pair = g.Pair
 			p, known := pairs[g.Pair]
@@ -232,7 +235,7 @@ func (n *Node[T]) newGossip() (*gossip.Gossip, error) {
 		return nil, err
 	}
 	return gossip.New(gossip.Config{
-		Cluster: n.common.Cluster, Name: n.common.Node, Role: n.program.Role, Version: version.String(),
+		Cluster: n.common.Cluster, Name: n.common.Node, Role: n.program.Role, Version: version.String(), Known: version.Format,
 		Listen: g.Listen, Advertise: g.Advertise, Join: g.Join, Keys: keys, Interval: g.Interval,
 		Identity: n.TLS, Table: n.Routes, Log: n.Log,
 	})
@@ -249,6 +252,7 @@ func (n *Node[T]) announce(ctx context.Context) {
 		}
 		self.Draining = n.Draining()
 		self.Services = reachable(self.Services, n.common)
+		self.Format = n.format()
 		n.gossip.Announce(self)
 		select {
 		case <-n.changed:

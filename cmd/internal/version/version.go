@@ -8,10 +8,19 @@ import (
 )
 
 // Release is the release that this source makes.
-const Release = "0.1.0"
+const Release = "0.2.0"
+
+// Levels of the formats. A release reads and writes what is on its own level and
+// on the one before; it writes on the one before until the cluster has decided to
+// go on (postern upgrade finalize). What is on which level is said where each
+// format is: backend/command, relay/queue, ha/replica/voter.
+const (
+	Format       = 2
+	FormatBefore = 1
+)
 
 // String is the release, followed by the commit it was built from when the
-// build knows it: "0.1.0+4f1c2d3a9b77", with ".dirty" for changed sources.
+// build knows it: "0.2.0+4f1c2d3a9b77", with ".dirty" for changed sources.
 var String = sync.OnceValue(func() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

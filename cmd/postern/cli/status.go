@@ -11,6 +11,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/fleet"
 	"github.com/postern-mail/postern/cmd/postern/table"
+	"github.com/postern-mail/postern/shared/admin"
 )
 
 func (a *app) statusCmd() *cobra.Command {
@@ -47,7 +48,7 @@ a serving replica.`,
 }
 
 func printStatus(w io.Writer, s *fleet.Status, now time.Time) error {
-	nodes := table.New("node", "role", "pair", "state", ">pid", "up", ">sessions", "certificate", "version")
+	nodes := table.New("node", "role", "pair", "state", ">pid", "up", ">sessions", "certificate", "version", "format")
 	for _, n := range s.Nodes {
 		pid, sessions, ends := "-", "-", "-"
 		if n.State != fleet.StateUnreachable && !n.Gossip {
@@ -60,7 +61,7 @@ func printStatus(w io.Writer, s *fleet.Status, now time.Time) error {
 		if n.Gossip {
 			state += " (by gossip)"
 		}
-		nodes.Row(n.Name, dash(n.Role), dash(n.Pair), state, pid, since(n.Started, now), sessions, ends, dash(n.Version))
+		nodes.Row(n.Name, dash(n.Role), dash(n.Pair), state, pid, since(n.Started, now), sessions, ends, dash(n.Version), format(n.Formats))
 	}
 	pairs := table.New("pair", "serving", ">term", ">applied", "replica", "state", ">lag")
 	for _, p := range s.Pairs {
@@ -109,3 +110,14 @@ func printAll(w io.Writer, tables ...*table.Table) error {
 }
 
 func days(d time.Duration) string { return strconv.Itoa(int(d/(24*time.Hour))) + "d" }
+
+// format is the level of formats that a node writes, with the one that it could.
+func format(l admin.FormatLevels) string {
+	switch {
+	case l.Known == 0:
+		return "1" // it is of a release that says nothing
+	case l.Used < l.Known:
+		return fmt.Sprintf("%d of %d", l.Used, l.Known)
+	}
+	return strconv.FormatUint(uint64(l.Used), 10)
+}

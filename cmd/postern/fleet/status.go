@@ -22,17 +22,18 @@ type Status struct {
 
 // NodeState is one node. Error says why it is unreachable.
 type NodeState struct {
-	Name     string    `json:"name"`
-	Role     string    `json:"role"`
-	Pair     string    `json:"pair"`
-	State    string    `json:"state"`
-	Version  string    `json:"version"`
-	PID      int       `json:"pid,omitempty"`
-	Started  time.Time `json:"started,omitzero"`
-	Sessions int       `json:"sessions"`
-	CertEnds time.Time `json:"certificate_ends,omitzero"`
-	Error    string    `json:"error,omitempty"`
-	Gossip   bool      `json:"gossip,omitempty"` // not asked itself: what another node has heard of it
+	Name     string             `json:"name"`
+	Role     string             `json:"role"`
+	Pair     string             `json:"pair"`
+	State    string             `json:"state"`
+	Version  string             `json:"version"`
+	PID      int                `json:"pid,omitempty"`
+	Started  time.Time          `json:"started,omitzero"`
+	Sessions int                `json:"sessions"`
+	CertEnds time.Time          `json:"certificate_ends,omitzero"`
+	Error    string             `json:"error,omitempty"`
+	Formats  admin.FormatLevels `json:"formats,omitzero"` // nothing from releases before 0.2
+	Gossip   bool               `json:"gossip,omitempty"` // not asked itself: what another node has heard of it
 }
 
 // PairState is who serves a pair, and how far its replicas are.
@@ -99,7 +100,7 @@ func (f *Fleet) Status(ctx context.Context) (*Status, error) {
 		}
 		s.Nodes = append(s.Nodes, NodeState{
 			Name: v.Name, Role: v.Role, Pair: pairsOn(r.Node, v), State: v.State, Version: v.Version, PID: v.PID,
-			Started: v.Started, Sessions: v.Sessions, CertEnds: v.CertEnds,
+			Started: v.Started, Sessions: v.Sessions, CertEnds: v.CertEnds, Formats: v.Formats,
 		})
 		groups = append(groups, v.Groups...)
 		if v.Queue != nil {
@@ -132,7 +133,7 @@ func (f *Fleet) hearsay(ctx context.Context, s *Status) {
 	}) {
 		for _, m := range r.Value.Nodes {
 			if !slices.ContainsFunc(s.Nodes, func(n NodeState) bool { return n.Name == m.Name }) {
-				s.Nodes = append(s.Nodes, NodeState{Name: m.Name, Role: m.Role, Pair: m.Pair, State: m.State, Version: m.Version, Gossip: true})
+				s.Nodes = append(s.Nodes, NodeState{Name: m.Name, Role: m.Role, Pair: m.Pair, State: m.State, Version: m.Version, Formats: m.Formats, Gossip: true})
 			}
 		}
 		for _, p := range r.Value.Pairs {

@@ -210,12 +210,10 @@ func (c *Config) check() error {
 // takeDir locks the directory and checks whose it is.
 func (v *Voter) takeDir() error {
 	c := &v.cfg
-	identity := c.Pair + " " + c.ID + "\n"
-	idFile := filepath.Join(c.Dir, idName)
 	if _, err := fsx.ReadFile(c.FS, filepath.Join(c.Dir, SeedingName)); !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(fmt.Errorf("voter: %s: %w", c.Dir, ErrSeeding), err)
 	}
-	have, err := fsx.ReadFile(c.FS, idFile)
+	have, err := readID(c.FS, c.Dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if !c.Bootstrap {
@@ -225,9 +223,9 @@ func (v *Voter) takeDir() error {
 			return err
 		}
 	case err != nil:
-		return fmt.Errorf("voter: %w", err)
-	case string(have) != identity:
-		return fmt.Errorf("voter: %s is of %q, not %q: %w", c.Dir, strings.TrimSpace(string(have)), strings.TrimSpace(identity), ErrIdentity)
+		return err
+	case have.Pair != c.Pair || have.ID != c.ID:
+		return fmt.Errorf("voter: %s is of %q, not %q: %w", c.Dir, have.Pair+" "+have.ID, c.Pair+" "+c.ID, ErrIdentity)
 	}
 	if err := fsx.MkdirAllSync(c.FS, filepath.Join(c.Dir, "raft"), 0o700); err != nil {
 		return fmt.Errorf("voter: %w", err)
@@ -235,35 +233,10 @@ func (v *Voter) takeDir() error {
 	if v.lock, err = c.FS.Lock(filepath.Join(c.Dir, "lock")); err != nil {
 		return fmt.Errorf("voter: %w", err)
 	}
-	if have == nil {
-		if err := fsx.WriteFileAtomic(c.FS, idFile, []byte(identity)); err != nil {
-			return fmt.Errorf("voter: %w", err)
+	if have.ID == "" {
+		if err := WriteID(c.FS, c.Dir, c.Pair, c.ID); err != nil {
+			return err
 		}
-	}
-	return nil
-}
-
-// idName is the file that says whose a directory is.
-const idName = "id"
-
-// ReadID returns the pair and the id of the member that a directory belongs to.
-// One that is not there, or was never made, is fs.ErrNotExist.
-func ReadID(fsys fsx.FS, dir string) (pair, id string, err error) {
-	data, err := fsx.ReadFile(fsys, filepath.Join(dir, idName))
-	if err != nil {
-		return "", "", fmt.Errorf("voter: %w", err)
-	}
-	pair, id, ok := strings.Cut(strings.TrimSuffix(string(data), "\n"), " ")
-	if !ok || pair == "" || id == "" {
-		return "", "", fmt.Errorf("voter: %s: %q is no pair and id: %w", dir, data, ErrIdentity)
-	}
-	return pair, id, nil
-}
-
-// WriteID makes a directory that of a member.
-func WriteID(fsys fsx.FS, dir, pair, id string) error {
-	if err := fsx.WriteFileAtomic(fsys, filepath.Join(dir, idName), []byte(pair+" "+id+"\n")); err != nil {
-		return fmt.Errorf("voter: %w", err)
 	}
 	return nil
 }

@@ -98,3 +98,21 @@ func Call[In, Out any](ctx context.Context, c *Client, m Method[In, Out], in In)
 	}
 	return out, nil
 }
+
+// Page fetches one of the pages beside the API, such as /metrics.
+func Page(ctx context.Context, c *Client, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = &Error{resp.StatusCode, resp.Status}
+	}
+	return b, err
+}

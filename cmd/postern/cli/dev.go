@@ -63,10 +63,12 @@ that are not the cluster's own is returned: its DNS knows no others.`,
 	f.StringVar(&passwordFile, "bind-password-file", "", "file with the password of --bind-dn")
 	f.BoolVar(&o.BenchPorts, "bench-ports", false, "give each replica plain LMTP and IMAP ports for measuring, without TLS or LDAP")
 	f.BoolVar(&o.NoRestart, "no-restart", false, "leave a node that ends down")
+	f.StringVar(&o.Binaries, "binaries", "", "folder with the daemons to run (default: the one of this program)")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "print nothing")
 	c.MarkFlagsMutuallyExclusive("bind-password", "bind-password-file")
 	c.MarkFlagsMutuallyExclusive("ldif", "directory")
 	_ = c.MarkFlagDirname("dir")
+	_ = c.MarkFlagDirname("binaries")
 	_ = c.MarkFlagFilename("ldif", "ldif")
 	return c
 }

@@ -75,4 +75,38 @@ func moduleRoot() (string, bool) {
 	return "", false
 }
 
-func (c *cluster) program(n *node) string { return filepath.Join(c.bin, programs[n.Tier]) }
+// program is the program of a node: that of the cluster, or the one it was
+// replaced by.
+func (c *cluster) program(n *node) string {
+	if n.Bin != "" {
+		return filepath.Join(n.Bin, programs[n.Tier])
+	}
+	return filepath.Join(c.bin, programs[n.Tier])
+}
+
+// replaceable refuses a folder without the node's program.
+func (c *cluster) replaceable(n *node, dir string) error {
+	if !filepath.IsAbs(dir) {
+		return fmt.Errorf("%s: want the whole path of a folder", dir)
+	}
+	fi, err := os.Stat(filepath.Join(dir, programs[n.Tier]))
+	if err == nil && fi.Mode()&0o111 == 0 {
+		err = fmt.Errorf("%s is no program", fi.Name())
+	}
+	return err
+}
+
+// given is the folder of --binaries, which every node runs from now on.
+func (c *cluster) given(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if missing := missingProgram(dir); missing != "" {
+		return "", fmt.Errorf("%s holds no %s", dir, missing)
+	}
+	for _, n := range c.layout.Nodes {
+		n.Bin = dir
+	}
+	return dir, c.layout.save(c.dir)
+}

@@ -33,6 +33,7 @@ type Options struct {
 	Quiet        bool
 	BenchPorts   bool
 	NoRestart    bool
+	Binaries     string // folder of the daemons; "": that of this program
 
 	// Given reports whether an option was given, by the name of its flag.
 	Given func(flag string) bool
@@ -214,7 +215,12 @@ func (c *cluster) prepare() error {
 	if err := c.layout.busy(c.o); err != nil {
 		return err
 	}
-	if c.bin, err = findPrograms(c.ctx, c.dir, c.say); err != nil {
+	if c.o.Binaries != "" {
+		c.bin, err = c.given(c.o.Binaries)
+	} else {
+		c.bin, err = findPrograms(c.ctx, c.dir, c.say)
+	}
+	if err != nil {
 		return err
 	}
 	if err := c.layout.secrets(c.dir, time.Now()); err != nil {

@@ -70,8 +70,9 @@ type node struct {
 	Name    string            `json:"name"`
 	Tier    string            `json:"tier"`
 	Pair    string            `json:"pair,omitempty"`
-	ID      string            `json:"id,omitempty"`      // of the replica
-	Created bool              `json:"created,omitempty"` // its replica directories exist
+	ID      string            `json:"id,omitempty"`       // of the replica
+	Created bool              `json:"created,omitempty"`  // its replica directories exist
+	Bin     string            `json:"binaries,omitempty"` // folder of its program, "" that of the cluster
 	Addr    map[string]string `json:"addr"`
 }
 

@@ -59,7 +59,6 @@ func (s *spawner) close() {
 // process is one node under supervision.
 type process struct {
 	name string
-	bin  string
 	args []string
 	dir  string
 
@@ -72,6 +71,7 @@ type process struct {
 	wake    chan struct{}          // one token: look at want again
 
 	mu       sync.Mutex // guards the fields below
+	bin      string     // of the next start
 	want     bool
 	starting bool          // between the look at want and cmd or err
 	cmd      *exec.Cmd     // nil while it does not run
@@ -127,7 +127,10 @@ func (p *process) once() (how string, err error) {
 		return err.Error(), err
 	}
 	defer log.Close()
-	cmd := exec.Command(p.bin, p.args...)
+	p.mu.Lock()
+	bin := p.bin
+	p.mu.Unlock()
+	cmd := exec.Command(bin, p.args...)
 	cmd.Env = nodeEnv(os.Environ())
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = log, log
@@ -178,6 +181,13 @@ func (p *process) pid() int {
 		return 0
 	}
 	return p.cmd.Process.Pid
+}
+
+// use sets the program of the next start.
+func (p *process) use(bin string) {
+	p.mu.Lock()
+	p.bin = bin
+	p.mu.Unlock()
 }
 
 // start wants the process to run and waits until it does.

@@ -18,7 +18,7 @@ func TestStatementRoundTrip(t *testing.T) {
 		"least": {name: "a", role: "backend", version: "1", addr: "10.0.0.1:7946", seq: 1, services: map[string]string{}},
 		"all": {
 			name: "be1.example", role: "relay-mx,relay-proxy", version: "2.3-rc1", addr: "[2001:db8::1]:7946",
-			seq: math.MaxInt64, load: -1.5, draining: true, leaving: true, allServices: true, allGroups: true,
+			seq: math.MaxInt64, load: -1.5, known: 3, format: 2, draining: true, leaving: true, allServices: true, allGroups: true,
 			services: map[string]string{"lmtp": "mail.example:24", "imap": "[::1]:143"},
 			groups:   []Group{{"p1", true, math.MaxUint64, 0}, {"p2.example.net", false, 0, math.MaxUint64}},
 		},
@@ -41,6 +41,8 @@ func TestStatementRefused(t *testing.T) {
 		"cut off":           good[:len(good)-1],
 		"length beyond all": append(good[:len(good):len(good)], 99, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1),
 		"blank in the name": appendField(good, fieldName, []byte("a b")),
+		"half a level":      appendField(good, fieldFormat, []byte{2}),
+		"level too high":    appendField(good, fieldFormat, []byte{2, 0xff, 0xff, 0xff, 0xff, 0x1f}),
 		"long name":         appendField(good, fieldName, []byte(strings.Repeat("a", maxName+1))),
 		"address of a host": appendField(good, fieldAddr, []byte("localhost:7946")),
 		"load is not a number": appendField(good, fieldLoad,

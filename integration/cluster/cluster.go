@@ -172,6 +172,9 @@ func Start(t testing.TB, args ...string) *Cluster {
 	return c
 }
 
+// Args replaces the arguments of the next Run.
+func (c *Cluster) Args(args ...string) { c.args = args }
+
 // Run starts the cluster again after Stop, on the same data.
 func (c *Cluster) Run() {
 	c.t.Helper()

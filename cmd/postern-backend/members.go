@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/cmd/internal/group"
+	"github.com/postern-mail/postern/cmd/internal/version"
 	"github.com/postern-mail/postern/ha/replica"
 	"github.com/postern-mail/postern/shared/admin"
 )
@@ -34,6 +36,11 @@ func (o *operator) handleMembers() {
 			return admin.MemberList{}, err
 		}
 		m := in.Member
+		if level := l.machine.Level(); level > version.FormatBefore {
+			if err := daemon.Support(o.n.Members(), []string{m.Node}, level); err != nil {
+				return admin.MemberList{}, err
+			}
+		}
 		if err := l.replica.AddMember(ctx, replica.Peer{ID: m.ID, Name: m.Node, Addr: m.Addr, Witness: m.Witness}); err != nil {
 			return admin.MemberList{}, notNow(err)
 		}

@@ -233,7 +233,7 @@ func (g *Gossip) Announce(s Self) {
 
 // trim copies s and leaves out what the others would refuse.
 func (g *Gossip) trim(s Self) Self {
-	out := Self{Load: s.Load, Draining: s.Draining, Services: make(map[string]string, len(s.Services))}
+	out := Self{Load: s.Load, Draining: s.Draining, Format: s.Format, Services: make(map[string]string, len(s.Services))}
 	if !finite(out.Load) {
 		out.Load = 0
 	}

@@ -160,6 +160,37 @@ func TestSplitHeals(t *testing.T) {
 	})
 }
 
+// TestFormat: a node hears when another one goes to a level, and one that comes
+// later hears it too.
+func TestFormat(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		a, b := c.node("a", tlsconf.RelayMX), c.node("b", tlsconf.RelayMX)
+		agree(t, 10*time.Second, "a", Alive, b)
+		level := func(of *peer, name string) uint32 {
+			for _, m := range of.Members() {
+				if m.Name == name {
+					return m.Format
+				}
+			}
+			return 0
+		}
+		if got := level(b, "a"); got != 1 {
+			t.Errorf("level %d of a node that says none", got)
+		}
+		a.Announce(Self{Format: 2})
+		for end := time.Now().Add(10 * time.Second); level(b, "a") != 2; time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the level is not told")
+			}
+		}
+		late := c.node("late", tlsconf.RelayMX)
+		agree(t, 10*time.Second, "a", Alive, late)
+		if got := level(late, "a"); got != 2 {
+			t.Errorf("the newcomer hears of level %d", got)
+		}
+	})
+}
+
 func TestManyGroups(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cluster) {
 		relay, be1 := c.node("relay1", tlsconf.RelayMX), c.node("be1", tlsconf.Backend)

@@ -150,7 +150,7 @@ func (st *statement) encode() []byte {
 	}
 	b = appendField(b, fieldFlags, []byte{flags})
 	b = appendField(b, fieldLoad, binary.BigEndian.AppendUint64(nil, math.Float64bits(st.load)))
-	if st.known != 0 {
+	if st.known != 0 || st.format != 0 {
 		v := binary.AppendUvarint(nil, uint64(st.known))
 		b = appendField(b, fieldFormat, binary.AppendUvarint(v, uint64(st.format)))
 	}

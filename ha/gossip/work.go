@@ -210,7 +210,7 @@ func (g *Gossip) speak(soft bool) {
 	if g.again {
 		changed = self.Groups
 	}
-	recard := g.said == nil || g.again || g.said.Draining != self.Draining || !maps.Equal(g.said.Services, self.Services)
+	recard := g.said == nil || g.again || g.said.Draining != self.Draining || g.said.Format != self.Format || !maps.Equal(g.said.Services, self.Services)
 	msgs, err := g.sealLocked(self, changed)
 	if err == nil {
 		g.said, g.again = &self, false

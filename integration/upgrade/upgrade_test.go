@@ -51,7 +51,11 @@ func mixedFor() time.Duration {
 // change nothing.
 func TestUpgrade(t *testing.T) {
 	before := previousPrograms(t)
-	c := cluster.Start(t, "--binaries", before, "--relays", "2", "--pairs", "1", "--users", "8")
+	place := filepath.Join(t.TempDir(), "bin") // where --replace puts programs
+	if err := os.CopyFS(place, os.DirFS(before)); err != nil {
+		t.Fatal(err)
+	}
+	c := cluster.Start(t, "--binaries", place, "--relays", "2", "--pairs", "1", "--users", "8")
 	now := c.Bin
 	b := begin(t, c, 40)
 	b.ready(30 * time.Second)
@@ -63,7 +67,7 @@ func TestUpgrade(t *testing.T) {
 	if out, err := c.Postern("upgrade", "finalize"); err == nil || !strings.Contains(err.Error(), "does not know format") {
 		t.Errorf("finalize with old relays: %v\n%s", err, out)
 	}
-	b.upgrade("backends first", "run", "--tier", "relay", "--binaries", now)
+	b.upgradeByCommand("backends first", now, place)
 	b.pass(time.Second)
 	b.upgrade("back", "rollback", "--binaries", before)
 	b.pass(time.Second)
@@ -79,16 +83,51 @@ func TestUpgrade(t *testing.T) {
 	b.pass(time.Second)
 	b.upgrade("all at once", "run", "--binaries", now)
 
+	// A relay that is away hears of the decision when it is back.
+	b.must("node", "stop", "relay2")
 	from := time.Now()
-	if out, err := c.Postern("upgrade", "finalize"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	b.note("finalize", "all", from)
+	b.must("upgrade", "finalize")
+	b.note("finalize", "without relay2", from)
+	b.must("node", "start", "relay2")
+	b.ready(30 * time.Second)
+	b.await(10*time.Second, "level 2 on every node", func(*cluster.Status) bool {
+		out, err := c.Postern("status", "--output", "json")
+		return err == nil && strings.Count(out, `"used": 2`) == 5
+	})
 	if out, err := c.Postern("upgrade", "rollback", "--binaries", before); err == nil || !strings.Contains(err.Error(), "no way back") {
 		t.Errorf("rollback after finalize: %v\n%s", err, out)
 	}
 	b.pass(2 * time.Second)
 	b.after(before)
+}
+
+// upgradeByCommand replaces the relays as an operator's own command does: stop,
+// put the program in its place, start. The first attempt fails, which must leave
+// a relay that works, and the second goes on.
+func (b *bench) upgradeByCommand(phase, now, place string) {
+	b.t.Helper()
+	args := []string{"--tier", "relay", "--replace"}
+	if out, err := b.c.Postern(append([]string{"upgrade", "run", "--drain-timeout", "1s"}, append(args, "exit 7")...)...); err == nil || !strings.Contains(err.Error(), "exit status 7") {
+		b.t.Errorf("a command that fails: %v\n%s", err, out)
+	}
+	b.ready(10 * time.Second)
+	b.t.Setenv("BIN", now)
+	b.t.Setenv("PLACE", place)
+	b.t.Setenv("CLUSTER", b.c.Dir)
+	b.upgrade(phase, append([]string{"run"}, append(args, `set -eu
+"$BIN/postern" node stop --dir "$CLUSTER" "$POSTERN_NODE"
+cp "$BIN/postern-$POSTERN_TIER" "$PLACE/new"
+mv "$PLACE/new" "$PLACE/postern-$POSTERN_TIER"
+"$BIN/postern" node start --dir "$CLUSTER" "$POSTERN_NODE"
+test "$POSTERN_FROM" != "$POSTERN_TO"`)...)...)
+}
+
+// must runs the operator's tool.
+func (b *bench) must(args ...string) {
+	b.t.Helper()
+	if out, err := b.c.Postern(args...); err != nil {
+		b.t.Fatalf("%v\n%s", err, out)
+	}
 }
 
 // mixed lets mail flow and then kills a relay and the serving replica.
@@ -112,11 +151,8 @@ func (b *bench) after(before string) {
 	b.end()
 	b.quiet(30 * time.Second)
 	// A message that waits, so that a queue file is there.
-	for _, n := range []string{"pair1-a", "pair1-b"} {
-		if _, err := c.Postern("node", "stop", n); err != nil {
-			t.Fatal(err)
-		}
-	}
+	b.must("node", "stop", "pair1-a")
+	b.must("node", "stop", "pair1-b")
 	b.sendOne()
 	c.Stop()
 	if err := onLevel(c, 2); err != nil {

@@ -83,23 +83,9 @@ func (f *Fleet) upgradeNode(ctx context.Context, step UpgradeStep, o UpgradeOpti
 	if err != nil {
 		return err
 	}
-	if step.State != StateUnreachable {
-		if err := f.emptyNode(ctx, n, o); err != nil {
-			return err
-		}
-	}
-	o.Say("%s: %s is replaced by %s", step.Node, dashed(step.From), step.To)
-	if err := o.Replace(ctx, step); err != nil {
-		return fmt.Errorf("replace: %w", err)
-	}
-	err = f.await(ctx, o.ProbeFor, func(s *Status) error {
-		if err := nodeWell(s, step, o.MaxLag); err != nil {
-			return err
-		}
-		return f.probe(ctx, n)
-	})
-	if err != nil {
-		return fmt.Errorf("after the replacement: %w", err)
+	if err := f.swap(ctx, n, step, o); err != nil {
+		f.undrain(ctx, n)
+		return err
 	}
 	after, err := f.watched(ctx)
 	if err != nil {
@@ -110,6 +96,40 @@ func (f *Fleet) upgradeNode(ctx context.Context, step UpgradeStep, o UpgradeOpti
 	}
 	o.Say("%s: runs %s, %v", step.Node, step.To, time.Since(began).Round(100*time.Millisecond))
 	return nil
+}
+
+// swap takes the node out, has its program replaced and waits until it is back.
+func (f *Fleet) swap(ctx context.Context, n *Node, step UpgradeStep, o UpgradeOptions) error {
+	if step.State != StateUnreachable {
+		if err := f.emptyNode(ctx, n, o); err != nil {
+			return err
+		}
+	}
+	o.Say("%s: %s is replaced by %s", step.Node, dashed(step.From), step.To)
+	if err := o.Replace(ctx, step); err != nil {
+		return fmt.Errorf("replace: %w", err)
+	}
+	err := f.await(ctx, o.ProbeFor, func(s *Status) error {
+		if err := nodeWell(s, step, o.MaxLag); err != nil {
+			if strings.HasPrefix(err.Error(), "draining") {
+				f.undrain(ctx, n) // it has come back as it went
+			}
+			return err
+		}
+		return f.probe(ctx, n)
+	})
+	if err != nil {
+		return fmt.Errorf("after the replacement: %w", err)
+	}
+	return nil
+}
+
+// undrain lets a node take work again, if it is there to hear it: one whose turn
+// has failed may run as before, and nobody else would end its draining.
+func (f *Fleet) undrain(ctx context.Context, n *Node) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
+	defer cancel()
+	_, _ = Call(ctx, n, admin.Drain, admin.DrainRequest{})
 }
 
 // emptyNode drains a node: a backend hands over, a relay finishes its sessions.

@@ -267,6 +267,14 @@ func TestPair(t *testing.T) {
 	if on, was := f.drained["relay1"]; on || !was {
 		t.Errorf("drained %v", f.drained)
 	}
+	must(t, "node", "drain", "relay1", "--dir", f.dir)
+	if !f.drained["relay1"] {
+		t.Errorf("drained %v after node drain", f.drained)
+	}
+	must(t, "node", "undrain", "relay1", "--dir", f.dir)
+	if on, was := f.drained["relay1"]; on || !was {
+		t.Errorf("drained %v after node undrain", f.drained)
+	}
 	if _, _, status := call(t, "pair", "status", "pair9", "--dir", f.dir); status != ExitFailed {
 		t.Errorf("a pair that is none: status %d", status)
 	}

@@ -21,7 +21,7 @@ func (a *app) nodeCmd() *cobra.Command {
 	return a.onCluster(group("node", "Look at and steer single nodes",
 		`node shows what single nodes say and steers them. start, stop and restart are for
 the nodes of a development cluster; elsewhere the service manager does that.`,
-		a.nodeListCmd(), a.nodeConfigCmd(), a.nodeDrainCmd(),
+		a.nodeListCmd(), a.nodeConfigCmd(), a.nodeDrainCmd(), a.nodeUndrainCmd(),
 		a.nodeProcessCmd(dev.StartNode, "start", "runs", "Start a node of a development cluster"),
 		a.nodeProcessCmd(dev.StopNode, "stop", "has stopped", "Stop a node of a development cluster, which then stays down"),
 		a.nodeProcessCmd(dev.RestartNode, "restart", "runs", "Stop and start a node of a development cluster")))
@@ -104,18 +104,32 @@ func (a *app) nodeDrainCmd() *cobra.Command {
 	var off bool
 	c := &cobra.Command{
 		Use:   "drain NODE",
-		Short: "Have a node take no new work, or take it again",
-		Long: `drain makes a node refuse new work until --off: the others stop choosing a relay,
-and a replica hands over what it serves. What is under way goes on.`,
-		Example: `  postern node drain --dir ~/mail relay1
-  postern node drain --dir ~/mail relay1 --off`,
-		Args: cobra.ExactArgs(1),
+		Short: "Have a node take no new work",
+		Long: `drain makes a node refuse new work until undrain (or drain --off): the others
+stop choosing a relay, and a replica hands over what it serves. What is under
+way goes on.`,
+		Example: `  postern node drain --dir ~/mail relay1`,
+		Args:    cobra.ExactArgs(1),
 		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {
 			return a.drain(ctx, f, args[0], !off, fleet.Relay, fleet.Backend, fleet.Witness)
 		}),
 	}
-	c.Flags().BoolVar(&off, "off", false, "end it")
+	c.Flags().BoolVar(&off, "off", false, "end it, as undrain does")
 	return c
+}
+
+func (a *app) nodeUndrainCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "undrain NODE",
+		Short: "Have a node that drains take work again",
+		Long: `undrain ends what drain began: a relay takes new connections again, and the others
+no longer pass a replica over. A node that does not drain stays as it is.`,
+		Example: `  postern node undrain --dir ~/mail relay1`,
+		Args:    cobra.ExactArgs(1),
+		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {
+			return a.drain(ctx, f, args[0], false, fleet.Relay, fleet.Backend, fleet.Witness)
+		}),
+	}
 }
 
 // drained is the answer of the drain commands.

@@ -66,7 +66,7 @@ type Node[T config.Node] struct {
 	Format func() uint32
 	// Status adds to the answer of the admin API.
 	Status func(*admin.NodeStatus)
-	// Drain is told to begin or end draining.
+	// Drain is told to begin or end draining, and may be told the same twice.
 	Drain func(ctx context.Context, on bool) error
 	// Reload applies a configuration, or refuses it.
 	Reload func(old, next *T) error

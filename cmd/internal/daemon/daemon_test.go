@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,6 +114,7 @@ func node(t *testing.T, start func(context.Context, *Node[config.Witness]) error
 // and the node says what it is doing.
 func TestLife(t *testing.T) {
 	var order []string
+	var drains atomic.Int32
 	ctx, cancel := context.WithCancel(context.Background())
 	n, dir := node(t, func(_ context.Context, n *Node[config.Witness]) error {
 		n.Go("service", func(ctx context.Context) error { <-ctx.Done(); order = append(order, "service"); return nil })
@@ -122,6 +124,12 @@ func TestLife(t *testing.T) {
 		n.Self = func() gossip.Self { return gossip.Self{} }
 		n.Status = func(s *admin.NodeStatus) { s.Sessions = 7 }
 		n.Check("always", func(context.Context) error { return nil })
+		n.Drain = func(context.Context, bool) error {
+			if drains.Add(1) == 1 {
+				return errors.New("nobody to hand over to")
+			}
+			return nil
+		}
 		return nil
 	})
 	done := make(chan error)
@@ -138,8 +146,11 @@ func TestLife(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if _, err := admin.Call(context.Background(), c, admin.Drain, admin.DrainRequest{On: true}); err != nil {
-		t.Error(err)
+	if _, err := admin.Call(context.Background(), c, admin.Drain, admin.DrainRequest{On: true}); err == nil {
+		t.Error("a drain that could not hand over was reported as done")
+	}
+	if _, err := admin.Call(context.Background(), c, admin.Drain, admin.DrainRequest{On: true}); err != nil || drains.Load() != 2 {
+		t.Errorf("asked again: %v, after %d attempts", err, drains.Load())
 	}
 	if s, err := admin.Call(context.Background(), c, admin.GetStatus, admin.None{}); err != nil || s.State != "draining" {
 		t.Errorf("%+v %v", s, err)

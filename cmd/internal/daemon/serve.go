@@ -128,9 +128,10 @@ func (n *Node[T]) methods() {
 		return admin.ReloadResult{Changed: ch.Applied, NeedsRestart: ch.Restart}, nil
 	})
 	admin.Handle(n.Admin, admin.Drain, func(ctx context.Context, in admin.DrainRequest) (admin.None, error) {
-		was := n.draining.Swap(in.On)
+		n.draining.Store(in.On)
 		n.Changed()
-		if n.Drain != nil && was != in.On {
+		// Asked again, it tries again: what was not handed over then may be now.
+		if n.Drain != nil {
 			if err := n.Drain(ctx, in.On); err != nil {
 				return admin.None{}, fmt.Errorf("%w: %w", admin.ErrConflict, err)
 			}

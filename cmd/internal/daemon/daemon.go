@@ -207,6 +207,7 @@ func (n *Node[T]) main(ctx context.Context) error {
 		return errors.Join(err, n.shut(cancel))
 	}
 	n.Go("certificates", func(ctx context.Context) error { n.TLS.Watch(ctx, 10*time.Second, n.Log); return nil })
+	n.Go("certificate end", func(ctx context.Context) error { watchCertificate(ctx, n.TLS.NotAfter, n.Log); return nil })
 	n.Go("hangup", func(ctx context.Context) error { n.hangups(ctx); return nil })
 	if n.gossip != nil {
 		n.Go("gossip", n.gossip.Run)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/tlsconf"
@@ -144,7 +145,7 @@ func listenDirectory(own *config.DirectoryServer) (listeners []net.Listener, err
 		listeners = append(listeners, l)
 	}
 	for _, addr := range own.Listen {
-		l, err := net.Listen("tcp", addr)
+		l, err := daemon.Listen(addr)
 		if err != nil {
 			return listeners, err
 		}

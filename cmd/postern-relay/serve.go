@@ -3,11 +3,12 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"net"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"time"
 
+	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/relay/dispatcher"
 	"github.com/postern-mail/postern/relay/login"
 	"github.com/postern-mail/postern/relay/proxy"
@@ -101,7 +102,7 @@ func (r *relay) checker() *login.Checker {
 }
 
 func (r *relay) dispatch(services []dispatcher.Service) error {
-	d, err := dispatcher.New(dispatcher.Config{Services: services, Log: r.n.Log})
+	d, err := dispatcher.New(dispatcher.Config{Services: services, Listen: daemon.ListenWith, Log: r.n.Log})
 	if err != nil {
 		return err
 	}
@@ -218,9 +219,9 @@ func (r *relay) listen(name string, addrs []string, p *proxy.Server) error {
 	r.n.Metrics.GaugeFunc(metrics.ProxyOpenNow, "Client sessions open now, by service.", map[string]string{"service": name},
 		func() float64 { return float64(p.Sessions()) })
 	for _, addr := range addrs {
-		l, err := net.Listen("tcp", addr)
+		l, err := daemon.Listen(addr)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		run, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})

@@ -40,7 +40,7 @@ type Server interface {
 type Service struct {
 	Name     string
 	Addrs    []string       // host:port
-	Open     []net.Listener // listeners made by somebody else
+	Open     []net.Listener // listeners made by somebody else; closed at Shutdown
 	Server   Server
 	MaxConns int // at the same time; 0 is no limit
 
@@ -56,10 +56,12 @@ const defaultBusy = "421 4.3.2 Too busy, try again later\r\n"
 // Config describes a Dispatcher.
 type Config struct {
 	Services []Service
-	Log      *slog.Logger
+	// Listen opens the listener of an address, with lc if it is a new one.
+	Listen func(lc net.ListenConfig, addr string) (net.Listener, error)
+	Log    *slog.Logger
 	// KeepAlive finds peers that have vanished (default 15 s idle, 4 probes of
 	// 10 s); UserTimeout bounds unacknowledged data (default 60 s). Connections
-	// inherit both from the listeners made here, on Linux.
+	// inherit both from the listeners of addresses, on Linux.
 	KeepAlive   net.KeepAliveConfig
 	UserTimeout time.Duration
 }
@@ -98,6 +100,11 @@ func New(cfg Config) (*Dispatcher, error) {
 	if cfg.UserTimeout <= 0 {
 		cfg.UserTimeout = time.Minute
 	}
+	if cfg.Listen == nil {
+		cfg.Listen = func(lc net.ListenConfig, addr string) (net.Listener, error) {
+			return lc.Listen(context.Background(), "tcp", addr)
+		}
+	}
 	d := &Dispatcher{cfg: cfg, closing: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	for _, s := range cfg.Services {
@@ -111,14 +118,15 @@ func New(cfg Config) (*Dispatcher, error) {
 		for _, l := range s.Open {
 			d.listeners = append(d.listeners, listener{l, svc})
 		}
-		lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
-			setTimeouts(c, cfg.KeepAlive, cfg.UserTimeout)
-			return nil
-		}}
 		for _, addr := range s.Addrs {
-			l, err := lc.Listen(context.Background(), "tcp", addr)
+			l, err := cfg.Listen(net.ListenConfig{KeepAlive: -1}, addr)
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("dispatcher: service %q: %w", s.Name, err), d.close())
+			}
+			if c, ok := l.(syscall.Conn); ok {
+				if raw, err := c.SyscallConn(); err == nil {
+					setTimeouts(raw, cfg.KeepAlive, cfg.UserTimeout)
+				}
 			}
 			d.listeners = append(d.listeners, listener{l, svc})
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -215,12 +214,27 @@ func (n *Node[T]) main(ctx context.Context) error {
 	}
 	n.ready.Store(true)
 	n.Log.Info(n.program.Name+" runs", "version", version.String(), "pid", os.Getpid())
-	notify("READY=1")
+	n.tellManager()
 	select {
 	case <-ctx.Done():
 	case err = <-n.ended:
 	}
 	return errors.Join(err, n.shut(cancel))
+}
+
+// tellManager tells the service manager that the node is ready, and from then on
+// that it is alive.
+func (n *Node[T]) tellManager() {
+	notify("READY=1")
+	if in, err := fromManager(); err == nil {
+		in.unclaimed(n.Log)
+	}
+	if every := watchdogEvery(os.Getenv); every > 0 {
+		n.Go("watchdog", func(ctx context.Context) error {
+			watchdog(ctx, every, answersOn(n.common.Admin.Socket), n.Log)
+			return nil
+		})
+	}
 }
 
 // shut stops everything in the reverse order of its start.
@@ -311,18 +325,4 @@ func (n *Node[T]) collector(r config.Runtime) {
 	if r.MemoryLimit > 0 {
 		debug.SetMemoryLimit(int64(r.MemoryLimit))
 	}
-}
-
-// notify tells the service manager, if there is one (sd_notify(3)).
-func notify(state string) {
-	name := os.Getenv("NOTIFY_SOCKET")
-	if name == "" {
-		return
-	}
-	c, err := net.Dial("unixgram", name)
-	if err != nil {
-		return // the manager's time-out says so
-	}
-	defer c.Close()
-	_, _ = c.Write([]byte(state))
 }

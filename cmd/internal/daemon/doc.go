@@ -15,6 +15,10 @@ What it keeps true:
   - A service that ends by itself ends the daemon. Fatal ends it at once, without
     any of the above: it is for a disk that fails, where going on could lie.
   - A reload is taken whole or not at all.
+  - Listen takes a socket that the service manager has opened on the address
+    before it opens one, so that no daemon needs a privilege (sd_listen_fds(3)).
+    The manager is told READY, STOPPING and, when it wants signs of life, one each
+    time that the node has answered itself on its admin socket.
 
 Exit status: 0 after a stop that was asked for, 1 when the daemon cannot go on,
 2 when flags or configuration are wrong.

@@ -6,7 +6,7 @@ FUZZTIME ?= 5s
 FUZZJOBS ?= 1
 export CGO_ENABLED ?= 1
 
-.PHONY: all check test unit dev man peers bench fuzz nightly vuln clean help
+.PHONY: all check test unit dev man packages peers bench fuzz nightly vuln clean help
 
 all: ## build everything
 	CGO_ENABLED=0 $(GO) build $(PKGS)
@@ -32,6 +32,9 @@ man: ## manual pages, into man/
 	@mkdir -p man
 	@for f in cmd/*/*.[0-9].md; do $(GO) tool go-md2man -in $$f -out man/$$(basename $$f .md); echo man/$$(basename $$f .md); done
 
+packages: ## deb and rpm packages of the commit that is checked out, into dist/
+	@deploy/packages/build dist
+
 unit: ## tests of the packages alone, without installing anything
 	$(GO) test -short -shuffle=on -timeout 10m $(PKGS)
 
@@ -49,7 +52,7 @@ vuln: ## known flaws, against a supplied database (GOVULNDB); "not run" without 
 	@if [ -z "$$GOVULNDB" ]; then echo "not run: set GOVULNDB to a vulnerability database"; else $(GO) run golang.org/x/vuln/cmd/govulncheck@latest $(PKGS); fi
 
 clean: ## remove what the targets above made
-	rm -rf $(BIN) man
+	rm -rf $(BIN) man dist
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12

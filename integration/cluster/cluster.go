@@ -50,7 +50,7 @@ type Relay struct {
 	PID                           int
 	SMTP, Submission, Submissions string
 	IMAP, IMAPS, POP3, POP3S      string
-	Admin                         string
+	Admin, Metrics                string
 }
 
 // Pair is a raft group.
@@ -65,7 +65,7 @@ type Node struct {
 	Name, Role              string
 	PID                     int
 	LMTP, IMAP, Raft, Admin string
-	Dir                     string
+	Dir, Metrics            string
 }
 
 // User is somebody who can log in.

@@ -106,7 +106,8 @@ func (r *Registry) GaugeFunc(name, help string, labels map[string]string, f func
 
 var hashicorp sync.Once
 
-// CollectHashicorp exports the figures of raft and memberlist, under postern_.
+// CollectHashicorp exports the figures of raft and memberlist, under postern_
+// and named as Prometheus names things: snake_case, counters ending in _total.
 // They are one set for the whole process.
 func (r *Registry) CollectHashicorp() error {
 	sink, err := goprom.NewPrometheusSinkFrom(goprom.PrometheusOpts{Registerer: r.reg, Expiration: 10 * time.Minute})
@@ -116,7 +117,7 @@ func (r *Registry) CollectHashicorp() error {
 	hashicorp.Do(func() {
 		c := gometrics.DefaultConfig("postern")
 		c.EnableHostname, c.EnableRuntimeMetrics, c.EnableServiceLabel = false, false, false
-		_, err = gometrics.NewGlobal(c, sink)
+		_, err = gometrics.NewGlobal(c, named{sink})
 	})
 	return err
 }
@@ -152,4 +153,23 @@ func (r *Registry) Handler(checks ...Check) http.Handler {
 		fmt.Fprintln(w, "ready")
 	})
 	return mux
+}
+
+// Names returns the names of the figures of a tier, but for those that are read
+// at the scrape.
+func (t *Tier) Names() []string {
+	descs := make(chan *prometheus.Desc)
+	go func() {
+		for _, c := range t.collectors {
+			c.Describe(descs)
+		}
+		close(descs)
+	}()
+	var out []string
+	for d := range descs {
+		_, name, _ := strings.Cut(d.String(), `fqName: "`)
+		name, _, _ = strings.Cut(name, `"`)
+		out = append(out, name)
+	}
+	return out
 }

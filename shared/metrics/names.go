@@ -42,7 +42,6 @@ const (
 	MailDropped    = "postern_mail_events_dropped"
 	QueueMessages  = "postern_queue_messages"
 	QueueOldest    = "postern_queue_oldest_seconds"
-	DirServersUp   = "postern_directory_servers_up"
 	RelayDraining  = "postern_draining"
 	CertificateEnd = "postern_certificate_expiry_timestamp_seconds"
 )
@@ -81,6 +80,5 @@ const (
 	GroupApplied = "postern_group_applied_index"
 	GroupCommit  = "postern_group_commit_index"
 	GroupVoters  = "postern_group_voters"
-	GroupLag     = "postern_group_lag_entries"
 	LogBytes     = "postern_log_bytes"
 )

@@ -94,6 +94,46 @@ func TestTransfer(t *testing.T) {
 	must(t, propose(o, "three", 100))
 }
 
+// TestTransferToNew hands over to a replica that was away long enough for raft to
+// leave it alone for a while, as soon as it answers. Writes go on meanwhile.
+func TestTransferToNew(t *testing.T) {
+	c := newCluster(t, options{Keep: true})
+	n := c.Serving()
+	o := c.Other(n)
+	c.Kill(o.Name)
+	// Few enough entries that it is a good target when it is back.
+	few := time.NewTicker(50 * time.Millisecond)
+	defer few.Stop()
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); <-few.C {
+		must(t, propose(n, "away", 100))
+	}
+	o = c.Start(o.Name, false)
+	var longest time.Duration
+	moved := make(chan error, 1)
+	go func() {
+		var err error
+		for end := time.Now().Add(15 * time.Second); time.Now().Before(end); {
+			if err = n.R.Transfer(context.Background(), ""); !errors.Is(err, replica.ErrBehind) {
+				break
+			}
+		}
+		moved <- err
+	}()
+	for {
+		start := time.Now()
+		err := propose(n, "meanwhile", 100)
+		longest = max(longest, time.Since(start))
+		if err != nil {
+			break // it has handed over
+		}
+		<-few.C
+	}
+	must(t, <-moved)
+	c.Eventually("the other serves", o.R.Serving)
+	must(t, propose(o, "after", 100))
+	t.Logf("longest write before the hand-over: %v", longest)
+}
+
 // TestTransferBackAndForth hands over as soon as a replica serves, from both
 // sides: at the end one of them serves.
 func TestTransferBackAndForth(t *testing.T) {

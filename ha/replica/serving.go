@@ -242,6 +242,9 @@ func (r *Replica) Transfer(ctx context.Context, toID string) error {
 		return errors.New("transfer: one is under way")
 	}
 	defer r.moving.Unlock()
+	if err := r.v.Awake(ctx, p); err != nil {
+		return fmt.Errorf("transfer to %s: %w", p.Name, err)
+	}
 	r.change(func() { r.transferring.Store(true) })
 	err = r.v.Transfer(ctx, p)
 	if err == nil {

@@ -14,6 +14,10 @@ import (
 // ErrBehind: no member that could take over is alive and has caught up.
 var ErrBehind = errors.New("no target is alive and has caught up")
 
+// maxAsleep is a little more than the longest time that raft leaves a member
+// alone after failures: 10 ms doubled ten times.
+const maxAsleep = 12 * time.Second
+
 // CaughtUp asks members and returns the first that is alive, follows this one
 // and lacks at most lag entries of its log.
 func (v *Voter) CaughtUp(ctx context.Context, peers []Peer, lag uint64) (Peer, error) {
@@ -32,6 +36,47 @@ func (v *Voter) CaughtUp(ctx context.Context, peers []Peer, lag uint64) (Peer, e
 		return Peer{}, ErrBehind
 	}
 	return found, nil
+}
+
+// Awake makes an entry and waits until the log of a member has it. raft leaves a
+// member alone for up to ten seconds after it was away, while that member already
+// answers; a transfer begun meanwhile would hold up proposals and fail.
+func (v *Voter) Awake(ctx context.Context, to Peer) error {
+	ctx, cancel := context.WithTimeout(ctx, maxAsleep)
+	defer cancel()
+	r := v.Raft()
+	f := r.Barrier(0)
+	made := make(chan error, 1)
+	go func() { made <- f.Error() }()
+	select {
+	case err := <-made:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return ErrBehind
+	}
+	index := r.LastIndex()
+	tick := time.NewTicker(v.cfg.Timings.Election / 20)
+	defer tick.Stop()
+	for {
+		there := false
+		v.Ask(ctx, []Peer{to}, func(s raftnet.Status) bool {
+			there = s.Last >= index
+			return there
+		})
+		if there {
+			return nil
+		}
+		if r.State() != raft.Leader {
+			return raft.ErrNotLeader
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ErrBehind
+		}
+	}
 }
 
 // Transfer lets raft hand leadership to a member that was just found alive.

@@ -159,10 +159,22 @@ func (f *Fleet) emptyNode(ctx context.Context, n *Node, o UpgradeOptions) error 
 	}
 }
 
-// drainAll drains a node and waits until it serves no pair.
+// drainAll drains a node and waits until it serves no pair. A hand-over that is
+// not possible now is asked for again: the other replica may just be back. The
+// draining is ended in between, since release 0.1.0 hands over only at its begin.
 func (f *Fleet) drainAll(ctx context.Context, n *Node) error {
-	if _, err := Call(ctx, n, admin.Drain, admin.DrainRequest{On: true}); err != nil {
-		return err
+	for {
+		_, err := Call(ctx, n, admin.Drain, admin.DrainRequest{On: true})
+		if err == nil {
+			break
+		}
+		if n.Role != Backend || !errors.Is(err, admin.ErrConflict) {
+			return err
+		}
+		f.undrain(ctx, n)
+		if !pause(ctx, 10*askAgain) {
+			return err
+		}
 	}
 	for n.Role == Backend {
 		s, err := f.Status(ctx)

@@ -27,9 +27,9 @@ type Config struct {
 	// deliveries may be proposed in their compact form; nil: no.
 	Compact func() bool
 
-	// Answers reports whether every replica of the pair can read what a release
-	// with a memory of autoreplies proposes; nil: yes. While it does not,
-	// nothing is answered.
+	// Answers reports whether autoreplies are made at all; nil: yes. While they
+	// are not, nobody is remembered, and mail that is only to be answered is
+	// accepted and not stored.
 	Answers func() bool
 }
 

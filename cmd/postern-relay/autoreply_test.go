@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,13 +47,19 @@ type twin struct {
 
 func newTwin(t *testing.T, name string, routes *route.Table, x transaction.Expander) *twin {
 	t.Helper()
+	return newTwinAt(t, filepath.Join(t.TempDir(), name), name, routes, x)
+}
+
+// newTwinAt is a relay with its queue in dir.
+func newTwinAt(t *testing.T, dir, name string, routes *route.Table, x transaction.Expander) *twin {
+	t.Helper()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	q, err := queue.Open(queue.Config{Dir: filepath.Join(t.TempDir(), name)})
+	q, err := queue.Open(queue.Config{Dir: dir})
 	must(err)
 	l, err := lmtp.New(lmtp.Config{Hello: name, Routes: routes, Rounds: 1})
 	must(err)
@@ -250,6 +257,78 @@ func TestAutoreplyOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	if info, err := acc.Status(t.Context(), "INBOX"); err != nil || info.Messages != 0 {
+		t.Errorf("INBOX has %d messages: %v", info.Messages, err)
+	}
+}
+
+// TestAutoreplyOnceAfterKill: a relay is killed when the answer has left for a
+// sender outside and the queue still has the message that caused it. Neither
+// that relay, when it starts again, nor another one that takes its queue over
+// sends a second answer; what was killed before the answer was queued has it
+// afterwards.
+func TestAutoreplyOnceAfterKill(t *testing.T) {
+	routes, boxes, log := servePair(t)
+	bob := mail.Address{Local: "bob", Domain: "example.test"}
+	x := &answering{&mail.Autoreply{Mode: mail.AutoreplyReply, From: bob, Me: []mail.Address{bob}, Text: "Away.\n", Timeout: time.Hour}}
+	dir := filepath.Join(t.TempDir(), "queue")
+	killed := func() string { // what SIGKILL leaves of the queue
+		to := filepath.Join(t.TempDir(), "queue")
+		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		return to
+	}
+	first := newTwinAt(t, dir, "relay1", routes, x)
+	log.SetAway(&mailbox.ErrNotServing{})
+	first.send(toBob)
+	log.SetAway(nil)
+	again := func(r *twin) (answers int) {
+		t.Helper()
+		_, rest := r.queued()
+		if len(rest) != 1 {
+			t.Fatalf("%d messages to deliver", len(rest))
+		}
+		body, err := r.queue.Body(rest[0], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &deliver.Delivery{Envelope: &rest[0].Envelope, Recipients: []mail.Recipient{rest[0].Recipients[0].Recipient}, Body: [][]byte{body}}
+		if res := r.agent.Deliver(t.Context(), d); res[0].Outcome != deliver.Delivered || !res[0].Answer {
+			t.Errorf("%+v", res)
+		}
+		made, _ := r.queued()
+		return len(made)
+	}
+	early := killed() // before the pair was asked, as far as this queue knows
+	if n := again(first); n != 1 {
+		t.Fatalf("%d answers", n)
+	}
+	err := first.queue.Scan(t.Context(), func(it *queue.Item) error {
+		if it.Envelope.ReversePath.IsNull() {
+			return first.queue.Remove(it) // it has left
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		relay, dir string
+		want       int
+	}{
+		"started again":             {"relay1", killed(), 0},
+		"taken over":                {"relay2", killed(), 0},
+		"killed before it answered": {"relay1", early, 1},
+	} {
+		if n := again(newTwinAt(t, tt.dir, tt.relay, routes, x)); n != tt.want {
+			t.Errorf("%s: %d answers, want %d", name, n, tt.want)
+		}
+	}
+	acc, err := boxes.Account(t.Context(), "bob@example.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := acc.Status(t.Context(), "INBOX"); err != nil || info.Messages != 1 {
 		t.Errorf("INBOX has %d messages: %v", info.Messages, err)
 	}
 }

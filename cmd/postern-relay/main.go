@@ -118,7 +118,10 @@ func (r *relay) openPairs() error {
 		return err
 	}
 	r.n.OnClose("connections to the pairs", agent)
-	r.pairs, err = autoreply.New(autoreply.Config{Pairs: agent, Log: r.n.Log, Mail: r.mailLog})
+	c := &r.c.Autoreply
+	r.pairs, err = autoreply.New(autoreply.Config{
+		Pairs: agent, PerHour: c.PerHour, MaxContent: int64(c.MaxContent), Spam: c.SpamFields, Log: r.n.Log, Mail: r.mailLog,
+	})
 	return err
 }
 

@@ -82,11 +82,12 @@ func TestPlan(t *testing.T) {
 
 func TestFill(t *testing.T) {
 	var o Options
-	if err := o.Fill(); err != nil || o.For != 20*time.Second || o.Senders != 8 || o.Rate != 100 || o.Size != 4096 {
+	if err := o.Fill(); err != nil || o.For != 20*time.Second || o.Senders != 8 || o.Rate != 100 || o.Size != 4096 || o.Hold != 8*time.Second {
 		t.Errorf("%+v, %v", o, err)
 	}
 	for want, o := range map[string]Options{
 		"a load of 1s: want 5s to 24h0m0s":                                              {For: time.Second},
+		"a fault of 9s: want at most four fifths of the load, 8s":                       {For: 10 * time.Second, Hold: 9 * time.Second},
 		"-1 senders: want 1 to 1000":                                                    {Senders: -1},
 		"-5 messages per second: want 1 to 100000":                                      {Rate: -5},
 		"limits times 0.5: want 1 to 100":                                               {Slack: 0.5},

@@ -17,6 +17,7 @@ import (
 // Options are how a drill is run. Zero fields have defaults, see Fill.
 type Options struct {
 	For     time.Duration // of the load
+	Hold    time.Duration // of the fault, where the scenario has one that lasts; 0: two fifths of For
 	Pair    string        // that is hurt; "" is the first
 	Senders int
 	Rate    int // messages per second
@@ -54,6 +55,9 @@ func (o *Options) Fill() error {
 	if o.For == 0 {
 		o.For = 20 * time.Second
 	}
+	if o.Hold == 0 {
+		o.Hold = o.For * 2 / 5
+	}
 	set(&o.Senders, 8)
 	set(&o.Rate, 100)
 	set(&o.Size, 4096)
@@ -66,6 +70,8 @@ func (o *Options) Fill() error {
 	switch {
 	case o.For < MinFor || o.For > MaxFor:
 		return fmt.Errorf("a load of %v: want %v to %v", o.For, MinFor, MaxFor)
+	case o.Hold < 0 || o.Hold > o.For*4/5:
+		return fmt.Errorf("a fault of %v: want at most four fifths of the load, %v", o.Hold, o.For*4/5)
 	case o.Senders < 1 || o.Senders > MaxSenders:
 		return fmt.Errorf("%d senders: want 1 to %d", o.Senders, MaxSenders)
 	case o.Rate < 1 || o.Rate > 100_000:
@@ -118,7 +124,7 @@ func Run(ctx context.Context, t Target, s *Scenario, o Options) *Result {
 	if err := s.Possible(t); err != nil {
 		return refuse(err)
 	}
-	f := &field{t: t, o: &o, pair: o.Pair, hold: max(o.For*2/5, s.Hold), led: ledger.New(), res: res}
+	f := &field{t: t, o: &o, pair: o.Pair, hold: max(o.Hold, s.Hold), led: ledger.New(), res: res}
 	pairs := pairsOf(t)
 	if f.pair == "" && len(pairs) > 0 {
 		f.pair = pairs[0]

@@ -133,6 +133,7 @@ func appendItem(b []byte, it *Item, level int) []byte {
 	e.num("notices", int64(it.Notices))
 	e.num("crashes", int64(it.Crashes))
 	e.flag("report", it.Report)
+	e.flag("once", it.Once)
 	for i := range it.Recipients {
 		e.recipient(&it.Recipients[i])
 	}
@@ -432,6 +433,8 @@ func (it *Item) read(l *line) {
 		it.Crashes = l.small(1 << 30)
 	case "report":
 		it.Report = l.flag()
+	case "once":
+		it.Once = l.flag()
 	}
 }
 

@@ -58,6 +58,7 @@ type Relay struct {
 	Pairs      []StaticNode
 	Accept     Accept
 	Expand     Expand
+	Autoreply  Autoreply
 	LMTP       LMTPClient
 	Queue      Queue
 	Retry      Retry
@@ -194,6 +195,13 @@ type Accept struct {
 	PairDeadline time.Duration `mapstructure:"pair_deadline"`
 }
 
+// Autoreply bounds the answers for people who are away.
+type Autoreply struct {
+	PerHour    int      `mapstructure:"per_hour"`
+	MaxContent Size     `mapstructure:"max_content"`
+	SpamFields []string `mapstructure:"spam_fields"`
+}
+
 // Expand is what a relay makes of an address of the directory.
 type Expand struct {
 	Hostnames          []string
@@ -318,6 +326,7 @@ type Bench struct {
 type MailLimits struct {
 	MaxSize     Size `mapstructure:"max_size"`
 	MaxSessions int  `mapstructure:"max_sessions"`
+	Answers     bool
 }
 
 // Store is the metadata store.

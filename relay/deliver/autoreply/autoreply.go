@@ -181,6 +181,7 @@ func (a *Agent) answer(ctx context.Context, d *deliver.Delivery, r *mail.Recipie
 			QueueID: id, RootID: id, Origin: d.Envelope.Origin, Arrival: a.cfg.Now(), Body: m.body, SMTPUTF8: m.utf8,
 		},
 		Recipients: []mail.Recipient{{Address: d.Envelope.ReversePath, Notify: mail.NotifyNever}},
+		Once:       true,
 	}, m.bytes)
 	e := maillog.Event{
 		QueueID: d.Envelope.QueueID, TraceID: d.Envelope.RootID, ReversePath: d.Envelope.ReversePath,

@@ -13,10 +13,13 @@ What it keeps true:
     A pair that cannot be reached, or does not know the question, answers
     nobody.
   - A delivery that is repeated under its key is told the same again, and its
-    answer has the same queue id, octets and delivery keys: the queue, or the
-    sender's pair, has it once. Where the sender is outside, a crash between the
-    time the answer left the queue and the time its cause did sends it twice;
-    nothing else does. A crash before the answer is queued sends none.
+    answer has the same queue id, octets and delivery keys. The pair decides
+    whether there is an answer; the relay whose queue has the cause makes it, and
+    that queue remembers its id on disk after the answer has left, longer than
+    the cause can stay. So a cause that is delivered again, after a crash or by
+    another relay that took the queue over, sends no second one. What was not
+    queued before the crash is queued then. (A client that heard no 250 sends
+    another message, and the pair knows that its sender was answered.)
   - No answer to nobody, to mailing lists and programs, to mail that was not
     addressed to the person, to spam (RFC 3834 2, RFC 5230 4.5 and 4.6). Such
     mail is not asked about, so it leaves no trace in the memory.

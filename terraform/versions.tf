@@ -1,0 +1,4 @@
+# This folder is only where `terraform test` runs; see modules/topology/README.md.
+terraform {
+  required_version = ">= 1.9"
+}

@@ -1,4 +1,4 @@
-# This folder is only where `terraform test` runs; see modules/topology/README.md.
+# This folder is only where `terraform test` runs; see README.md.
 terraform {
   required_version = ">= 1.9"
 }

@@ -15,10 +15,10 @@ locals {
   machines = distinct([for n in values(local.nodes) : n.host])
   machine_rules = { for h in local.machines : h => {
     in = distinct(flatten([for name, n in local.nodes : [for k, r in local.rules : [for proto in r.protocols :
-      "${local.peers[name][k].sources == ["!"] ? "ip saddr != { ${join(", ", local.inside)} }" : "ip saddr { ${join(", ", local.peers[name][k].sources)} }"} ip daddr ${n.address} ${proto} dport { ${join(", ", local.peers[name][k].in_ports)} } accept comment \"${r.id}\""
+      "${try(local.peers[name][k].sources[0], "") == "!" ? "ip saddr != { ${join(", ", local.inside)} }" : "ip saddr { ${join(", ", local.peers[name][k].sources)} }"} ip daddr ${n.address} ${proto} dport { ${join(", ", local.peers[name][k].in_ports)} } accept comment \"${r.id}\""
     ] if length(local.peers[name][k].sources) > 0 && length(local.peers[name][k].in_ports) > 0] if n.host == h]))
     out = distinct(flatten([for name, n in local.nodes : [for k, r in local.rules : [for proto in r.protocols :
-      "ip saddr ${n.address} ${local.peers[name][k].targets == ["!"] ? "ip daddr != { ${join(", ", local.inside)} }" : "ip daddr { ${join(", ", local.peers[name][k].targets)} }"} ${proto} dport { ${join(", ", r.ports)} } accept comment \"${r.id}\""
+      "ip saddr ${n.address} ${try(local.peers[name][k].targets[0], "") == "!" ? "ip daddr != { ${join(", ", local.inside)} }" : "ip daddr { ${join(", ", local.peers[name][k].targets)} }"} ${proto} dport { ${join(", ", r.ports)} } accept comment \"${r.id}\""
     ] if length(local.peers[name][k].targets) > 0] if n.host == h]))
   } }
 

@@ -7,8 +7,9 @@ import (
 	"sync"
 )
 
-// Release is the release that this source makes.
-const Release = "0.2.0"
+// Release is the release that this source makes. A build of something between two
+// releases says so by -ldflags "-X .../cmd/internal/version.Release=0.2.1-rc1".
+var Release = "0.2.0"
 
 // Levels of the formats. A release reads and writes what is on its own level and
 // on the one before; it writes on the one before until the cluster has decided to

@@ -70,5 +70,37 @@ that are not the cluster's own is returned: its DNS knows no others.`,
 	_ = c.MarkFlagDirname("dir")
 	_ = c.MarkFlagDirname("binaries")
 	_ = c.MarkFlagFilename("ldif", "ldif")
+	c.AddCommand(a.devServicesCmd())
+	return c
+}
+
+func (a *app) devServicesCmd() *cobra.Command {
+	var o dev.ServicesOptions
+	c := &cobra.Command{
+		Use:   "services",
+		Short: "Serve a directory and a DNS for an example",
+		Long: `services serves what a cluster needs and does not bring along, in the foreground:
+an LDAP directory from a file or of people that are made up (u0001, u0002 ... with
+the password secret), and a DNS from a master file. Nothing is kept. With a
+certificate the directory takes passwords of other hosts after StartTLS only.`,
+		Example: `  postern dev services --ldap 10.77.2.5:389 --domain example.com --users 10
+  postern dev services --dns 192.0.2.10:53 --zone example.com.zone --origin example.com`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return dev.Services(c.Context(), o) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.LDAP, "ldap", "", "address of the directory")
+	f.StringVar(&o.LDIF, "ldif", "", "file with its tree (default: people that are made up)")
+	f.StringVar(&o.Domain, "domain", "postern.test", "mail domain of the people that are made up")
+	f.IntVar(&o.Users, "users", 3, "number of people that are made up")
+	f.IntVar(&o.Pairs, "pairs", 1, "number of pairs that they live on")
+	f.StringVar(&o.Cert, "tls-cert", "", "certificate for StartTLS")
+	f.StringVar(&o.Key, "tls-key", "", "key of --tls-cert")
+	f.StringVar(&o.DNS, "dns", "", "address of the DNS")
+	f.StringVar(&o.Zone, "zone", "", "master file of the DNS")
+	f.StringVar(&o.Origin, "origin", ".", "domain of relative names in --zone")
+	c.MarkFlagsRequiredTogether("dns", "zone")
+	c.MarkFlagsRequiredTogether("tls-cert", "tls-key")
+	_ = c.MarkFlagFilename("ldif", "ldif")
 	return c
 }

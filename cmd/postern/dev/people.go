@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -17,16 +16,7 @@ import (
 // maxLDIF bounds a tree that is loaded.
 const maxLDIF = 256 << 20
 
-func readLDIF(name string) ([]byte, error) {
-	fi, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if fi.Size() > maxLDIF {
-		return nil, fmt.Errorf("%s: %d octets are more than the %d that are taken", name, fi.Size(), maxLDIF)
-	}
-	return os.ReadFile(name)
-}
+func readLDIF(name string) ([]byte, error) { return readFile(name, maxLDIF) }
 
 // loads reports what keeps our directory from loading text, before anything is
 // made of it.

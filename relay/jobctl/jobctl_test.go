@@ -790,3 +790,36 @@ func TestDamagedMessage(t *testing.T) {
 		}
 	})
 }
+
+// TestOldest: the oldest message of each channel, as long as it waits.
+func TestOldest(t *testing.T) {
+	in(t, nil, func(h *house) {
+		h.a.answer = silent
+		if o := h.c.Oldest(); len(o) != 0 {
+			t.Errorf("of an empty queue: %v", o)
+		}
+		began := time.Now()
+		first := h.submit(nil, "a@one.example")
+		time.Sleep(time.Hour)
+		h.submit(nil, "b@one.example")
+		time.Sleep(time.Second)
+		o := h.c.Oldest()
+		if len(o) != 1 {
+			t.Fatalf("%v", o)
+		}
+		for channel, at := range o {
+			if at.Sub(began).Abs() > time.Second {
+				t.Errorf("%s: %v, sent at %v", channel, at, began)
+			}
+		}
+		if err := h.c.Delete(first); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for channel, at := range h.c.Oldest() {
+			if at.Sub(began.Add(time.Hour)).Abs() > time.Second {
+				t.Errorf("%s: %v after the first was deleted", channel, at)
+			}
+		}
+	})
+}

@@ -138,16 +138,21 @@ func (c *Controller) Hold(id, reason string) error {
 	if err != nil {
 		return err
 	}
+	c.dropWaiting(it.ID())
+	return nil
+}
+
+// dropWaiting forgets the jobs of a message that are not under way.
+func (c *Controller) dropWaiting(id string) {
 	c.mu.Lock()
-	if m := c.messages[it.ID()]; m != nil {
+	defer c.mu.Unlock()
+	if m := c.messages[id]; m != nil {
 		for i := len(m.jobs) - 1; i >= 0; i-- {
 			if j := m.jobs[i]; j.where != running {
 				c.drop(j)
 			}
 		}
 	}
-	c.mu.Unlock()
-	return nil
 }
 
 // Release lets a held message go on, at once. Recipients on the hold channel
@@ -212,6 +217,7 @@ func (c *Controller) Delete(id string) error {
 	if err != nil {
 		return err
 	}
+	c.dropWaiting(id)
 	for i := range gone {
 		e := c.event(it, "deleted by the operator")
 		e.Recipient, e.Channel = gone[i].Address, gone[i].Channel
@@ -342,4 +348,24 @@ func (c *Controller) Status() Status {
 		s.Destinations = append(s.Destinations, o)
 	}
 	return s
+}
+
+// Oldest returns when the oldest message of each channel arrived that has one.
+// What only the disk holds, in an overflow, is not among them.
+func (c *Controller) Oldest() map[mail.Channel]time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	nanos := map[mail.Channel]int64{}
+	for _, m := range c.messages {
+		for _, j := range m.jobs {
+			if at, ok := nanos[j.dest.key.channel]; j.dest.key.channel != chores && (!ok || j.arrival < at) {
+				nanos[j.dest.key.channel] = j.arrival
+			}
+		}
+	}
+	out := make(map[mail.Channel]time.Time, len(nanos))
+	for channel, at := range nanos {
+		out[channel] = time.Unix(0, at)
+	}
+	return out
 }

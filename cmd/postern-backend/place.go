@@ -188,10 +188,12 @@ func (l *live) join(m voter.Config) error {
 	p := l.place
 	m.OnFatal = p.n.Fatal
 	m.Stream = l.give
-	r, err := replica.New(replica.Config{Config: m, FSM: &applier{FSM: l.machine}})
+	seen := &memberFigures{pair: p.group.Pair}
+	r, err := replica.New(replica.Config{Config: m, FSM: &applier{FSM: l.machine}, OnMembers: seen.set})
 	if err != nil {
 		return err
 	}
+	l.onStop(func(context.Context) error { seen.set(nil); return nil })
 	l.replica = r
 	l.log.open(r)
 	source := pair.NewSource(pair.SourceConfig{

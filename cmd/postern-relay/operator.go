@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/ha/gossip"
@@ -51,25 +52,37 @@ func (r *relay) operate() {
 		return errors.New("no serving replica of any pair is known")
 	})
 	r.n.Check("directory", r.dir.servers.Ready)
-	r.n.Metrics.GaugeFunc(metrics.QueueMessages, "Messages in the queue.", nil, func() float64 { return float64(r.queue.Stats().Messages) })
-	r.n.Metrics.GaugeFunc(metrics.QueueOldest, "Age of the oldest message in the queue.", nil, func() float64 {
-		if t := r.jobs.Status().Oldest; !t.IsZero() {
-			return time.Since(t).Seconds()
-		}
-		return 0
-	})
+	r.queueFigures()
 	r.n.Metrics.GaugeFunc(metrics.DirStale, "Stale answers of the directory used while no server answered, since the start.", nil, func() float64 {
 		return float64(r.dir.cache.Stats().Stale)
 	})
 	r.n.Metrics.GaugeFunc(metrics.MailDropped, "Mail events that the record had no room for, since the start.", nil, func() float64 {
 		return float64(r.mailLog.Dropped())
 	})
-	r.n.Metrics.GaugeFunc(metrics.RelayDraining, "1 while this relay takes no new work.", nil, func() float64 {
-		if r.n.Draining() {
-			return 1
-		}
-		return 0
-	})
+}
+
+// queueFigures registers what is told of the queue; the jobs are looked through
+// once a second at most, however many figures are made of them.
+func (r *relay) queueFigures() {
+	reg := r.n.Metrics
+	reg.GaugeFunc(metrics.QueueMessages, "Messages in the queue.", nil, func() float64 { return float64(r.queue.Stats().Messages) })
+	r.n.Volume("queue", r.c.Queue.Dir)
+	var mu sync.Mutex // guards at and oldest
+	var at time.Time
+	var oldest map[mail.Channel]time.Time
+	for _, c := range []mail.Channel{mail.ChannelLMTP, mail.ChannelSMTP, mail.ChannelReprocess} {
+		reg.GaugeFunc(metrics.QueueOldest, "Age of the oldest message in the queue, by channel.", map[string]string{"channel": string(c)}, func() float64 {
+			mu.Lock()
+			defer mu.Unlock()
+			if time.Since(at) > time.Second {
+				at, oldest = time.Now(), r.jobs.Oldest()
+			}
+			if t, ok := oldest[c]; ok {
+				return time.Since(t).Seconds()
+			}
+			return 0
+		})
+	}
 }
 
 // self is what gossip is told.

@@ -88,6 +88,9 @@ type Timings = voter.Timings
 type Config struct {
 	voter.Config
 	FSM StateMachine
+	// OnMembers, if not nil, is told every second how the members are while this
+	// replica serves, and nil when it does not.
+	OnMembers func([]Member)
 }
 
 // NewID returns a random id for a new replica or witness.

@@ -30,9 +30,11 @@ func (r *Replica) tend(ctx context.Context) {
 		if !r.Serving() {
 			r.room.held.Store(false)
 			r.alarms.set(nil)
+			r.seen(nil)
 			continue
 		}
 		list := r.Members(ctx)
+		r.seen(list)
 		r.promote(list)
 		alarms := copiesAlarm(list)
 		full, held := roomAlarm(list)
@@ -44,6 +46,12 @@ func (r *Replica) tend(ctx context.Context) {
 		}
 		r.alarms.set(alarms)
 		r.leaveIfSlow(ctx, list)
+	}
+}
+
+func (r *Replica) seen(list []Member) {
+	if r.cfg.OnMembers != nil {
+		r.cfg.OnMembers(list)
 	}
 }
 

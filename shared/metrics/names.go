@@ -34,16 +34,23 @@ var (
 	DirAnswers    = Relay.counters("postern_directory_answers_total", "Answers given, by question and by where they come from.", "question", "from")
 )
 
+// Names of figures of every daemon that are read when they are scraped.
+const (
+	Ready          = "postern_ready"
+	Draining       = "postern_draining"
+	CertificateEnd = "postern_certificate_expiry_timestamp_seconds"
+	DiskFree       = "postern_disk_free_bytes"
+	DiskSize       = "postern_disk_size_bytes"
+)
+
 // Names of relay figures that are read when they are scraped.
 const (
-	SMTPOpenNow    = "postern_smtp_sessions_open"
-	ProxyOpenNow   = "postern_proxy_sessions_open"
-	DirStale       = "postern_directory_stale_answers"
-	MailDropped    = "postern_mail_events_dropped"
-	QueueMessages  = "postern_queue_messages"
-	QueueOldest    = "postern_queue_oldest_seconds"
-	RelayDraining  = "postern_draining"
-	CertificateEnd = "postern_certificate_expiry_timestamp_seconds"
+	SMTPOpenNow   = "postern_smtp_sessions_open"
+	ProxyOpenNow  = "postern_proxy_sessions_open"
+	DirStale      = "postern_directory_stale_answers"
+	MailDropped   = "postern_mail_events_dropped"
+	QueueMessages = "postern_queue_messages"
+	QueueOldest   = "postern_queue_oldest_seconds"
 )
 
 // Figures of backends.
@@ -53,6 +60,8 @@ var (
 	LMTPKeyMismatch = Backend.counter("postern_lmtp_key_mismatches_total", "Deliveries refused because their key was seen with another body.")
 	LMTPBytes       = Backend.counter("postern_lmtp_bytes_total", "Octets of the messages delivered.")
 	IMAPSessions    = Backend.gauge("postern_imap_sessions_open", "IMAP sessions open now.")
+	GroupMemberUp   = Backend.gauges("postern_group_member_up", "1 while a member of the pair answers the replica that serves, which alone says this.", "pair", "member", "kind")
+	GroupLag        = Backend.gauges("postern_group_lag_entries", "Entries that a member of the pair does not have, as the replica that serves sees it.", "pair", "member")
 	CommitSeconds   = Backend.seconds("postern_commit_seconds", "Time from proposing an entry to its being applied here.")
 )
 

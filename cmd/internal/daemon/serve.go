@@ -28,10 +28,8 @@ const announceEvery = time.Second
 func (n *Node[T]) serveAdmin() error {
 	n.methods()
 	n.figureFormat()
+	n.figures()
 	health := n.Metrics.Handler(append(n.checks, metrics.Check{Name: "node", Ready: n.isReady})...)
-	n.Metrics.GaugeFunc(metrics.CertificateEnd, "End of this node's certificate.", nil, func() float64 {
-		return float64(n.TLS.NotAfter().Unix())
-	})
 	for _, path := range []string{"/metrics", "/healthz", "/readyz"} {
 		n.Admin.HandleHTTP(path, health)
 	}

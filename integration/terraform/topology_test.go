@@ -92,7 +92,9 @@ func TestRendered(t *testing.T) {
 				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				must(t, dir, filepath.Join(bin, "postern-"+p.Nodes[name].Tier), "--config", file, "--check")
+				tier := p.Nodes[name].Tier
+				must(t, dir, filepath.Join(bin, "postern"), "config", "check", file, "--role", tier)
+				must(t, dir, filepath.Join(bin, "postern-"+tier), "--config", file, "--check")
 			}
 			for _, rules := range []map[string]string{p.Firewalls.Machine, p.Firewalls.Zone} {
 				for name, text := range rules {

@@ -381,3 +381,13 @@ run "placement_without_hosts" {
   }
   expect_failures = [output.pairs]
 }
+
+run "witness_site_full" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    witness_site = "south"
+    sites        = [{ name = "north", cidr = "10.10.0.0/16", failure_domains = ["1", "2", "3"] }, { name = "south", cidr = "10.20.0.0/16" }]
+  }
+  expect_failures = [output.pairs]
+}

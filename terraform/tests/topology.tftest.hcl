@@ -157,6 +157,53 @@ run "two_sites" {
   }
 }
 
+# Sites that differ in failure domains: the second has none left for a witness.
+run "uneven_sites" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    pairs = 4
+    sites = [
+      { name = "north", cidr = "10.10.0.0/16", failure_domains = ["1", "2", "3"] },
+      { name = "south", cidr = "10.20.0.0/16" },
+    ]
+  }
+  assert {
+    condition     = alltrue([for p in output.pairs : length(distinct([for m in p.members : "${m.site}/${m.failure_domain}"])) == 3])
+    error_message = jsonencode(output.pairs)
+  }
+}
+
+run "witness_site_with_replicas" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    pairs        = 4
+    witness_site = "south"
+    sites = [
+      { name = "north", cidr = "10.10.0.0/16", failure_domains = ["1", "2"] },
+      { name = "south", cidr = "10.20.0.0/16", failure_domains = ["1", "2"] },
+    ]
+  }
+  assert {
+    condition     = alltrue([for p in output.pairs : p.members.witness.site == "south" && length(distinct([for m in p.members : "${m.site}/${m.failure_domain}"])) == 3])
+    error_message = jsonencode(output.pairs)
+  }
+}
+
+# Two failure domains are not enough for three members: planned all the same.
+run "two_failure_domains" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    sites = [{ name = "north", cidr = "10.10.0.0/16" }, { name = "south", cidr = "10.20.0.0/16" }]
+  }
+  assert {
+    condition     = output.pairs.pair1.members.a.site != output.pairs.pair1.members.b.site
+    error_message = jsonencode(output.pairs)
+  }
+}
+
 run "third_site_for_witnesses" {
   command = plan
   module { source = "./modules/topology" }
@@ -201,6 +248,48 @@ run "three_machines_two_pairs" {
   assert {
     condition     = yamldecode(output.configs["m1-witness"]).raft.listen == "10.77.2.51:8301" && strcontains(output.firewalls.machine.m1, "ip daddr 10.77.2.51 tcp dport { 8301 }")
     error_message = output.configs["m1-witness"]
+  }
+}
+
+# What is said of a member is true of the machine that placement names.
+run "placement_against_the_turn" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    relays = 1
+    sites  = [{ name = "a", cidr = "10.77.0.0/16", failure_domains = ["1", "2", "3"] }]
+    hosts = {
+      edge = { site = "a", zone = "dmz", address = "10.77.1.50" }
+      m1   = { site = "a", zone = "data", address = "10.77.2.51", failure_domain = "1" }
+      m2   = { site = "a", zone = "data", address = "10.77.2.52", failure_domain = "2" }
+      m3   = { site = "a", zone = "data", address = "10.77.2.53", failure_domain = "3" }
+    }
+    placement = { pair1 = { a = "m3", b = "m1", witness = "m2" } }
+  }
+  assert {
+    condition     = [for m in ["a", "b", "witness"] : output.pairs.pair1.members[m].failure_domain] == ["3", "1", "2"] && output.nodes["m3-store"].failure_domain == "3" && output.nodes["m2-witness"].failure_domain == "2"
+    error_message = jsonencode(output.pairs)
+  }
+}
+
+run "versions_and_addresses" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    versions         = { relay = "0.4.0", backend = "0.3.1", witness = "0.3.0" }
+    public_addresses = { relay2 = "192.0.2.2" }
+  }
+  assert {
+    condition     = { for k, n in output.nodes : k => n.version } == { relay1 = "0.4.0", relay2 = "0.4.0", pair1-a = "0.3.1", pair1-b = "0.3.1", witness1 = "0.3.0" }
+    error_message = jsonencode({ for k, n in output.nodes : k => n.version })
+  }
+  assert {
+    condition     = toset([for r in output.dns.records : "${r.name} ${r.value}" if r.type == "A"]) == toset(["relay1.example.com 10.77.1.11", "relay2.example.com 192.0.2.2", "mail.example.com 10.77.1.11", "mail.example.com 192.0.2.2"])
+    error_message = output.dns.zone_file
+  }
+  assert {
+    condition     = yamldecode(output.configs.relay1).directory == { urls = ["ldap://10.77.2.5:389"], base = "o=isp", default_domain = "example.com", schema = "sun-schema2" } && yamldecode(output.configs.relay2).hostname == "relay2.example.com"
+    error_message = output.configs.relay1
   }
 }
 

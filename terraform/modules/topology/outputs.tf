@@ -72,6 +72,10 @@ output "pairs" {
     condition     = alltrue([for p in keys(var.placement) : contains(local.pair_names, p)]) && (local.given || length(var.placement) == 0)
     error_message = "placement: there is no pair of that name, or no hosts are given."
   }
+  precondition {
+    condition     = length(local.crowded) == 0 || sum([for d in values(local.domains) : length(d)]) < 3
+    error_message = "witness_site: its failure domains all hold a replica of the same pair. Name more of them there, or leave witness_site empty."
+  }
 }
 
 output "zones" {

@@ -25,16 +25,37 @@ locals {
   # A site for witnesses has no replicas when two others have room for them.
   data_sites = var.witness_site != "" && length(var.sites) > 2 ? [for s in local.site_names : s if s != var.witness_site] : local.site_names
 
-  chosen = [for s in local.slots : merge(s, {
+  in_turn = [for s in local.slots : merge(s, {
     failure_domain = try(local.domains[s.site][(s.turn + s.step) % length(local.domains[s.site])], "")
     nth            = try(floor((s.turn + s.step) / length(local.domains[s.site])), 0)
   })]
-  placed = { for s in local.chosen : "${s.pair}/${s.member}" => merge(s, {
+  # A witness whose turn leads it to a replica of its pair goes to the next failure
+  # domain without one, in its site, or, where the site is not prescribed, in another.
+  taken = { for pair in local.pair_names : pair => [for s in local.in_turn : "${s.site}/${s.failure_domain}" if s.pair == pair && s.member != "witness"] }
+  chosen = [for s in local.in_turn : merge(s, try([for x in concat(
+    [{ site = s.site, failure_domain = s.failure_domain, nth = s.nth }],
+    flatten([for o in concat([s.site], [for o in local.site_names : o if o != s.site && var.witness_site == ""]) : [for j in range(length(local.domains[o])) : {
+      site           = o
+      failure_domain = local.domains[o][(s.turn + s.step + j) % length(local.domains[o])]
+      nth            = floor((s.turn + s.step + j) / length(local.domains[o]))
+    }]]),
+  ) : x if s.member == "witness" && x.failure_domain != "" && !contains(local.taken[s.pair], "${x.site}/${x.failure_domain}")][0], {}))]
+  hosted = { for s in local.chosen : "${s.pair}/${s.member}" => merge(s, {
     host = (
       !local.given ? (s.member == "witness" ? "${s.site}/${s.failure_domain}" : "${s.pair}-${s.member}") :
       try(var.placement[s.pair][s.member], local.data_hosts[s.site][s.failure_domain][s.nth % length(local.data_hosts[s.site][s.failure_domain])], "")
     )
   }) }
+  # Site and failure domain are those of the machine, whoever chose it.
+  placed = { for k, p in local.hosted : k => merge(p, {
+    site           = try(var.hosts[p.host].site, p.site)
+    failure_domain = try(var.hosts[p.host].failure_domain, p.failure_domain)
+  }) }
+
+  # Pairs, placed by the plan, whose witness is where a replica is.
+  crowded = [for pair in local.pair_names : pair if !contains(keys(var.placement), pair) && contains(
+    [for m in ["a", "b"] : "${local.placed["${pair}/${m}"].site}/${local.placed["${pair}/${m}"].failure_domain}"],
+  "${local.placed["${pair}/witness"].site}/${local.placed["${pair}/witness"].failure_domain}")]
 
   # Witnesses: one process for all pairs of a machine or, where every node gets a
   # machine of its own, of a failure domain, whose number is its name, so that a new

@@ -104,7 +104,7 @@ It ends when a step fails or passes a limit, and goes on there when it is run
 again: nodes that run the version already are left alone.`,
 		Example: `  postern upgrade run --dir ~/mail --binaries ./new
   postern upgrade run --node 10.0.0.5:7400 --cert admin.pem --key admin-key.pem --ca ca.pem \
-      --tier backend --to 0.2.0 --replace 'ssh "$POSTERN_NODE" apt-get install -y postern-backend="$POSTERN_TO"'`,
+      --tier backend --to 0.2.0 --replace 'ssh "$POSTERN_NODE" "apt-get install -y postern-$POSTERN_TIER && systemctl restart postern-$POSTERN_TIER"'`,
 		Args: cobra.NoArgs,
 		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, _ []string) error { return a.goOver(ctx, f, u, false) }),
 	}

@@ -172,7 +172,7 @@ output "tool" {
 }
 
 output "probe" {
-  description = "What postern probe compares the network with: groups, nodes and rules."
+  description = "The matrix for a probe that compares the network with it: groups, nodes and rules."
   value = {
     version = 1
     cluster = var.cluster

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -164,7 +165,10 @@ func CheckFile(fsys fsx.FS, name string) error {
 		if err == nil && r.end != size {
 			err = fmt.Errorf("seglog: %s: %d of %d bytes are good: %w", name, r.end, size, ErrCorrupt)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return w.padded(r.offs, seedOf(h.salt))
 	}
 	if _, _, err := readTable(f, h, sl); err != nil {
 		return err
@@ -181,6 +185,21 @@ func CheckFile(fsys fsx.FS, name string) error {
 	}
 	if crc != sl.fileCRC {
 		return fmt.Errorf("seglog: %s: checksum of the whole file: %w", name, ErrCorrupt)
+	}
+	return nil
+}
+
+// padded checks that frames are filled up with zeros: the CRCs of frames do not
+// cover the filling.
+func (w *window) padded(offs []uint32, seed uint32) error {
+	for _, off := range offs {
+		h, raw, err := w.frame(int64(off), seed)
+		if err != nil {
+			return fmt.Errorf("seglog: %s: at %d: %w", w.f.Name(), off, err)
+		}
+		if used := frameSize + int64(h.ext) + int64(h.size); !bytes.Equal(raw[used:], padding[:len(raw)-int(used)]) {
+			return fmt.Errorf("seglog: %s: the frame at %d is not filled up with zeros: %w", w.f.Name(), off, ErrCorrupt)
+		}
 	}
 	return nil
 }

@@ -113,3 +113,41 @@ func TestCheckFile(t *testing.T) {
 		t.Errorf("only %d bits flipped", flipped)
 	}
 }
+
+// TestCheckFileFilling: a segment that is not sealed has no checksum of the whole
+// file, and the filling of its frames is looked at nevertheless.
+func TestCheckFileFilling(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{Dir: filepath.Join(dir, "log")})
+	must(t, l.StoreLogs(batch(1, 1, 10, 200)))
+	to := filepath.Join(dir, "copy")
+	_, err := l.CopyTo(to)
+	must(t, err)
+	must(t, l.Close())
+	names, err := fsx.OS.ReadDir(to)
+	must(t, err)
+	checked := 0
+	for _, name := range names {
+		if !isSegment(name) {
+			continue
+		}
+		file := filepath.Join(to, name)
+		must(t, CheckFile(fsx.OS, file))
+		data, err := fsx.ReadFile(fsx.OS, file)
+		must(t, err)
+		// Entry 5 is the first with extensions, so that it is filled up.
+		from := headerSize + 4*int(frameLen(200, 0))
+		for at := from + frameSize + 3 + 200; at < from+int(frameLen(200, 3)); at++ {
+			b := append([]byte(nil), data...)
+			b[at] ^= 4
+			must(t, fsx.WriteFileAtomic(fsx.OS, file, b))
+			if err := CheckFile(fsx.OS, file); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("a flipped bit at %d: %v", at, err)
+			}
+			checked++
+		}
+	}
+	if checked != 5 {
+		t.Errorf("%d octets of filling", checked)
+	}
+}

@@ -212,19 +212,26 @@ func (j *journal) each(needles []string, found func(*Event)) error {
 	}()
 	match := matcher(needles)
 	for _, f := range files {
-		if err := eachLine(f, match, found); err != nil {
+		if err := eachLine(io.NewSectionReader(f, 0, f.size), match, found); err != nil {
 			return err
 		}
 	}
 	return eachLine(bytes.NewReader(tail), match, found)
 }
 
-// snapshot opens the files, oldest first, and copies what is not written yet.
-func (j *journal) snapshot() (files []*os.File, tail []byte, err error) {
+// part is a file of the journal as far as it was written at one time.
+type part struct {
+	*os.File
+	size int64
+}
+
+// snapshot opens the files, oldest first, and copies what is not written yet. Of
+// the file being written that is what it holds now: the tail is appended to it soon.
+func (j *journal) snapshot() (files []part, tail []byte, err error) {
 	j.file.Lock()
 	defer j.file.Unlock()
 	for n := j.cfg.Files - 1; n >= 0; n-- {
-		f, err := os.Open(j.name(n))
+		f, err := openPart(j.name(n))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -240,6 +247,19 @@ func (j *journal) snapshot() (files []*os.File, tail []byte, err error) {
 	tail = slices.Clone(j.pending)
 	j.mu.Unlock()
 	return files, tail, nil
+}
+
+func openPart(name string) (part, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return part{}, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return part{}, err
+	}
+	return part{f, st.Size()}, nil
 }
 
 // matcher finds one of the needles in a line. Many needles are ids, which are

@@ -145,6 +145,25 @@ func TestTrace(t *testing.T) {
 	}
 }
 
+// TestTraceWhileWritten: what was in memory when a trace began is told once, also
+// when it is written before the files are read.
+func TestTraceWhileWritten(t *testing.T) {
+	l := open(t, t.TempDir())
+	var got int
+	count := func(*Event) {
+		if got++; got == 1 {
+			l.Held(Event{QueueID: "q1"})
+			l.journal.flush(nil)
+		}
+	}
+	l.Held(Event{QueueID: "q1"})
+	l.journal.flush(nil)
+	l.Held(Event{QueueID: "q1"})
+	if err := l.journal.each([]string{"q1"}, count); err != nil || got != 2 {
+		t.Errorf("%d events, want the 2 of the beginning: %v", got, err)
+	}
+}
+
 func TestRing(t *testing.T) { synctest.Test(t, testRing) }
 
 func testRing(t *testing.T) {

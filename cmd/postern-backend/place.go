@@ -188,6 +188,7 @@ func (l *live) join(m voter.Config) error {
 	p := l.place
 	m.OnFatal = p.n.Fatal
 	m.Stream = l.give
+	m.Mark = func() (uint64, [16]byte) { return markOf(l.machine) }
 	seen := &memberFigures{pair: p.group.Pair}
 	r, err := replica.New(replica.Config{Config: m, FSM: &applier{FSM: l.machine}, OnMembers: seen.set})
 	if err != nil {

@@ -26,6 +26,7 @@ func (l *live) maintain() error {
 		},
 		Yield: func(ctx context.Context) error { return l.replica.Transfer(ctx, "") },
 		Bar:   func(on bool) { l.log.barred.Store(on); p.n.Changed(); l.hub.WakeAll() },
+		Peer:  other{l.replica},
 	})
 	if err != nil {
 		return err

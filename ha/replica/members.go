@@ -196,5 +196,17 @@ func (r *Replica) Stream(ctx context.Context, id string) (*raftnet.Stream, error
 	return r.v.Net.Stream(ctx, id, p.Addr)
 }
 
+// FetchEntry returns an entry of the other data replica's log; see
+// seglog.Log.Repair.
+func (r *Replica) FetchEntry(ctx context.Context, index uint64) ([]byte, error) {
+	return r.v.FetchEntry(ctx, index)
+}
+
+// FetchMark returns the digest that the other data replica noted last, and the
+// entry where it did.
+func (r *Replica) FetchMark(ctx context.Context) (index uint64, digest [16]byte, err error) {
+	return r.v.FetchMark(ctx)
+}
+
 // Base returns what a new member's raft begins with; see voter.Base.
 func (r *Replica) Base(witness bool) (voter.Base, error) { return r.v.Base(witness) }

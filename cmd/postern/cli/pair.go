@@ -71,7 +71,27 @@ func printPairs(w io.Writer, pairs []fleet.PairDetail) error {
 			t.Row(p.Name, n.Name, n.Role, state, n.Term, n.First, n.Last, n.Commit, n.Applied, dash(digest), table.Size(n.LogBytes))
 		}
 	}
-	return t.Print(w)
+	if err := t.Print(w); err != nil {
+		return err
+	}
+	return printRepairs(w, pairs)
+}
+
+// printRepairs says which replicas' logs were found damaged by the last scrub.
+func printRepairs(w io.Writer, pairs []fleet.PairDetail) error {
+	for _, p := range pairs {
+		for _, n := range p.Nodes {
+			if n.Upkeep == nil || n.Upkeep.Scrub.Damaged == 0 {
+				continue
+			}
+			s := &n.Upkeep.Scrub
+			if _, err := fmt.Fprintf(w, "%s: %s: the last scrub found %d damaged entries, %d repaired from the other replica, %d lost\n",
+				table.Clean(p.Name), table.Clean(n.Name), s.Damaged, s.Repaired, s.Lost); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (a *app) pairTransferCmd() *cobra.Command {

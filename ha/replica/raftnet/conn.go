@@ -191,6 +191,7 @@ const (
 	forStatus = 'S'
 	forWatch  = 'W'
 	forStream = 'B'
+	forAsk    = 'Q'
 
 	preambleVersion = 1
 )

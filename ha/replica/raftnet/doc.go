@@ -19,7 +19,9 @@ Entries travel as they are stored: a request is read into one buffer and its
 entries are slices of that, which raft and the log then keep.
 
 A stream is a connection on which two members say what they like, such as the
-files of a replica that is seeded again; two at a time from others. A passive
+files of a replica that is seeded again; two at a time from others. A connection
+for questions asks a data replica for single entries of its log, which repair
+damage, and for its digest; their number, size and rate are bounded. A passive
 member has no raft yet: it answers status questions and opens streams.
 
 The answers to status questions are made by the caller. Package raftnet

@@ -39,6 +39,8 @@ func (t *Transport) serve(l *link, pre preamble) {
 		err = t.serveStatus(l)
 	case forStream:
 		err = t.serveStream(l, pre.from)
+	case forAsk:
+		err = t.serveAsks(l, pre.from)
 	case forWatch:
 		_, _, _, err = l.receive() // nothing comes: this waits for the end
 	default:

@@ -45,8 +45,8 @@ type Handler interface {
 type Config struct {
 	Pair      string
 	ID        string
-	Addr      string // of this member, as the others dial it
-	Port      *Port
+	Addr      string      // of this member, as the others dial it
+	Port      *Port       // nil: this one only asks, and nobody reaches it
 	TLS       *tls.Config // for dialing; it has our certificate
 	Authorize Authorize
 	// Speaks says whether a certificate that Authorize accepted is that of the
@@ -72,6 +72,8 @@ type Transport struct {
 	done    chan struct{}
 	beat    atomic.Pointer[func(raft.RPC)]
 	streams atomic.Int32 // of other members, open
+	askers  atomic.Int32 // connections of other members for questions
+	pace    pace         // of answers
 
 	mu      sync.Mutex // guards what follows
 	idle    map[idleKey][]*link
@@ -105,6 +107,9 @@ func New(cfg Config) (*Transport, error) {
 	t := &Transport{
 		cfg: cfg, consume: make(chan raft.RPC), done: make(chan struct{}),
 		idle: map[idleKey][]*link{}, active: map[*link]struct{}{}, serving: map[*link]uint8{},
+	}
+	if cfg.Port == nil {
+		return t, nil
 	}
 	return t, cfg.Port.add(t)
 }
@@ -145,7 +150,9 @@ func (t *Transport) Close() error {
 	}
 	t.idle = nil
 	t.mu.Unlock()
-	t.cfg.Port.remove(t)
+	if t.cfg.Port != nil {
+		t.cfg.Port.remove(t)
+	}
 	for _, l := range links {
 		_ = l.Close()
 	}

@@ -25,6 +25,13 @@ commits it as an entry of its own kind, at most every few seconds and only if
 something else was committed since the last one, so that an idle group does
 not write. Every member keeps the log from F on, F itself included (rule W2).
 
+# What replicas ask each other
+
+A data replica gives another one of the configuration, never a witness, single
+entries of its log and the digest that it noted last. It checks what it gets:
+package seglog puts an entry in place only where that is what was there. A log
+that cannot be opened for damage in the middle is mended so before raft begins.
+
 # Failures
 
 A failed write or flush of the log or of the stable file goes to OnFatal, once:

@@ -100,6 +100,9 @@ type Config struct {
 	OnFatal     func(error) // ends the process; nil is not allowed
 	// Stream answers other members' streams; nil: they are refused.
 	Stream func(ctx context.Context, from string, s *raftnet.Stream) error
+	// Mark returns the digest of the state that was noted last, and the entry
+	// where it was; for the other data replica. It is quick. Nil: there is none.
+	Mark func() (index uint64, digest [16]byte)
 	// Room returns what the log takes of the disk and the most that it may, 0 for
 	// no limit. It is quick. Nil: not known.
 	Room func() (used, limit int64)
@@ -262,9 +265,13 @@ func (v *Voter) openStores() (err error) {
 	if v.role.Kind == manifest.Witness {
 		trim = seglog.Recycle
 	}
+	var fetch func(uint64) ([]byte, error)
+	if v.role.Kind == manifest.Data && c.ClientTLS != nil {
+		fetch = v.fetchAtOpen
+	}
 	v.log, err = seglog.Open(seglog.Config{
 		Dir: filepath.Join(c.Dir, "log"), FS: c.FS, SegmentSize: c.SegmentSize, CacheBytes: c.CacheBytes,
-		Trim: trim, OnFailure: v.Fatal, Logger: c.Log,
+		Trim: trim, OnFailure: v.Fatal, Logger: c.Log, Fetch: fetch,
 	})
 	if err != nil {
 		return err

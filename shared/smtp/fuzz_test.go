@@ -108,9 +108,11 @@ func FuzzServer(f *testing.F) {
 		"NOOP\nNOOP\r\n\r\x00\r\n" + strings.Repeat("x", 600) + "\r\nSTARTTLS\r\nXCLIENT ADDR=::1\r\nBDAT x\r\n",
 		"HELO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\na\nb\r.\r\r\n.\r\nMAIL FROM:<a@b>\r\nDATA\r\nx",
 		"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nEHLO a\r\n",
+		"EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 2\r\nx\r\nx",
 	} {
 		f.Add([]byte(s), byte(7), byte(0))
 		f.Add([]byte(s), byte(1), byte(3))
+		f.Add([]byte(s), byte(0), byte(0))
 	}
 	f.Fuzz(func(t *testing.T, in []byte, step, mode byte) {
 		run := func(step int) (string, []string) {
@@ -146,6 +148,9 @@ func FuzzServer(f *testing.F) {
 		}
 		if bytes.Contains(in, []byte{'\n'}) && !mayDiffer(in) {
 			out2, calls2 := run(int(step)%64 + 1)
+			if splitByChunk(in, out, out2) {
+				return
+			}
 			if out2 != out || strings.Join(calls2, "\n") != strings.Join(calls, "\n") {
 				t.Errorf("pieces of %d make a difference:\n%q\n%q\n%q\n%q", int(step)%64+1, out, out2, calls, calls2)
 			}
@@ -159,6 +164,14 @@ func FuzzServer(f *testing.F) {
 func mayDiffer(in []byte) bool {
 	up := bytes.ToUpper(in)
 	return bytes.Count(in, crlf) != bytes.Count(in, []byte{'\n'}) || bytes.Contains(up, []byte("DATA")) || bytes.Contains(up, []byte("STARTTLS"))
+}
+
+// splitByChunk reports sessions that differ because a chunk of BDAT ended between
+// CR and LF: the LF is then a bare one, which ends a session when nothing follows
+// it yet.
+func splitByChunk(in []byte, whole, pieces string) bool {
+	bare := string(appendReply(nil, replyBareLine, false))
+	return bytes.Contains(bytes.ToUpper(in), []byte("BDAT")) && pieces != whole && strings.HasSuffix(pieces, bare) && strings.HasPrefix(whole, strings.TrimSuffix(pieces, bare))
 }
 
 // slowUndot is the rule of RFC 5321 4.5.2, octet by octet.

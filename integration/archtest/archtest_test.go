@@ -50,6 +50,7 @@ var homes = map[string][]string{
 	"github.com/vbauerster/mpb":         {"cmd/postern"},
 	"github.com/prometheus/":            {"shared/metrics", "cmd"},
 	"github.com/rogpeppe/go-internal":   {"integration"},
+	"github.com/hashicorp/hcl/":         {"integration"},
 	"go.uber.org/goleak":                {},
 	"pgregory.net/rapid":                {},
 	"github.com/anishathalye/porcupine": {},

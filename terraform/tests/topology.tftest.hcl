@@ -341,3 +341,31 @@ run "roles_and_options" {
     error_message = output.dns.zone_file
   }
 }
+
+# What machines need besides: nothing unless it is asked for, and then only that.
+run "machines_besides" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    ssh_port     = 22
+    time_servers = ["10.77.3.9"]
+  }
+
+  assert {
+    condition = toset([for r in output.rules : "${r.from} ${r.to} ${join("+", r.protocols)} ${join(",", r.ports)}" if contains(["ssh", "time"], r.id)]) == toset([
+      "management relay tcp 22", "management backend tcp 22", "management witness tcp 22",
+      "relay time udp 123", "backend time udp 123", "witness time udp 123",
+    ])
+    error_message = "rules: ${jsonencode([for r in output.rules : r if contains(["ssh", "time"], r.id)])}"
+  }
+  assert {
+    condition = alltrue([for h in ["relay1", "pair1-a", "witness1"] :
+      strcontains(output.firewalls.machine[h], "ip saddr { 10.77.3.0/24 } ip daddr ${output.nodes[h].address} tcp dport { 22 } accept") &&
+    strcontains(output.firewalls.machine[h], "ip daddr { 10.77.3.9 } udp dport { 123 } accept")])
+    error_message = "rules of a machine: ${output.firewalls.machine["pair1-a"]}"
+  }
+  assert {
+    condition     = !strcontains(output.firewalls.zone.outer, "dport { 22 }") && strcontains(output.firewalls.zone.inner, "dport { 22 }")
+    error_message = "the outer firewall lets ssh through, or the inner one does not"
+  }
+}

@@ -11,21 +11,24 @@ locals {
     in_ports = distinct(concat(flatten([for s in r.services : lookup(n.services, s, [])])))
   } } }
 
+  # What a node is to the Internet: where nothing translates addresses, the public one.
+  own = { for name, n in local.nodes : name => distinct([n.address, lookup(var.public_addresses, name, n.address)]) }
+
   # Rules of nft for one machine, which may hold more than one node.
   machines = distinct([for n in values(local.nodes) : n.host])
   machine_rules = { for h in local.machines : h => {
     in = distinct(flatten([for name, n in local.nodes : [for k, r in local.rules : [for proto in r.protocols :
-      "${try(local.peers[name][k].sources[0], "") == "!" ? "ip saddr != { ${join(", ", local.inside)} }" : "ip saddr { ${join(", ", local.peers[name][k].sources)} }"} ip daddr ${n.address} ${proto} dport { ${join(", ", local.peers[name][k].in_ports)} } accept comment \"${r.id}\""
+      "${try(local.peers[name][k].sources[0], "") == "!" ? "ip saddr != { ${join(", ", local.inside)} } ip daddr ${length(local.own[name]) == 1 ? n.address : "{ ${join(", ", local.own[name])} }"}" : "ip saddr { ${join(", ", local.peers[name][k].sources)} } ip daddr ${n.address}"} ${proto} dport { ${join(", ", local.peers[name][k].in_ports)} } accept comment \"${r.id}\""
     ] if length(local.peers[name][k].sources) > 0 && length(local.peers[name][k].in_ports) > 0] if n.host == h]))
     out = distinct(flatten([for name, n in local.nodes : [for k, r in local.rules : [for proto in r.protocols :
-      "ip saddr ${n.address} ${try(local.peers[name][k].targets[0], "") == "!" ? "ip daddr != { ${join(", ", local.inside)} }" : "ip daddr { ${join(", ", local.peers[name][k].targets)} }"} ${proto} dport { ${join(", ", r.ports)} } accept comment \"${r.id}\""
+      "${try(local.peers[name][k].targets[0], "") == "!" ? "ip saddr ${length(local.own[name]) == 1 ? n.address : "{ ${join(", ", local.own[name])} }"} ip daddr != { ${join(", ", local.inside)} }" : "ip saddr ${n.address} ip daddr { ${join(", ", local.peers[name][k].targets)} }"} ${proto} dport { ${join(", ", r.ports)} } accept comment \"${r.id}\""
     ] if length(local.peers[name][k].targets) > 0] if n.host == h]))
   } }
 
   machine_nft = { for h, rules in local.machine_rules : h => templatefile("${path.module}/machine.nft.tftpl", { in = rules.in, out = rules.out }) }
 
   zone_rules = [for r in local.rules : {
-    outer = r.from == "internet" || r.to == "internet" || r.to == "resolver"
+    outer = r.from == "internet" || contains(["internet", "resolver", "time"], r.to)
     inner = r.from != "internet" && r.to != "internet"
     lines = [for proto in r.protocols : join(" ", [
       r.from == "internet" ? "ip saddr != { ${join(", ", local.inside)} }" : "ip saddr { ${join(", ", local.addresses[r.from])} }",

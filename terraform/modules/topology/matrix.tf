@@ -1,7 +1,7 @@
 # Who may talk to whom: the only place where that is said. Firewalls, security groups
 # and the probe are made from it. What no row allows is refused.
 #
-#   from, to  groups: a tier, internet, management, directory or resolver
+#   from, to  groups: a tier, internet, management, directory, resolver or time
 #   services  of the nodes of to; ports, where to is no tier
 #   within    pair: only members of the same pair
 #   secret    what a peer that gets through has to show besides: a certificate of
@@ -25,6 +25,8 @@ locals {
     { id = "raft-witness", from = ["witness"], to = ["backend"], protocols = ["tcp"], services = ["raft"], within = "pair", secret = "witness", purpose = "raft" },
     { id = "admin", from = ["management"], to = local.tiers, protocols = ["tcp"], services = ["admin"], secret = "admin", purpose = "admin API" },
     { id = "metrics", from = ["management"], to = local.tiers, protocols = ["tcp"], services = ["metrics"], purpose = "metrics, health" },
+    { id = "ssh", from = ["management"], to = local.tiers, protocols = ["tcp"], services = ["ssh"], secret = "key", purpose = "operators at the machine, where ssh_port is given" },
+    { id = "time", from = local.tiers, to = ["time"], protocols = ["udp"], ports = [123], purpose = "NTP, where time_servers are given" },
     { id = "operators", from = ["management"], to = ["relay"], protocols = ["tcp"], services = local.users, purpose = "operators are users too, and an upgrade greets what it has replaced" },
   ]
 
@@ -44,7 +46,7 @@ locals {
     within    = lookup(m, "within", "")
     secret    = lookup(m, "secret", "")
     purpose   = m.purpose
-  }]]) : r if length(r.ports) > 0 && (r.to != "resolver" || length(var.resolvers) > 0)]
+  }]]) : r if length(r.ports) > 0 && (r.to == "internet" || length(lookup(local.addresses, r.to, [])) > 0)]
 
   addresses = merge(
     { for tier in local.tiers : tier => [for n in values(local.nodes) : n.address if n.tier == tier] },
@@ -52,6 +54,7 @@ locals {
       management = concat([for s in local.site_names : local.zones[s].mgmt], var.management)
       directory  = local.directory_addresses
       resolver   = var.resolvers
+      time       = var.time_servers
     },
   )
 }

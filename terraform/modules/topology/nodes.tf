@@ -6,7 +6,8 @@ locals {
     data = cidrsubnet(s.cidr, 24 - tonumber(split("/", s.cidr)[1]), 2)
     mgmt = cidrsubnet(s.cidr, 24 - tonumber(split("/", s.cidr)[1]), 3)
   } }
-  p = var.ports
+  p   = var.ports
+  ssh = var.ssh_port == 0 ? {} : { ssh = [var.ssh_port] }
 
   default_roles = lookup(var.relay_roles, "default", ["mx", "submit", "proxy", "outbound"])
   relay_nodes = { for i, r in local.relay_spots : r.name => merge(r, {
@@ -19,7 +20,7 @@ locals {
       contains(lookup(var.relay_roles, r.name, local.default_roles), "mx") ? { smtp = [local.p.smtp] } : {},
       contains(lookup(var.relay_roles, r.name, local.default_roles), "submit") ? { submission = [local.p.submission], submissions = [local.p.submissions] } : {},
       contains(lookup(var.relay_roles, r.name, local.default_roles), "proxy") ? { imap = [local.p.imap], imaps = [local.p.imaps], pop3 = [local.p.pop3], pop3s = [local.p.pop3s] } : {},
-    { gossip = [local.p.gossip], admin = [local.p.admin], metrics = [local.p.metrics] })
+    { gossip = [local.p.gossip], admin = [local.p.admin], metrics = [local.p.metrics] }, local.ssh)
   }) }
 
   # Data replicas, by the machine that holds them.
@@ -34,7 +35,7 @@ locals {
     address        = local.given ? try(var.hosts[h].address, "") : try(cidrhost(local.zones[[for p in values(local.placed) : p.site if p.host == h][0]].data, 10 + i), "")
     roles          = []
     groups         = [for pair in local.pair_names : pair if contains([for m in ["a", "b"] : local.placed["${pair}/${m}"].host], h)]
-    services = {
+    services = merge(local.ssh, {
       lmtp      = [for k, pair in [for pair in local.pair_names : pair if contains([for m in ["a", "b"] : local.placed["${pair}/${m}"].host], h)] : local.p.lmtp + k]
       pair_imap = [for k, pair in [for pair in local.pair_names : pair if contains([for m in ["a", "b"] : local.placed["${pair}/${m}"].host], h)] : local.p.pair_imap + k]
       pair_pop3 = [for k, pair in [for pair in local.pair_names : pair if contains([for m in ["a", "b"] : local.placed["${pair}/${m}"].host], h)] : local.p.pair_pop3 + k]
@@ -42,7 +43,7 @@ locals {
       gossip    = [local.p.gossip]
       admin     = [local.p.admin]
       metrics   = [local.p.metrics + 1]
-    }
+    })
   } }
 
   # A witness beside replicas of other pairs has the ports after theirs.
@@ -57,12 +58,12 @@ locals {
     address        = local.given ? try(var.hosts[x].address, "") : try(cidrhost(local.zones[split("/", x)[0]].data, 200 + index(local.all_domains, x)), "")
     roles          = []
     groups         = [for pair in local.pair_names : pair if local.placed["${pair}/witness"].host == x]
-    services = {
+    services = merge(local.ssh, {
       raft    = [local.p.raft + local.beside]
       gossip  = [local.p.gossip + local.beside]
       admin   = [local.p.admin + local.beside]
       metrics = [local.p.metrics + 2]
-    }
+    })
   } }
 
   nodes = merge(local.relay_nodes, local.backend_nodes, local.witness_nodes)

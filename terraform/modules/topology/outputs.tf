@@ -177,7 +177,7 @@ output "probe" {
     version = 1
     cluster = var.cluster
     inside  = local.inside
-    groups  = { for g in ["management", "directory", "resolver"] : g => local.addresses[g] }
+    groups  = { for g in ["management", "directory", "resolver", "time"] : g => local.addresses[g] }
     nodes   = [for name, n in local.nodes : { name = name, tier = n.tier, zone = n.zone, address = n.address, pairs = n.groups, services = n.services }]
     rules   = [for r in local.rules : { id = r.id, from = r.from, to = r.to, protocols = r.protocols, ports = r.ports, services = r.services, within = r.within, secret = r.secret }]
   }

@@ -283,6 +283,34 @@ variable "management" {
   }
 }
 
+variable "ssh_port" {
+  description = "Port at which operators reach the machines themselves, from mgmt and management. 0: the firewalls let none through."
+  type        = number
+  default     = 0
+  nullable    = false
+
+  validation {
+    condition     = var.ssh_port >= 0 && var.ssh_port <= 65535 && floor(var.ssh_port) == var.ssh_port
+    error_message = "ssh_port: want 1 to 65535, or 0 for none."
+  }
+  validation {
+    condition     = !contains(values(var.ports), var.ssh_port)
+    error_message = "ssh_port: a service of Postern has it."
+  }
+}
+
+variable "time_servers" {
+  description = "Addresses of the NTP servers that the machines ask. Empty: they get their time otherwise, and the firewalls let no NTP out."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for a in var.time_servers : can(cidrhost("${a}/32", 0))])
+    error_message = "time_servers: want IPv4 addresses."
+  }
+}
+
 variable "public_addresses" {
   description = "Public addresses of relays by name, for DNS. A relay without one is known by its address in the dmz."
   type        = map(string)

@@ -22,7 +22,9 @@ over quota) and XVACATION ("hash,seconds", and ",only" for mail that is not to b
 stored): has the sender of this message had the answer with this hash within so
 many seconds? The reply then ends in "vacation=reply" when the relay is to
 answer, or in "vacation=none". A repeated key never makes a second copy, and
-gets the same decision.
+gets the same decision. XPART names the partition in which to make the mailbox
+(mailMessageStore of the directory). A pair has one partition, the log with its
+rows, so the name is checked for its form and every mailbox is in that one.
 
 Package lmtpd stores nothing itself, and it sends nothing back: a notification
 is the relay's.

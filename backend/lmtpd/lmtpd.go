@@ -70,8 +70,8 @@ func New(cfg Config) (*Server, error) {
 	engine, err := smtp.NewServer(smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: cfg.Hostname, Limits: limits, Log: cfg.Log,
 		TLS: cfg.TLS, ImplicitTLS: cfg.TLS != nil,
-		Private: "X-TT 1 XVACATION", PrivateMail: []string{"XTRACE", "XTIME"},
-		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION"}, PrivateFor: cfg.PrivateFor,
+		Private: "X-TT 1 XVACATION XPART", PrivateMail: []string{"XTRACE", "XTIME"},
+		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION", "XPART"}, PrivateFor: cfg.PrivateFor,
 		NewSession: func(context.Context, *smtp.ConnInfo) (smtp.Session, error) { return &session{srv: s}, nil },
 	})
 	if err != nil {
@@ -171,10 +171,24 @@ func private(r *mailbox.DeliveryRecipient, key, v string) (ok bool) {
 		n, err := strconv.ParseUint(v, 10, 16)
 		r.Force = n&2 != 0
 		return err == nil
+	case "XPART":
+		return v != "" && len(v) <= maxPartition && printable(v)
 	case "XVACATION":
 		q, err := mail.ParseAutoreplyQuery(v)
 		r.Autoreply = &q
 		return err == nil
+	}
+	return true
+}
+
+// maxPartition bounds the name of a partition.
+const maxPartition = 64
+
+func printable(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
 	}
 	return true
 }

@@ -71,7 +71,7 @@ const text = "Subject: hello\r\n\r\n.body\r\n"
 func TestReplies(t *testing.T) {
 	boxes := mailboxtest.New(t)
 	c := serve(t, boxes, true)
-	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION" {
+	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XPART" {
 		t.Fatalf("X-TT %q, %v", p, ok)
 	}
 	key := mail.NewDeliveryKey("r", "q", "k").String()
@@ -96,6 +96,7 @@ func TestReplies(t *testing.T) {
 		{"not to be stored", text, to("fay", "XVACATION", hash+",0,only", "XKEY", third), "250 2.1.5 <fay@example.test> not stored, as its owner wishes vacation=reply"},
 		{"not to be stored, again", text, to("fay", "XVACATION", hash+",3600,only", "XKEY", third), "250 2.1.5 <fay@example.test> not stored, as its owner wishes vacation=reply"},
 		{"decided before", text, to("fay", "XVACATION", hash+",0", "XKEY", other), "250 2.1.5 <fay@example.test> delivered, by an earlier attempt vacation=none"},
+		{"partition", text, to("gil", "XPART", "p1"), "250 2.1.5 <gil@example.test> delivered"},
 		{"flags", text, to("eve", "XFLAGS", `\Seen,\Flagged`), "250 2.1.5 *"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -118,7 +119,7 @@ func TestReplies(t *testing.T) {
 
 func TestBadParameters(t *testing.T) {
 	c := serve(t, mailboxtest.New(t), true)
-	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}} {
+	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}, {"XPART", ""}, {"XPART", "a b"}, {"XPART", strings.Repeat("p", 65)}} {
 		res := send(t, c, text, to("ann", p...))
 		if r := res.Rcpts[0]; r == nil || r.Code != 501 {
 			t.Errorf("%v: %v", p, r)

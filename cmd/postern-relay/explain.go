@@ -101,7 +101,7 @@ func (t *telling) result(final []mail.Recipient, err error) {
 			return
 		}
 		r := admin.ExplainRecipient{
-			Address: f.Address.String(), Channel: string(f.Channel), NextHop: f.NextHop, Mailbox: f.Mailbox, Folder: f.Folder,
+			Address: f.Address.String(), Channel: string(f.Channel), NextHop: f.NextHop, Mailbox: f.Mailbox, Folder: f.Folder, Store: f.Store,
 			Quota: directory.QuotaDefault, Messages: directory.QuotaDefault, MaxSize: f.MaxSize, List: f.ListName,
 			Autoreply: f.Autoreply != nil, Via: append([]string{}, f.Via...),
 		}

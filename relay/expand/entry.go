@@ -162,7 +162,10 @@ func (w *walk) mailbox(r mail.Recipient, d *directory.Domain, e *directory.Entry
 	if !ok {
 		return w.misconfigured(r.Address, e.DN, "mailHost of user names no pair: "+host, nil)
 	}
-	r.Channel, r.NextHop, r.Mailbox, r.Quota = mail.ChannelLMTP, pair, e.Mailbox, e.Quota
+	r.Channel, r.NextHop, r.Mailbox, r.Quota, r.Store = mail.ChannelLMTP, pair, e.Mailbox, e.Quota, e.MessageStore
+	if r.Store != "" {
+		w.rule(r.Address, e.DN, "14", "mailMessageStore", "a new mailbox is made in partition "+r.Store, nil)
+	}
 	if r.Mailbox == "" { // not found by address: the entry does not know its domain
 		r.Mailbox = e.UID + "@" + d.Name
 	}

@@ -30,6 +30,9 @@ import (
 // Version 2 adds +reply and the keys that begin with it, how the recipient's
 // mail is answered. Version 1 delivers without them, and answers nothing.
 //
+// +store came later and needs no version of its own: who skips it makes the
+// mailbox in the pair's default partition.
+//
 // Version 3 is written by queues on level 2 (see level.go). It adds hash, the
 // first half of the SHA-256 of ID.msg, and as its last line before the end
 //
@@ -198,6 +201,7 @@ func (e *encoder) recipient(r *Recipient) {
 		e.b = strconv.AppendQuoteToASCII(e.b, q.Stamp)
 		e.b = append(e.b, '\n')
 	}
+	e.text("+store", r.Store)
 	for _, v := range r.Via {
 		e.b = append(e.b, "+via "...)
 		e.b = strconv.AppendQuoteToASCII(e.b, v)
@@ -460,6 +464,8 @@ func (r *Recipient) read(l *line) {
 		r.Key = k
 	case "+quota":
 		r.Quota = l.quota()
+	case "+store":
+		r.Store = l.text()
 	case "+via":
 		r.Via = append(r.Via, l.text())
 	case "+list":

@@ -55,9 +55,10 @@ type ExplainRecipient struct {
 	NextHop   string   `json:"next_hop"` // the pair, or a domain
 	Mailbox   string   `json:"mailbox"`
 	Folder    string   `json:"folder"`
-	Quota     int64    `json:"quota_octets"`   // -1 none, -2 the store's default
-	Messages  int64    `json:"quota_messages"` // the same
-	MaxSize   int64    `json:"max_size"`       // 0: no limit of its own
+	Store     string   `json:"partition,omitempty"` // in which the mailbox would be made
+	Quota     int64    `json:"quota_octets"`        // -1 none, -2 the store's default
+	Messages  int64    `json:"quota_messages"`      // the same
+	MaxSize   int64    `json:"max_size"`            // 0: no limit of its own
 	List      string   `json:"list,omitempty"`
 	Autoreply bool     `json:"autoreply,omitempty"`
 	Via       []string `json:"via"`

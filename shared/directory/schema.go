@@ -296,7 +296,10 @@ func (e *Entry) readUser(s *Schema, r *reader) {
 	} else if uid != "" {
 		r.fault(s.UID, uid)
 	}
-	e.MessageStore = r.one(s.MessageStore)
+	if e.MessageStore = r.one(s.MessageStore); !validStore(e.MessageStore) {
+		r.fault(s.MessageStore, e.MessageStore)
+		e.MessageStore = ""
+	}
 	e.ServiceAccess = r.one(s.ServiceAccess)
 	e.Status = r.status(s.UserStatus, LevelEntry, User)
 	e.MailStatus = r.status(s.MailUserStatus, LevelEntryMail, User)
@@ -304,6 +307,21 @@ func (e *Entry) readUser(s *Schema, r *reader) {
 	if bytes != QuotaDefault || messages != QuotaDefault {
 		e.Quota = &mail.Quota{Bytes: bytes, Messages: messages, Stamp: e.Stamp}
 	}
+}
+
+// validStore reports whether name can be the name of a partition, or is empty.
+func validStore(name string) bool {
+	if len(name) > 64 {
+		return false
+	}
+	for i := 0; i < len(name); i++ {
+		switch c := name[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.' && i > 0:
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // validUID reports whether uid can be the name of a mailbox: it has no control

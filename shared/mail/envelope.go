@@ -124,6 +124,7 @@ type Recipient struct {
 	Folder   string // folder from a subaddress; "" is INBOX
 	Key      DeliveryKey
 	Quota    *Quota   // nil: the directory says nothing
+	Store    string   // partition of the pair that the mailbox is made in; "" is the default one
 	MaxSize  int64    // octets of the largest message that it takes, 0 without limit; the queue does not keep it
 	Via      []string // how expansion came here: addresses and lists, outermost first
 	ListName string   // list that produced it, for its errors-to; "" if none

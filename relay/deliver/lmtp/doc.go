@@ -19,7 +19,8 @@ may have reached it.
 Private parameters (values are xtext on the wire): on MAIL, XTRACE, the root
 queue id, and XTIME, the arrival at the first relay in Unix nanoseconds; on
 RCPT, XKEY, the delivery key in hexadecimal, XFOLDER, the folder in UTF-8, and
-XQUOTA, "octets,messages,stamp" with -1 for no limit.
+XQUOTA, "octets,messages,stamp" with -1 for no limit. XPART, the partition in
+which the mailbox is to be made, goes to peers that list it behind X-TT 1.
 
 A recipient with an Autoreply is sent with XVACATION, the question whether to
 answer, to peers that list it behind X-TT 1; the answer comes back as

@@ -27,6 +27,7 @@ type try struct {
 	open    []int  // recipients, by index, that may still be asked about
 	keyed   bool   // the last peer understood keys
 	answers bool   // and remembers who was answered
+	stores  bool   // and is told the partition
 	leader  string // who the last peer said serves
 	foreign *Foreign
 	hops    int
@@ -306,6 +307,9 @@ func (s *scratch) transaction(t *try) *smtp.Transaction {
 			}
 			if q := r.Quota; q != nil {
 				p["XQUOTA"] = strconv.FormatInt(q.Bytes, 10) + "," + strconv.FormatInt(q.Messages, 10) + "," + q.Stamp
+			}
+			if r.Store != "" && t.stores {
+				p[paramStore] = r.Store
 			}
 			if r.Autoreply != nil && t.answers {
 				p[paramVacation] = r.Autoreply.Query(env.ReversePath).String()

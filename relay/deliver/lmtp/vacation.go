@@ -9,15 +9,20 @@ import (
 	"github.com/postern-mail/postern/shared/smtp"
 )
 
-// paramVacation is the parameter of RCPT that asks whether to answer, and the
-// word by which a peer says that it knows it.
-const paramVacation = "XVACATION"
+// Parameters of RCPT that are newer than X-TT 1, each the word by which a peer
+// says that it knows it.
+const (
+	paramVacation = "XVACATION" // whether to answer
+	paramStore    = "XPART"     // partition of the mailbox, should it be made
+)
 
 // greet notes what the peer understands.
 func (t *try) greet(c *smtp.Client) {
 	params, ok := c.Extension("X-TT")
 	t.keyed = ok
-	t.answers = ok && slices.Contains(strings.Fields(params), paramVacation)
+	words := strings.Fields(params)
+	t.answers = ok && slices.Contains(words, paramVacation)
+	t.stores = ok && slices.Contains(words, paramStore)
 }
 
 // answered reports whether a reply to XVACATION says to answer. The words are

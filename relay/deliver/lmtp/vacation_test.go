@@ -59,6 +59,34 @@ func TestVacation(t *testing.T) {
 	}
 }
 
+// TestPartition: the partition is told to a pair that knows the parameter, and
+// to no other.
+func TestPartition(t *testing.T) {
+	for name, tt := range map[string]struct {
+		opts []lmtptest.Option
+		want string
+	}{
+		"a pair":        {[]lmtptest.Option{lmtptest.Partitions}, "p1"},
+		"an older pair": {nil, ""},
+		"no pair":       {[]lmtptest.Option{lmtptest.Plain}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sink(t, nil, tt.opts...)
+			d := delivery(2)
+			d.Recipients[0].Store = "p1"
+			for i, r := range agent(t, Config{Routes: pair(s)}).Deliver(t.Context(), d) {
+				if r.Outcome != deliver.Delivered {
+					t.Errorf("recipient %d: %+v", i, r)
+				}
+			}
+			stored := s.Stored()
+			if len(stored) != 2 || stored[0].Private[paramStore] != tt.want || stored[1].Private[paramStore] != "" {
+				t.Errorf("stored %+v", stored)
+			}
+		})
+	}
+}
+
 // TestVacationUnknown: a pair, or a foreign server, that cannot be asked gets
 // the mail all the same, but not what is not to be stored.
 func TestVacationUnknown(t *testing.T) {

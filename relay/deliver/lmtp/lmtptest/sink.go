@@ -68,6 +68,12 @@ func Vacation(c *smtp.ServerConfig) {
 	c.PrivateRcpt = append(c.PrivateRcpt, "XVACATION")
 }
 
+// Partitions makes the Sink one that is told partitions.
+func Partitions(c *smtp.ServerConfig) {
+	c.Private += " XPART"
+	c.PrivateRcpt = append(c.PrivateRcpt, "XPART")
+}
+
 // Start starts a Sink on loopback. wrap, which may be nil, is put around every
 // connection.
 func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {

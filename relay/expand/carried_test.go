@@ -1,0 +1,76 @@
+package expand
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// expandOne is what d makes of mail for an address, and the steps on the way.
+func expandOne(t *testing.T, d *tree, env *mail.Envelope, address string) ([]mail.Recipient, []Step, error) {
+	t.Helper()
+	x, err := New(Config{Directory: d, Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := mail.ParseAddress(address, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var steps []Step
+	rs, err := x.Explain(t.Context(), env, mail.Recipient{Address: a}, func(s Step) { steps = append(steps, s) })
+	return rs, steps, err
+}
+
+// told reports whether a step of the explanation names attribute and says text.
+func told(steps []Step, attribute, text string) bool {
+	for _, s := range steps {
+		if s.Attribute == attribute && strings.Contains(s.Text, text) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestPartition: the partition is of the user whose mailbox it is, not of who
+// forwards to it.
+func TestPartition(t *testing.T) {
+	d := fixture()
+	d.users["ann@example.test"][0].MessageStore = "p1"
+	d.users["fwd@example.test"][0].MessageStore = "p2"
+	for address, want := range map[string]string{"ann@example.test": "p1", "ann+x@example.test": "p1", "bob@example.test": "", "fwd@example.test": "p1"} {
+		rs, steps, err := expandOne(t, d, nil, address)
+		if err != nil || rs[0].Store != want {
+			t.Errorf("%s: %q, want %q: %v", address, rs[0].Store, want, err)
+		}
+		if want != "" && !told(steps, "mailMessageStore", want) {
+			t.Errorf("%s: not explained: %+v", address, steps)
+		}
+		for _, r := range rs[1:] {
+			if r.Store != "" {
+				t.Errorf("%s: %s has partition %q", address, r.Address, r.Store)
+			}
+		}
+	}
+}
+
+// TestPartitionNames: a name that is none is a fault of the entry, and the
+// entry is used without it.
+func TestPartitionNames(t *testing.T) {
+	s := directory.SunSchema2()
+	for name, ok := range map[string]bool{
+		"primary": true, "p-1_a.b": true, "": true, ".": false, "../x": false, "a b": false, "ü": false, "a\n": true,
+		strings.Repeat("p", 64): true, strings.Repeat("p", 65): false,
+	} {
+		e := s.ReadEntry("uid=ann", directory.Attributes{
+			{Name: "objectClass", Values: []string{"inetMailUser", "inetLocalMailRecipient"}},
+			{Name: "uid", Values: []string{"ann"}},
+			{Name: "mailMessageStore", Values: []string{name}},
+		})
+		if got := len(e.Faults) == 0; got != ok || e.UID != "ann" || (e.MessageStore != "") != (ok && name != "") {
+			t.Errorf("%q: %q, faults %q", name, e.MessageStore, e.Faults)
+		}
+	}
+}

@@ -132,7 +132,7 @@ func start(_ context.Context, n *daemon.Node[config.Backend]) error {
 	n.OnStop("hand-over", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		if err := o.drain(ctx, true); err != nil { // it is alone: clients wait for the next one
+		if err := o.handOver(ctx, (*replica.Replica).Leave); err != nil { // it is alone: clients wait for the next one
 			n.Log.Warn("no hand-over before the end", "err", err)
 		}
 		return nil

@@ -212,12 +212,17 @@ func (o *operator) transfer(ctx context.Context, in admin.TransferRequest) (admi
 	return l.place.status(), nil
 }
 
-// drain hands over what is served here; gossip tells the relays to prefer the
-// others.
+// drain hands over what is served here; the replicas see to it that it stays so.
+// Gossip tells the relays to prefer the others.
 func (o *operator) drain(ctx context.Context, on bool) error {
 	if !on {
 		return nil
 	}
+	return o.handOver(ctx, (*replica.Replica).StepAside)
+}
+
+// handOver has every replica that serves hand over.
+func (o *operator) handOver(ctx context.Context, by func(*replica.Replica, context.Context) error) error {
 	errs := make([]error, len(o.places))
 	var wg sync.WaitGroup
 	for i, p := range o.places {
@@ -226,7 +231,7 @@ func (o *operator) drain(ctx context.Context, on bool) error {
 			continue
 		}
 		wg.Go(func() {
-			if err := l.replica.Transfer(ctx, ""); err != nil {
+			if err := by(l.replica, ctx); err != nil {
 				errs[i] = fmt.Errorf("pair %s: %w", p.group.Pair, err)
 			}
 		})

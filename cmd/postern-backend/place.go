@@ -190,7 +190,7 @@ func (l *live) join(m voter.Config) error {
 	m.Stream = l.give
 	m.Mark = func() (uint64, [16]byte) { return markOf(l.machine) }
 	seen := &memberFigures{pair: p.group.Pair}
-	r, err := replica.New(replica.Config{Config: m, FSM: &applier{FSM: l.machine}, OnMembers: seen.set})
+	r, err := replica.New(replica.Config{Config: m, FSM: &applier{FSM: l.machine}, OnMembers: seen.set, Draining: p.n.Draining})
 	if err != nil {
 		return err
 	}

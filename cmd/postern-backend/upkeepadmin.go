@@ -24,8 +24,8 @@ func (l *live) maintain() error {
 			}
 			return json.Marshal(b)
 		},
-		Yield: func(ctx context.Context) error { return l.replica.Transfer(ctx, "") },
-		Bar:   func(on bool) { l.log.barred.Store(on); p.n.Changed(); l.hub.WakeAll() },
+		Yield: func(ctx context.Context) error { return l.replica.StepAside(ctx) },
+		Bar:   func(on bool) { l.log.barred.Store(on); l.replica.Bar(on); p.n.Changed(); l.hub.WakeAll() },
 		Peer:  other{l.replica},
 	})
 	if err != nil {

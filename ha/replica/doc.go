@@ -43,6 +43,11 @@ Transfer asks the target first whether it is alive and has caught up; raft
 would otherwise refuse proposals for long while it waits for a dead one. If it
 goes on refusing them for two election time-outs all the same, the process ends.
 
+A replica that drains goes on voting, and hands over at once whenever it comes to
+serve, to one that does not drain. While there is none that can take over, it
+serves: draining never costs the service. Nothing is handed over to a replica
+that drains, except by one that ends or is barred and finds no other.
+
 # Snapshots
 
 A snapshot is the state machine's Flush and a note of its index (package

@@ -91,6 +91,9 @@ type Config struct {
 	// OnMembers, if not nil, is told every second how the members are while this
 	// replica serves, and nil when it does not.
 	OnMembers func([]Member)
+	// Draining says whether this replica should not serve while another one can.
+	// It is quick. Nil: never.
+	Draining func() bool
 }
 
 // NewID returns a random id for a new replica or witness.
@@ -122,6 +125,7 @@ type Replica struct {
 	alarms  alarms
 	commits commitTimes
 	slow    slowness // of tend
+	aside   aside
 	stopped chan struct{}
 	stop    chan struct{}
 	once    sync.Once
@@ -142,11 +146,11 @@ func New(cfg Config) (*Replica, error) {
 	}
 	r := &Replica{
 		cfg: cfg, queue: make(chan *proposal, 1024), taken: make(chan *proposal, 1024),
-		stop: make(chan struct{}), stopped: make(chan struct{}),
+		stop: make(chan struct{}), stopped: make(chan struct{}), aside: newAside(cfg.Draining),
 	}
 	r.fsm = &machine{sm: cfg.FSM}
 	v, err := voter.Open(cfg.Config, voter.Role{
-		Kind: manifest.Data, FSM: r.fsm, Serving: r.Serving, OnDead: r.leaderDied,
+		Kind: manifest.Data, FSM: r.fsm, Serving: r.Serving, Draining: r.aside.any, OnDead: r.leaderDied,
 		// The frames of the log are mail and stay.
 		Threshold: snapshotThreshold, Trailing: math.MaxInt64,
 	})
@@ -202,6 +206,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	wg.Go(func() { r.complete(inner.Done()) })
 	wg.Go(func() { r.lead(inner) })
 	wg.Go(func() { r.tend(inner) })
+	wg.Go(func() { r.keepAside(inner) })
 	select {
 	case <-ctx.Done():
 	case <-r.stop:
@@ -232,12 +237,9 @@ func (r *Replica) Shutdown(ctx context.Context) error {
 
 // handOver transfers leadership before the end, for a short time at most.
 func (r *Replica) handOver() {
-	if !r.Serving() {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*r.cfg.Timings.Election)
 	defer cancel()
-	if err := r.Transfer(ctx, ""); err != nil {
+	if err := r.Leave(ctx); err != nil {
 		r.log.Warn("leadership was not handed over", "err", err)
 	}
 }

@@ -96,14 +96,18 @@ func (r *Replica) begin(ctx context.Context) {
 			r.serve.on.Store(true)
 		}
 	})
+	r.aside.wake()
 }
 
 // leaderDied is told that the leader's process has ended. The member that has
-// more of the log stands, so that the election succeeds at once.
+// more of the log stands, so that the election succeeds at once. One that drains
+// leaves it to a data replica that does not and has as much.
 func (r *Replica) leaderDied(ctx context.Context, leader string) {
 	me := r.v.Status()
-	for _, s := range r.v.Ask(ctx, r.without(leader), nil) {
-		if s.Last > me.Last {
+	for id, s := range r.v.Ask(ctx, r.without(leader), nil) {
+		p, ok := r.v.Peer(id)
+		able := ok && !p.Witness && !s.Draining && s.Last == me.Last
+		if s.Last > me.Last || me.Draining && able {
 			return
 		}
 	}
@@ -229,13 +233,18 @@ const maxLag = 1024
 
 // Transfer hands leadership to another data replica, the first that can take
 // it if toID is empty. After nil this replica does not lead any more. After
-// ErrBehind and other errors it serves as before, if it did.
+// ErrBehind, ErrDraining and other errors it serves as before, if it did.
 func (r *Replica) Transfer(ctx context.Context, toID string) error {
+	return r.transfer(ctx, toID, false)
+}
+
+// transfer is Transfer, also to a replica that drains if draining says so.
+func (r *Replica) transfer(ctx context.Context, toID string, draining bool) error {
 	if !r.Serving() {
 		return fmt.Errorf("transfer: %w", r.notServing())
 	}
 	p, err := r.target(ctx, toID)
-	if err != nil {
+	if err != nil && !(draining && errors.Is(err, ErrDraining)) {
 		return fmt.Errorf("transfer: %w", err)
 	}
 	if !r.moving.TryLock() {

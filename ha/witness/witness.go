@@ -166,7 +166,7 @@ func (w *Witness) giveAway(ctx context.Context) bool {
 		return true
 	}
 	p, err := w.v.CaughtUp(ctx, w.data(""), 0)
-	if err != nil {
+	if err != nil && !errors.Is(err, voter.ErrDraining) {
 		return false // raft goes on sending it the log
 	}
 	if err := w.v.Transfer(ctx, p); err != nil {

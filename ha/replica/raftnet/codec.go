@@ -311,6 +311,8 @@ type Status struct {
 	// LogBytes is the room that its log takes, LogLimit the most that it may;
 	// 0: it does not say.
 	LogBytes, LogLimit uint64
+	// Draining: it would rather that another one served.
+	Draining bool
 }
 
 func (w *writer) status(s *Status) {
@@ -325,6 +327,7 @@ func (w *writer) status(s *Status) {
 	for _, v := range []uint64{uint64(s.StoreTime), s.LogBytes, s.LogLimit} {
 		w.u64(v)
 	}
+	w.bool(s.Draining)
 }
 
 // decodeStatus allows more fields after those it knows: a newer member's.
@@ -335,6 +338,9 @@ func decodeStatus(b []byte) (s Status, err error) {
 	s.Serving = r.bool()
 	if r.err == nil && len(r.b) > 0 {
 		s.StoreTime, s.LogBytes, s.LogLimit = time.Duration(r.u64()), r.u64(), r.u64()
+	}
+	if r.err == nil && len(r.b) > 0 {
+		s.Draining = r.bool()
 	}
 	return s, r.err
 }

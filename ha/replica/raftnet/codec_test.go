@@ -98,7 +98,7 @@ func TestAppend(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	want := Status{ID: "a", Term: 1, LeaderID: "b", State: 2, First: 3, Last: 4, Commit: 5, Applied: 6, Serving: true, Contact: 7 * time.Millisecond}
+	want := Status{ID: "a", Term: 1, LeaderID: "b", State: 2, First: 3, Last: 4, Commit: 5, Applied: 6, Serving: true, Contact: 7 * time.Millisecond, StoreTime: 8, LogBytes: 9, LogLimit: 10, Draining: true}
 	var w writer
 	w.status(&want)
 	for _, more := range [][]byte{nil, []byte("fields of a newer version")} {
@@ -106,7 +106,12 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%+v, %v, want %+v", got, err, want)
 		}
 	}
-	if _, err := decodeStatus(w.b[:len(w.b)-1]); err == nil {
+	older := want
+	older.Draining = false
+	if got, err := decodeStatus(w.b[:len(w.b)-1]); err != nil || got != older {
+		t.Errorf("of an older member: %+v, %v, want %+v", got, err, older)
+	}
+	if _, err := decodeStatus(w.b[:len(w.b)-2]); err == nil {
 		t.Error("cut short, and not noticed")
 	}
 }

@@ -110,6 +110,7 @@ func (v *Voter) Status() raftnet.Status {
 	if v.role.Serving != nil {
 		s.Serving = v.role.Serving()
 	}
+	s.Draining = v.role.Draining != nil && v.role.Draining()
 	s.StoreTime = v.StoreTime()
 	if v.cfg.Room != nil {
 		used, limit := v.cfg.Room()

@@ -18,24 +18,36 @@ var ErrBehind = errors.New("no target is alive and has caught up")
 // alone after failures: 10 ms doubled ten times.
 const maxAsleep = 12 * time.Second
 
-// CaughtUp asks members and returns the first that is alive, follows this one
-// and lacks at most lag entries of its log.
+// ErrDraining: those that could take over would rather not serve.
+var ErrDraining = errors.New("the only target drains")
+
+// CaughtUp asks members and returns the first that is alive, follows this one,
+// lacks at most lag entries of its log and does not drain. If there are only
+// members that drain it returns one of them, and ErrDraining.
 func (v *Voter) CaughtUp(ctx context.Context, peers []Peer, lag uint64) (Peer, error) {
 	ctx, cancel := context.WithTimeout(ctx, v.cfg.Timings.Election)
 	defer cancel()
 	r := v.Raft()
 	term, last := r.CurrentTerm(), r.LastIndex()
-	var found Peer
+	var found, drains Peer
 	v.Ask(ctx, peers, func(s raftnet.Status) bool {
 		if s.Term == term && s.LeaderID == v.cfg.ID && s.Last+lag >= last {
-			found, _ = v.Peer(s.ID)
+			p, _ := v.Peer(s.ID)
+			if s.Draining {
+				drains = p
+			} else {
+				found = p
+			}
 		}
 		return found.ID != ""
 	})
-	if found.ID == "" {
-		return Peer{}, ErrBehind
+	switch {
+	case found.ID != "":
+		return found, nil
+	case drains.ID != "":
+		return drains, ErrDraining
 	}
-	return found, nil
+	return Peer{}, ErrBehind
 }
 
 // Awake makes an entry and waits until the log of a member has it. raft leaves a

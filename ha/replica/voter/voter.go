@@ -116,8 +116,9 @@ type Role struct {
 	Kind      manifest.Kind
 	FSM       raft.FSM
 	Serving   func() bool
-	Threshold uint64 // entries between snapshots
-	Trailing  uint64 // entries that raft keeps after a snapshot
+	Draining  func() bool // rather not serving; nil: never
+	Threshold uint64      // entries between snapshots
+	Trailing  uint64      // entries that raft keeps after a snapshot
 	// OnDead is told that the leader's process has ended, as far as this
 	// member and another one can see. It runs on the watch's goroutine.
 	OnDead func(ctx context.Context, leader string)

@@ -1,0 +1,66 @@
+package replica_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	"github.com/postern-mail/postern/ha/replica"
+)
+
+// TestDrain: a replica that drains hands over again when it is elected, and
+// serves while nobody else can.
+func TestDrain(t *testing.T) {
+	var drains [2]atomic.Bool
+	flag := func(name string) *atomic.Bool { return &drains[name[0]-'a'] }
+	c := newCluster(t, options{Keep: true, Edit: func(n *node, cfg *replica.Config) {
+		if n.Name != "w" {
+			cfg.Draining = flag(n.Name).Load
+		}
+	}})
+	ctx := context.Background()
+	n := c.Serving()
+	o := c.Other(n)
+	must(t, propose(n, "one", 100))
+
+	flag(n.Name).Store(true)
+	must(t, n.R.StepAside(ctx))
+	c.Eventually("the other serves", o.R.Serving)
+	must(t, propose(o, "two", 100))
+	if err := o.R.Transfer(ctx, c.Peer(n.Name).ID); !errors.Is(err, replica.ErrDraining) {
+		t.Errorf("transfer to a replica that drains: %v", err)
+	}
+
+	// Nobody else is there: it is elected, and serves.
+	c.Kill(o.Name)
+	c.Eventually("the one that drains serves", n.R.Serving)
+	must(t, propose(n, "three", 100))
+	if err := n.R.StepAside(ctx); !errors.Is(err, replica.ErrBehind) {
+		t.Errorf("nobody can take over: %v", err)
+	}
+	must(t, propose(n, "four", 100))
+
+	// It votes, and hands over by itself when there is somebody again.
+	o = c.Start(o.Name, false)
+	c.Eventually("it has handed over", o.R.Serving)
+	must(t, propose(o, "five", 100))
+
+	// Elected while the other can serve, it hands over at once.
+	flag(n.Name).Store(false)
+	must(t, o.R.Transfer(ctx, ""))
+	flag(n.Name).Store(true)
+	c.Eventually("it has handed over again", func() bool { return o.R.Serving() && !n.R.Serving() })
+
+	// Both drain: the one that serves goes on, until it ends.
+	flag(o.Name).Store(true)
+	if err := o.R.StepAside(ctx); !errors.Is(err, replica.ErrDraining) {
+		t.Errorf("both drain: %v", err)
+	}
+	must(t, propose(o, "six", 100))
+	must(t, o.R.Leave(ctx))
+	c.Eventually("the other one that drains serves", n.R.Serving)
+	must(t, propose(n, "seven", 100))
+	c.Stop(o.Name)
+	must(t, propose(n, "eight", 100))
+}

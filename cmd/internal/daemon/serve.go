@@ -194,18 +194,23 @@ func (n *Node[T]) hangups(ctx context.Context) {
 func (n *Node[T]) reload() (config.Change, error) {
 	load := func(file string) (*T, error) { return config.Load[T](file, nil) }
 	ch, err := n.Live.Reload(load, func(old, next *T) error {
+		// All that can refuse comes before anything is changed.
 		common := n.program.Common(next)
+		var keys [][]byte
 		if n.gossip != nil {
-			keys, err := gossip.ReadKeys(common.Gossip.KeyFile)
-			if err != nil {
-				return err
-			}
-			if err := n.gossip.SetKeys(keys); err != nil {
+			var err error
+			if keys, err = gossip.ReadKeys(common.Gossip.KeyFile); err != nil {
 				return err
 			}
 		}
 		if n.Reload != nil {
 			if err := n.Reload(old, next); err != nil {
+				return err
+			}
+		}
+		if n.gossip != nil {
+			// It refuses no keys that ReadKeys has accepted.
+			if err := n.gossip.SetKeys(keys); err != nil {
 				return err
 			}
 		}

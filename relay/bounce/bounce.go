@@ -26,7 +26,7 @@ type Door interface {
 type Config struct {
 	Hostname string       // Reporting-MTA, and in Message-ID
 	Origin   string       // this relay's name in delivery keys
-	From     mail.Address // author; default MAILER-DAEMON@Hostname
+	From     mail.Address // author; where the domain of the recipients names none; default MAILER-DAEMON@Hostname
 	Door     Door
 
 	Lifetime   time.Duration // told in delay warnings (default 12 days)

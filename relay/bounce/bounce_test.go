@@ -379,3 +379,35 @@ func FuzzCompose(f *testing.F) {
 		}
 	})
 }
+
+// TestAuthor: a notification is from the address that the recipients' domain
+// wants, when they agree and the reader can read it.
+func TestAuthor(t *testing.T) {
+	wanted := mail.Address{Local: "post", Domain: "other.example"}
+	with := func(local string, a mail.Address) queue.Recipient {
+		r := rcpt(local, queue.Failed, refusal)
+		r.Reports = a
+		return r
+	}
+	const ours = "<MAILER-DAEMON@relay.example>"
+	for name, tt := range map[string]struct {
+		rcpts []queue.Recipient
+		want  string
+	}{
+		"wanted":         {[]queue.Recipient{with("bob", wanted), with("eve", wanted)}, "<post@other.example>"},
+		"by one of two":  {[]queue.Recipient{with("bob", mail.Address{}), with("eve", wanted)}, ours},
+		"by none":        {[]queue.Recipient{with("bob", mail.Address{})}, ours},
+		"two wishes":     {[]queue.Recipient{with("bob", wanted), with("eve", mail.Address{Local: "x", Domain: "y.example"})}, ours},
+		"not for ASCII":  {[]queue.Recipient{with("bob", mail.Address{Local: "pöst", Domain: "other.example"})}, ours},
+		"among UTF-8":    {[]queue.Recipient{with("böb", mail.Address{Local: "pöst", Domain: "other.example"})}, "<pöst@other.example>"},
+		"a quoted local": {[]queue.Recipient{with("bob", mail.Address{Local: "post master", Domain: "other.example"})}, "<\"post master\"@other.example>"},
+	} {
+		b, d := newBouncer(t)
+		if err := b.Report(t.Context(), item(), tt.rcpts, []byte(sample)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := read(t, d.body[0]).header.Get("From"); got != "Mail Delivery System "+tt.want {
+			t.Errorf("%s: From: %s", name, got)
+		}
+	}
+}

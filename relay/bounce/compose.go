@@ -51,6 +51,7 @@ type notification struct {
 	bytes []byte
 	body  mail.BodyType
 	utf8  bool
+	from  mail.Address
 }
 
 // compose makes the notification about rcpts of it, whose octets are msg.
@@ -69,6 +70,7 @@ func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte) n
 	}
 	n.kind = kinds[lead].kind
 	n.utf8 = needsUTF8(it, rcpts)
+	n.from = b.author(rcpts, n.utf8)
 	content, whole := b.content(it, kinds[lead].action, msg)
 	text := b.text(lead, rcpts)
 	status := b.status(it, rcpts, n.utf8)
@@ -104,11 +106,26 @@ func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte) n
 	return n
 }
 
+// author is who the notification is from: the address that the domain of all
+// these recipients wants, else our own.
+func (b *Bouncer) author(rcpts []queue.Recipient, utf8 bool) mail.Address {
+	a := rcpts[0].Reports
+	for i := range rcpts {
+		if rcpts[i].Reports.Key() != a.Key() {
+			return b.cfg.From
+		}
+	}
+	if a.IsNull() || !utf8 && !a.IsASCII() {
+		return b.cfg.From
+	}
+	return a
+}
+
 // header is the notification's own header, with the empty line.
 func (b *Bouncer) header(it *queue.Item, n *notification, subject, boundary, encoding string, msg []byte) []byte {
 	h := make([]byte, 0, 1024)
 	h = message.AppendField(h, "Date", n.date.UTC().Format(time.RFC1123Z))
-	h = message.AppendMailboxField(h, "From", "Mail Delivery System", b.cfg.From)
+	h = message.AppendMailboxField(h, "From", "Mail Delivery System", n.from)
 	h = message.AppendMailboxField(h, "To", "", it.Envelope.ReversePath)
 	h = message.AppendField(h, "Subject", subject)
 	h = message.AppendField(h, "Message-ID", "<"+n.id+"@"+b.cfg.Hostname+">")

@@ -17,6 +17,9 @@ in an hour.
 What the sender learns of a recipient that was forwarded is the address that the
 sender wrote, not where it led. Names of backends are never shown.
 
+The author is the address that the recipients' domain names in the directory,
+when it is the same for all of one notification.
+
 Package bounce does not decide who is to be told or when: package queue's Owed
 and package jobctl do.
 */

@@ -32,10 +32,26 @@ func (w *walk) address(r mail.Recipient) error {
 	case err != nil:
 		return w.unknown(r.Address, err)
 	}
+	w.reporter(&r, d)
 	if len(d.RoutingHosts) > 0 && !d.LocalTo(w.x.cfg.Hostnames...) {
 		return w.elsewhere(r, d, name)
 	}
 	return w.local(r, d, name)
+}
+
+// reporter notes who is the author of notifications about r: the one of the
+// domain that the sender wrote to, wherever it leads (directory.md 3).
+func (w *walk) reporter(r *mail.Recipient, d *directory.Domain) {
+	if d.ReportAddress == "" || len(r.Via) > 0 {
+		return
+	}
+	a, err := mail.ParseAddress(strings.TrimPrefix(d.ReportAddress, "mailto:"), true)
+	if err != nil {
+		w.x.alarms.raise("mailDomainReportAddress is not well formed: "+d.ReportAddress, d.DN, r.Address, err)
+		return
+	}
+	w.rule(r.Address, d.DN, "3", "mailDomainReportAddress", "notifications about it are from "+a.String(), nil)
+	r.Reports = a
 }
 
 // elsewhere passes on mail for a domain that other relays expand (directory.md

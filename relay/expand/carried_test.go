@@ -74,3 +74,47 @@ func TestPartitionNames(t *testing.T) {
 		}
 	}
 }
+
+// TestReportAddress: notifications are by the wish of the domain that the
+// sender wrote to, wherever the mail leads and however late that is decided.
+func TestReportAddress(t *testing.T) {
+	d := fixture()
+	d.domains = map[string]*directory.Domain{
+		"reports.test": {Name: "reports.test", DomainSettings: directory.DomainSettings{ReportAddress: "post@reports.test"}},
+		"mailto.test":  {Name: "mailto.test", DomainSettings: directory.DomainSettings{ReportAddress: "mailto:post@mailto.test"}},
+		"bad.test":     {Name: "bad.test", DomainSettings: directory.DomainSettings{ReportAddress: "no address"}},
+	}
+	own := func(local, domain string, e *directory.Entry) { d.users[local+"@"+domain] = []*directory.Entry{e} }
+	own("ann", "reports.test", user("ann"))
+	own("fwd", "reports.test", forward("fwd", "ann@example.test", "x@out.test"))
+	own("off", "reports.test", with(group("ann@example.test"), func(e *directory.Entry) { e.DeliveryOptions = []string{"members_offline"} }))
+	own("bob", "mailto.test", user("bob"))
+	own("bob", "bad.test", user("bob"))
+	d.users["out@example.test"] = []*directory.Entry{forward("out", "ann@reports.test")}
+	for address, want := range map[string]string{
+		"ann@reports.test": "post@reports.test", "fwd@reports.test": "post@reports.test", "off@reports.test": "post@reports.test",
+		"bob@mailto.test": "post@mailto.test", "bob@bad.test": "", "ann@example.test": "", "out@example.test": "", "x@out.test": "",
+	} {
+		rs, steps, err := expandOne(t, d, nil, address)
+		if err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+		for _, r := range rs {
+			if r.Reports.String() != want {
+				t.Errorf("%s: %s reports by %q, want %q", address, r.Address, r.Reports, want)
+			}
+		}
+		if want != "" && !told(steps, "mailDomainReportAddress", want) {
+			t.Errorf("%s: not explained", address)
+		}
+	}
+	x, err := New(Config{Directory: d, Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs, _, _ := expandOne(t, d, nil, "off@reports.test")
+	later, err := comeBack(t, x, &mail.Envelope{}, rs[0])
+	if err != nil || len(later) != 1 || later[0].Reports.String() != "post@reports.test" {
+		t.Errorf("after the channel reprocess: %+v, %v", later, err)
+	}
+}

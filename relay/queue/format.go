@@ -30,8 +30,9 @@ import (
 // Version 2 adds +reply and the keys that begin with it, how the recipient's
 // mail is answered. Version 1 delivers without them, and answers nothing.
 //
-// +store came later and needs no version of its own: who skips it makes the
-// mailbox in the pair's default partition.
+// Some keys came later and need no version of their own. Who skips +store makes
+// the mailbox in the pair's default partition; who skips +reports reports by the
+// relay's own name.
 //
 // Version 3 is written by queues on level 2 (see level.go). It adds hash, the
 // first half of the SHA-256 of ID.msg, and as its last line before the end
@@ -202,6 +203,7 @@ func (e *encoder) recipient(r *Recipient) {
 		e.b = append(e.b, '\n')
 	}
 	e.text("+store", r.Store)
+	e.text("+reports", r.Reports.String())
 	for _, v := range r.Via {
 		e.b = append(e.b, "+via "...)
 		e.b = strconv.AppendQuoteToASCII(e.b, v)
@@ -466,6 +468,8 @@ func (r *Recipient) read(l *line) {
 		r.Quota = l.quota()
 	case "+store":
 		r.Store = l.text()
+	case "+reports":
+		r.Reports = l.address()
 	case "+via":
 		r.Via = append(r.Via, l.text())
 	case "+list":

@@ -8,17 +8,20 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/shared/mail"
 )
 
 // later are the keys of version 2 that came after its first release. Releases
 // before them skip them, whatever the level.
-var later = []string{"+store"}
+var later = []string{"+store", "+reports"}
 
 // laterItem is a message with each of them, and without.
 func laterItem(with bool) *Item {
 	it := newItem("0123456789abcdefghijklmnop", 2)
 	if with {
 		it.Recipients[0].Store = "p1"
+		it.Recipients[0].Reports = mail.Address{Local: "post master", Domain: "example.org"}
 	}
 	return it
 }

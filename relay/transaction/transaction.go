@@ -51,9 +51,9 @@ type Transaction struct {
 	src   Source
 	env   mail.Envelope
 	rcpts []mail.Recipient
-	seen  map[mail.DeliveryKey]bool // nil while rcpts are few
-	drops int                       // recipients that were discarded
-	asked bool                      // who else gets a copy of what the sender sends
+	seen  map[mail.DeliveryKey]int // places in rcpts, nil while rcpts are few
+	drops int                      // recipients that were discarded
+	asked bool                     // who else gets a copy of what the sender sends
 }
 
 // Begin begins a transaction. The queue id, root id, origin and arrival of env
@@ -89,7 +89,8 @@ func relayDenied(to mail.Address) error {
 }
 
 // Rcpt adds a recipient as the client gave it: it is expanded, and final
-// recipients that the transaction has already are left out. The error is the
+// recipients that the transaction has already are left out: whoever wanted to be
+// told of them is (Notify.Merge). The error is the
 // reply; it concerns this recipient only.
 func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 	if r.Address.Domain == "" { // RFC 5321 4.5.1: <postmaster>
@@ -179,34 +180,41 @@ func (t *Transaction) add(r, given *mail.Recipient) {
 	if r.Key == (mail.DeliveryKey{}) {
 		r.Key = mail.NewDeliveryKey(t.env.Origin, t.env.RootID, finalName(r))
 	}
-	if t.has(r.Key) {
+	if i, ok := t.find(r.Key); ok {
+		have := &t.rcpts[i]
+		have.Notify = have.Notify.Merge(r.Notify)
+		if have.OriginalRecipient == "" {
+			have.OriginalRecipient = r.OriginalRecipient
+		}
 		return
 	}
 	t.rcpts = append(t.rcpts, *r)
 	if t.seen != nil {
-		t.seen[r.Key] = true
+		t.seen[r.Key] = len(t.rcpts) - 1
 	}
 }
 
 // few is how many recipients are compared one by one.
 const few = 16
 
-func (t *Transaction) has(key mail.DeliveryKey) bool {
+// find is the place of the recipient with this key.
+func (t *Transaction) find(key mail.DeliveryKey) (i int, ok bool) {
 	if t.seen == nil && len(t.rcpts) >= few {
-		t.seen = make(map[mail.DeliveryKey]bool, 4*few)
+		t.seen = make(map[mail.DeliveryKey]int, 4*few)
 		for i := range t.rcpts {
-			t.seen[t.rcpts[i].Key] = true
+			t.seen[t.rcpts[i].Key] = i
 		}
 	}
 	if t.seen != nil {
-		return t.seen[key]
+		i, ok = t.seen[key]
+		return i, ok
 	}
 	for i := range t.rcpts {
 		if t.rcpts[i].Key == key {
-			return true
+			return i, true
 		}
 	}
-	return false
+	return 0, false
 }
 
 // finalName is the name of one final delivery: mailbox and folder, or the

@@ -39,6 +39,28 @@ func (n Notify) Wants(event Notify) bool {
 	return n&event != 0
 }
 
+// Merge is what is wanted when one delivery stands for two recipients: every
+// event that one of them wants (directory.md 13.4). NEVER yields to any other
+// wish, and what was not given counts as its default, unless both leave it so.
+func (n Notify) Merge(m Notify) Notify {
+	if n == m {
+		return n
+	}
+	both := n.events() | m.events()
+	if both == 0 {
+		return NotifyNever
+	}
+	return both
+}
+
+// events are the bits of n that ask for something.
+func (n Notify) events() Notify {
+	if n == 0 {
+		return NotifyFailure | NotifyDelay
+	}
+	return n &^ NotifyNever
+}
+
 // String prints n as the NOTIFY parameter; "" when not given.
 func (n Notify) String() string {
 	var words []string
@@ -127,6 +149,7 @@ type Recipient struct {
 	Store    string   // partition of the pair that the mailbox is made in; "" is the default one
 	MaxSize  int64    // octets of the largest message that it takes, 0 without limit; the queue does not keep it
 	Via      []string // how expansion came here: addresses and lists, outermost first
+	Reports  Address  // author of notifications about it, by its domain's wish; null is the relay's own
 	ListName string   // list that produced it, for its errors-to; "" if none
 
 	Autoreply *Autoreply // how the mail is answered; nil: it is not

@@ -64,3 +64,31 @@ func TestQueueID(t *testing.T) {
 		seen[id] = true
 	}
 }
+
+// TestMerge: the most reports win, whichever comes first; nobody who wanted
+// silence gets more than the others asked for.
+func TestMerge(t *testing.T) {
+	const s, f, d, never = NotifySuccess, NotifyFailure, NotifyDelay, NotifyNever
+	for _, tt := range []struct{ a, b, want Notify }{
+		{0, 0, 0},
+		{never, never, never},
+		{never, 0, f | d},
+		{never, s, s},
+		{0, s, s | f | d},
+		{0, f, f | d},
+		{s, f, s | f},
+		{s | d, d, s | d},
+		{f | d, 0, f | d},
+	} {
+		for _, got := range []Notify{tt.a.Merge(tt.b), tt.b.Merge(tt.a)} {
+			if got != tt.want {
+				t.Errorf("%q and %q: %q, want %q", tt.a, tt.b, got, tt.want)
+			}
+		}
+		for _, event := range []Notify{s, f, d} {
+			if got, want := tt.want.Wants(event), tt.a.Wants(event) || tt.b.Wants(event); got != want {
+				t.Errorf("%q and %q: event %q %v, want %v", tt.a, tt.b, event, got, want)
+			}
+		}
+	}
+}

@@ -6,7 +6,7 @@ FUZZTIME ?= 5s
 FUZZJOBS ?= 1
 export CGO_ENABLED ?= 1
 
-.PHONY: all check test unit dev man packages peers bench fuzz nightly vuln clean help
+.PHONY: all check test unit dev man packages images peers bench fuzz nightly vuln clean help
 
 all: ## build everything
 	CGO_ENABLED=0 $(GO) build $(PKGS)
@@ -34,6 +34,9 @@ man: ## manual pages, into man/
 
 packages: ## deb and rpm packages of the commit that is checked out, into dist/
 	@deploy/packages/build dist
+
+images: ## container images of the four programs
+	@deploy/container/build
 
 unit: ## tests of the packages alone, without installing anything
 	$(GO) test -short -shuffle=on -timeout 10m $(PKGS)

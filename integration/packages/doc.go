@@ -10,8 +10,10 @@ deploy/packages/build makes of the commit that is checked out.
 	rpm         -> file list, owners and modes; installed and erased
 	boot        -> the same Debian with systemd as its first process, in a
 	               container: the real units, sockets and watchdog
+	containers  -> images built and deploy/container/compose.yaml run, as its
+	               README says, by a dockerd of the test's own
 
-It needs root, Debian's debootstrap, systemd, systemd-container and rpm, and
+It needs root, Debian's debootstrap, systemd, systemd-container, rpm, docker.io and docker-compose, and
 Debian's package archive; without them its tests are skipped with the reason, and
 fail where POSTERN_CI is 1. Nothing is left on the host.
 

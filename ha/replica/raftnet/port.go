@@ -122,7 +122,7 @@ func (p *Port) handle(c net.Conn) {
 		err = t.speaks(pre.from, l)
 	}
 	if err != nil {
-		p.log.Warn("connection refused", "remote", c.RemoteAddr(), "err", err)
+		p.log.Warn("connection refused", "remote", c.RemoteAddr().String(), "err", err)
 		if l != nil { // it has authenticated: it may know why
 			_ = l.refuse(err.Error())
 			// It may have asked already: with that unread, closing would take the

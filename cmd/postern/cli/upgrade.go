@@ -26,6 +26,7 @@ type upgrade struct {
 	replace, binaries    string
 	to                   string
 	dryRun               bool
+	restart              []string
 	o                    fleet.UpgradeOptions
 	maxErrors, elections int
 }
@@ -59,6 +60,7 @@ func (u *upgrade) runFlags(c *cobra.Command) {
 	f.StringVar(&u.replace, "replace", "", `command that stops the old program of a node, puts the new one in place and
 starts it; sh -c runs it with POSTERN_NODE, POSTERN_TIER, POSTERN_FROM and POSTERN_TO`)
 	f.BoolVar(&u.dryRun, "dry-run", false, "only show the plan")
+	f.StringSliceVar(&u.restart, "restart", nil, "nodes to go over although they run the version already, so that they start with another configuration")
 	f.DurationVar(&u.o.DrainFor, "drain-timeout", 30*time.Second, "time for the sessions of a relay to end")
 	f.DurationVar(&u.o.ProbeFor, "probe-timeout", time.Minute, "time for a replaced node to be ready, caught up and to answer")
 	f.DurationVar(&u.o.SettleFor, "settle-timeout", time.Minute, "time for the other nodes to be well before one is taken out")
@@ -101,7 +103,8 @@ node (a relay finishes its sessions, a replica hands over), has the command of
 protocol and has caught up. Never are two members of a pair away at once.
 
 It ends when a step fails or passes a limit, and goes on there when it is run
-again: nodes that run the version already are left alone.`,
+again: nodes that run the version already are left alone, but for those of
+--restart.`,
 		Example: `  postern upgrade run --dir ~/mail --binaries ./new
   postern upgrade run --node 10.0.0.5:7400 --cert admin.pem --key admin-key.pem --ca ca.pem \
       --tier backend --to 0.2.0 --replace 'ssh "$POSTERN_NODE" "apt-get install -y postern-$POSTERN_TIER && systemctl restart postern-$POSTERN_TIER"'`,
@@ -214,6 +217,9 @@ func (a *app) goOver(ctx context.Context, f *fleet.Fleet, u *upgrade, back bool)
 	p, err := a.plan(ctx, f, u, back)
 	if err != nil {
 		return err
+	}
+	if err := p.Again(u.restart); err != nil {
+		return couldNotRun{err}
 	}
 	if u.dryRun {
 		return a.emit(p, func(w io.Writer) error { return printPlan(w, p) })

@@ -43,6 +43,18 @@ type UpgradeStep struct {
 	Done    bool               `json:"done,omitempty"` // it runs the version already
 }
 
+// Again has the plan go over nodes although they are done.
+func (p *UpgradePlan) Again(nodes []string) error {
+	for _, name := range nodes {
+		i := slices.IndexFunc(p.Steps, func(t UpgradeStep) bool { return t.Node == name })
+		if i < 0 {
+			return fmt.Errorf("the plan has no node %q", name)
+		}
+		p.Steps[i].Done = false
+	}
+	return nil
+}
+
 // Versions names for each role the version that its nodes are to run; a role
 // without one is only looked at.
 type Versions map[string]string

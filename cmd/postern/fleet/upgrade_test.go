@@ -85,6 +85,12 @@ func TestPlanDone(t *testing.T) {
 	if !p.Mixed || !p.Steps[0].Done || p.Steps[1].Done || p.Level != 1 {
 		t.Errorf("%+v", p)
 	}
+	if err := p.Again([]string{"relay1"}); err != nil || p.Steps[0].Done {
+		t.Errorf("again: %v, %+v", err, p)
+	}
+	if err := p.Again([]string{"pair1-a"}); err == nil {
+		t.Error("a node of another tier goes through")
+	}
 }
 
 func TestOthersWell(t *testing.T) {

@@ -113,6 +113,7 @@ resource "terraform_data" "service" {
   for_each         = local.services
   input            = { script = "${abspath(path.module)}/local.sh", environment = merge(module.zones.ground.environment, { ZONES = module.zones.ground.script, NAME = each.key }) }
   triggers_replace = [terraform_data.keys.id, module.zones.hosts[each.key], each.value]
+  depends_on       = [terraform_data.directory_rules]
 
   provisioner "local-exec" {
     command     = "exec sh \"$SCRIPT\" serve"

@@ -35,6 +35,8 @@ setting() {
 remove() {
 	if [ -e "$(path "$1")" ]; then
 		stop "$1"
+		# What somebody else began there would hold the namespace.
+		ip netns pids "$PREFIX-$1" | xargs -r kill -KILL 2>/dev/null || true
 		ip netns del "$PREFIX-$1"
 	fi
 }
@@ -116,10 +118,10 @@ host() {
 start() {
 	name=$1
 	shift
-	[ -z "$(ip netns pids "$PREFIX-$name")" ] || fail "something runs on $name already"
+	[ -z "$(running "$name")" ] || fail "something runs on $name already"
 	rm -f "$STATE/$name.stop"
 	cd /
-	NAME=$name setsid -f nsenter --net="$(path "$name")" sh "$0" keep "$@" </dev/null >>"$STATE/$name.log" 2>&1
+	NAME=$name ZONES_HOST=$PREFIX-$name setsid -f nsenter --net="$(path "$name")" sh "$0" keep "$@" </dev/null >>"$STATE/$name.log" 2>&1
 }
 
 # keep PROGRAM ARG...: runs a program until NAME.stop is there. SIGTERM is for the
@@ -133,16 +135,23 @@ keep() {
 	done
 }
 
-# stop NAME: SIGTERM to all that runs there, SIGKILL to what is left after 20 s.
+# running NAME: pids of what start has begun there, and of nothing else.
+running() {
+	for pid in $(ip netns pids "$PREFIX-$1"); do
+		if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "ZONES_HOST=$PREFIX-$1"; then echo "$pid"; fi
+	done
+}
+
+# stop NAME: SIGTERM to what was started there, SIGKILL to what is left after 20 s.
 stop() {
 	[ -e "$(path "$1")" ] || return 0
-	[ -n "$(ip netns pids "$PREFIX-$1")" ] || return 0
+	[ -n "$(running "$1")" ] || return 0
 	[ ! -d "$STATE" ] || touch "$STATE/$1.stop"
-	ip netns pids "$PREFIX-$1" | xargs -r kill -TERM 2>/dev/null || true
+	running "$1" | xargs -r kill -TERM 2>/dev/null || true
 	tries=0
-	while [ -n "$(ip netns pids "$PREFIX-$1")" ]; do
+	while [ -n "$(running "$1")" ]; do
 		tries=$((tries + 1))
-		[ $tries -lt 200 ] || ip netns pids "$PREFIX-$1" | xargs -r kill -KILL 2>/dev/null || true
+		[ $tries -lt 200 ] || running "$1" | xargs -r kill -KILL 2>/dev/null || true
 		[ $tries -lt 250 ] || fail "what runs on $1 cannot be ended"
 		sleep 0.1
 	done

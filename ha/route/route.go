@@ -8,10 +8,16 @@ back with Redirect; the pair itself is the truth.
 
 A Table never forgets a node because gossip fell silent: relays go on with their
 last view. It opens no connection.
+
+Whoever waits for an answer of a node can do so only while no other node of the
+pair has come to serve (While): a host that is frozen or cut off never answers,
+and does not close its connections either.
 */
 package route
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -46,8 +52,19 @@ type Node struct {
 type Table struct {
 	mu      sync.RWMutex
 	pairs   map[string][]Node // sorted by name; slices are replaced, never changed
+	terms   map[string]uint64 // by pair: the newest in which a node said that it serves
+	stays   map[string]map[string]*stay
 	changed chan struct{}
 }
+
+// stay lasts until another node of its pair than its own comes to serve.
+type stay struct {
+	ctx context.Context
+	end context.CancelCauseFunc
+}
+
+// ErrMoved is the cause of the end of While.
+var ErrMoved = errors.New("another node serves the pair now")
 
 // Update replaces what is known of n. News of an older term never unseats a
 // serving node of a newer one.
@@ -76,7 +93,44 @@ func (t *Table) Update(n Node) {
 		nodes[i] = n
 	}
 	t.pairs[n.Pair] = nodes
+	if n.Serving && n.Term > t.terms[n.Pair] {
+		if t.terms == nil {
+			t.terms = make(map[string]uint64)
+		}
+		t.terms[n.Pair] = n.Term
+		for name, s := range t.stays[n.Pair] {
+			if name != n.Name {
+				s.end(ErrMoved)
+				delete(t.stays[n.Pair], name)
+			}
+		}
+	}
 	t.wakeLocked()
+}
+
+// While returns a context that ends when another node of pair than this one says
+// that it has come to serve, in a newer term than any before: what is not
+// answered by then had better be asked there. A node of no name never serves. Of a
+// pair that is not known there is no news.
+func (t *Table) While(pair, node string) context.Context {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.pairs[pair]) == 0 {
+		return context.Background()
+	}
+	s := t.stays[pair][node]
+	if s == nil {
+		if t.stays == nil {
+			t.stays = make(map[string]map[string]*stay)
+		}
+		if t.stays[pair] == nil {
+			t.stays[pair] = make(map[string]*stay)
+		}
+		s = new(stay)
+		s.ctx, s.end = context.WithCancelCause(context.Background())
+		t.stays[pair][node] = s
+	}
+	return s.ctx
 }
 
 // Redirect notes that a replica of pair named the node that serves. It holds

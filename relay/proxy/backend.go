@@ -19,6 +19,7 @@ type back struct {
 	conn net.Conn
 	r    *bufio.Reader // holds what came behind the answer to the login
 	node string
+	stay context.Context // ends when another node has come to serve
 	// text is the backend's answer to the login behind its status word: for
 	// IMAP "[CAPABILITY ...] ...".
 	text string
@@ -32,6 +33,7 @@ func (s *Server) open(ctx context.Context, user User, c Client) (*back, error) {
 	var last error
 	wait := 20 * time.Millisecond
 	for {
+		news := s.cfg.Routes.While(user.Pair, "")
 		asked := map[string]bool{}
 		prefer := ""
 		for n := next(s.cfg.Routes.Candidates(user.Pair), asked, prefer); n != nil; n = next(s.cfg.Routes.Candidates(user.Pair), asked, prefer) {
@@ -54,6 +56,7 @@ func (s *Server) open(ctx context.Context, user User, c Client) (*back, error) {
 		select {
 		case <-ctx.Done():
 			return nil, last
+		case <-news.Done():
 		case <-time.After(wait):
 			wait = min(2*wait, 300*time.Millisecond)
 		}
@@ -86,8 +89,10 @@ func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client)
 	if addr == "" {
 		return nil, "", fmt.Errorf("no %s address known", s.cfg.Protocol)
 	}
+	stay := s.cfg.Routes.While(user.Pair, n.Name)
 	dctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	defer context.AfterFunc(stay, cancel)()
 	conn, err := s.cfg.Dial(dctx, "tcp", addr)
 	if err != nil {
 		return nil, "", err
@@ -107,7 +112,8 @@ func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client)
 	if t, ok := ctx.Deadline(); ok {
 		conn.SetDeadline(t)
 	}
-	b = &back{conn: conn, r: bufio.NewReaderSize(conn, 4<<10), node: n.Name}
+	b = &back{conn: conn, r: bufio.NewReaderSize(conn, 4<<10), node: n.Name, stay: stay}
+	defer context.AfterFunc(stay, func() { conn.SetDeadline(past) })()
 	if s.cfg.Protocol == POP3 {
 		leader, err = b.loginPOP3(user)
 	} else {
@@ -118,6 +124,21 @@ func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client)
 	}
 	conn.SetDeadline(time.Time{})
 	return b, "", nil
+}
+
+// past ends what waits for a connection.
+var past = time.Unix(1, 0)
+
+// grace is the time that a session has after another replica has come to serve:
+// at a hand-over its own replica says goodbye.
+const grace = time.Second
+
+// leave ends the session's reads and writes with its replica when another one has
+// come to serve. Its result takes that back.
+func (b *back) leave() (stop func() bool) {
+	return context.AfterFunc(b.stay, func() {
+		time.AfterFunc(grace, func() { b.conn.SetDeadline(past) })
+	})
 }
 
 // loginIMAP reads the greeting and logs in with one write.

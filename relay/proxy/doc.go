@@ -17,7 +17,8 @@ What it keeps true:
   - The proxy knows where each command begins and ends and which are
     unanswered. It never passes half a command to a replica as a whole one, and
     when the replica goes away it says BYE instead of leaving the client to
-    guess.
+    guess. So it does a second after another replica has come to serve: the one
+    before may be frozen or cut off, and would leave its clients waiting.
 
 A session that is idle holds no buffer. Package proxy does not check passwords
 (Config.Login does) and does not know who serves (Config.Routes does).

@@ -199,6 +199,7 @@ func (p *popFront) finish(cred auth.Credentials) (b *back, done bool) {
 // nothing that it marked is deleted (RFC 1939 section 6).
 func (p *popFront) splice(b *back) {
 	defer b.conn.Close()
+	defer b.leave()()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -56,10 +56,12 @@ type User struct {
 // not log in here; which of them is nobody's business but the log's.
 var ErrRefused = errors.New("login refused")
 
-// Routes says which nodes to try for a pair. *route.Table is one.
+// Routes says which nodes to try for a pair. *route.Table is one. While ends when
+// another node says that it serves.
 type Routes interface {
 	Candidates(pair string) []route.Node
 	Redirect(pair, node string)
+	While(pair, node string) context.Context
 }
 
 // Config describes one listener's service.

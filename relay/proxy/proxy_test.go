@@ -402,6 +402,59 @@ func TestFollowsTheLeader(t *testing.T) {
 	c.wantEOF()
 }
 
+// TestMoved: a replica that is frozen holds nobody up once another one serves,
+// neither a session nor a login.
+func TestMoved(t *testing.T) {
+	end := make(chan struct{})
+	defer close(end)
+	var logins atomic.Bool
+	frozen := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+		if logins.Load() {
+			io.WriteString(c, "* OK hello\r\n")
+			b.line(r)
+			b.line(r)
+			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\n")
+			b.line(r)
+		}
+		<-end
+	})
+	b := newBackend(t, imapBackend)
+	serves := func(f *fixture, name string, on *backend, term uint64) {
+		f.table.Update(route.Node{Name: name, Pair: "pair1", Alive: true, Serving: true, Term: term, Addr: map[route.Service]string{route.IMAP: on.l.Addr().String()}})
+	}
+	t.Run("session", func(t *testing.T) {
+		f := start(t, IMAP, nil, nil)
+		serves(f, "a", frozen, 1)
+		logins.Store(true)
+		c := dial(t, f.addr)
+		c.want("* OK *")
+		c.send("a LOGIN ann secret\r\n")
+		c.want("a OK *")
+		c.send("b NOOP\r\n")
+		serves(f, "b", b, 2)
+		c.want("* BYE [UNAVAILABLE] *")
+		c.wantEOF()
+	})
+	t.Run("login", func(t *testing.T) {
+		f := start(t, IMAP, nil, func(c *Config) { c.Within = 20 * time.Second })
+		serves(f, "a", frozen, 1)
+		logins.Store(false)
+		before := frozen.dials()
+		c := dial(t, f.addr)
+		c.want("* OK *")
+		c.send("a LOGIN ann secret\r\n")
+		for frozen.dials() == before {
+			time.Sleep(time.Millisecond)
+		}
+		began := time.Now()
+		serves(f, "b", b, 2)
+		c.want("a OK *")
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("logged in %v after the news", d)
+		}
+	})
+}
+
 func TestPOP3Session(t *testing.T) {
 	b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
 		io.WriteString(c, "+OK hello\r\n")

@@ -29,6 +29,7 @@ type pipe struct {
 // spliceIMAP passes commands and responses until one side ends.
 func (f *front) spliceIMAP(r *imapwire.Reader, b *back) {
 	defer b.conn.Close()
+	defer b.leave()()
 	p := &pipe{front: f, back: b}
 	done := make(chan struct{})
 	go func() {

@@ -16,10 +16,12 @@ import (
 )
 
 // Routes knows where a pair can be reached. A route.Table is one. Its answers
-// are hints; Redirect is told what the pair itself said.
+// are hints; Redirect is told what the pair itself said. While ends when another
+// node says that it serves.
 type Routes interface {
 	Candidates(pair string) []route.Node
 	Redirect(pair, node string)
+	While(pair, node string) context.Context
 }
 
 // Foreign is an LMTP server that is not one of our pairs, under a pair's name.
@@ -147,6 +149,23 @@ func (a *Agent) dial(ctx context.Context, n *node, foreign *Foreign) (*smtp.Clie
 	return smtp.Dial(ctx, n.addr, cfg)
 }
 
+// grace is the time that a node has to answer after another one has come to
+// serve: at a hand-over it answers what it has begun.
+const grace = 100 * time.Millisecond
+
+// stay returns a context for what is asked of a node: it ends when ctx does, or
+// soon after another node of the pair has come to serve.
+func (a *Agent) stay(ctx context.Context, pair string, n *node) (context.Context, func()) {
+	here, end := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(a.cfg.Routes.While(pair, n.name), func() {
+		time.AfterFunc(grace, func() { end(route.ErrMoved) })
+	})
+	return here, func() {
+		stop()
+		end(nil)
+	}
+}
+
 // Probe reports whether some node of pair answers: it connects, or uses an
 // idle connection, and says NOOP.
 func (a *Agent) Probe(ctx context.Context, pair string) error {
@@ -156,7 +175,9 @@ func (a *Agent) Probe(ctx context.Context, pair string) error {
 		if err = n.acquire(ctx); err != nil {
 			return err
 		}
-		err = a.probe(ctx, n, foreign, &f)
+		here, end := a.stay(ctx, pair, n)
+		err = a.probe(here, n, foreign, &f)
+		end()
 		n.release()
 		if err == nil {
 			return nil

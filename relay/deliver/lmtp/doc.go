@@ -13,7 +13,8 @@ what makes it safe to send again, at once and to another replica, a message
 whose answer did not come: a pair that has the key answers as before and stores
 nothing. An answer that does not come, or that leaves the question open, is an
 unknown outcome and stays one until a later answer under the same key settles
-it. A peer without X-TT is never asked twice in one attempt once the message
+it. So a node that has not answered when another one of its pair has come to
+serve is given up: it may be frozen or cut off. A peer without X-TT is never asked twice in one attempt once the message
 may have reached it.
 
 Private parameters (values are xtext on the wire): on MAIL, XTRACE, the root

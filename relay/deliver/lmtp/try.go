@@ -43,6 +43,7 @@ func (t *try) run(ctx context.Context) {
 	}
 	var room [4]*node
 	for round := 0; ; round++ {
+		news := t.a.cfg.Routes.While(pair, "")
 		for _, n := range t.a.candidates(pair, room[:0]) {
 			if t.visit(ctx, pair, n) {
 				return
@@ -54,6 +55,8 @@ func (t *try) run(ctx context.Context) {
 		wait := time.NewTimer(min(25*time.Millisecond<<min(round, 5), 400*time.Millisecond))
 		select {
 		case <-wait.C:
+		case <-news.Done():
+			wait.Stop()
 		case <-ctx.Done():
 			wait.Stop()
 			return
@@ -65,7 +68,7 @@ func (t *try) run(ctx context.Context) {
 func (t *try) visit(ctx context.Context, pair string, n *node) bool {
 	for {
 		t.leader = ""
-		t.ask(ctx, n)
+		t.ask(ctx, pair, n)
 		if len(t.open) == 0 && t.asked() {
 			return true
 		}
@@ -102,14 +105,16 @@ func (t *try) follow(pair string, n *node) *node {
 }
 
 // ask gives the open recipients to n.
-func (t *try) ask(ctx context.Context, n *node) {
+func (t *try) ask(ctx context.Context, pair string, n *node) {
 	if t.open == nil {
 		t.open = make([]int, len(t.rcpts))
 		for i := range t.open {
 			t.open[i] = i
 		}
 	}
-	if err := n.acquire(ctx); err != nil {
+	here, end := t.a.stay(ctx, pair, n)
+	defer end()
+	if err := n.acquire(here); err != nil {
 		t.missed(n, err)
 		return
 	}
@@ -118,13 +123,22 @@ func (t *try) ask(ctx context.Context, n *node) {
 		c, fresh := n.take(time.Now(), t.a.cfg.IdleTime), false
 		if c == nil {
 			var err error
-			if c, err = t.a.dial(ctx, n, t.foreign); err != nil {
+			if c, err = t.a.dial(here, n, t.foreign); err != nil {
 				t.missed(n, err)
 				return
 			}
 			fresh = true
 		}
-		if t.send(ctx, n, c) || fresh || len(t.open) == 0 || ctx.Err() != nil {
+		t.greet(c)
+		during := here
+		if !t.keyed {
+			during = ctx // what it may have stored cannot be given to another one
+		}
+		answered := t.send(during, n, c)
+		if here.Err() != nil && ctx.Err() == nil {
+			n.drain(false) // the others are as deaf
+		}
+		if answered || fresh || len(t.open) == 0 || here.Err() != nil {
 			return
 		}
 		// An idle connection that the peer had closed: its idle sisters are
@@ -145,7 +159,6 @@ func (t *try) missed(n *node, err error) {
 
 // send runs one transaction on c. It reports whether the peer answered anything.
 func (t *try) send(ctx context.Context, n *node, c *smtp.Client) bool {
-	t.greet(c)
 	if t.skipUnstored(n); len(t.open) == 0 {
 		n.give(c, time.Now(), t.a.cfg.MaxIdle, t.a.cfg.IdleTime)
 		return true

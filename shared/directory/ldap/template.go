@@ -136,17 +136,20 @@ func parseLookupURL(s string) (*lookupURL, error) {
 	default:
 		return bad(fmt.Errorf("scope %q", parts[2]))
 	}
-	sample, err := u.filter.fill(func(name string) (string, error) {
-		if name == "R" || name == "K" {
-			return oneEqual("objectClass", "x"), nil
+	// $R and $K are comparisons in each other, of more than one depth.
+	for _, sample := range []string{oneEqual("objectClass", "x"), anyEqual([]string{"mail"}, []string{"x"}), ofClasses([]string{"x", "y"})} {
+		f, err := u.filter.fill(func(name string) (string, error) {
+			if name == "R" || name == "K" {
+				return sample, nil
+			}
+			return "x", nil
+		})
+		if err == nil {
+			_, err = ldap.CompileFilter(f)
 		}
-		return "x", nil
-	})
-	if err == nil {
-		_, err = ldap.CompileFilter(sample)
-	}
-	if err != nil {
-		return bad(err)
+		if err != nil {
+			return bad(err)
+		}
 	}
 	return u, nil
 }

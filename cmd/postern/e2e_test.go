@@ -186,6 +186,30 @@ func dialTLS(t *testing.T, addr, ca string) net.Conn {
 	return conn
 }
 
+// configuration asks a relay for its options, and what another file would change.
+func configuration(t *testing.T, c *cluster) {
+	t.Helper()
+	file := filepath.Join(c.dir, "relay1", "relay1.yaml")
+	if got := c.postern("config", "show", "relay1", "--given"); !strings.Contains(got, file+":") || strings.Contains(got, "outbound.port") {
+		t.Errorf("config show:\n%s", got)
+	}
+	if got := c.postern("config", "diff", file, "relay1"); got != "no differences\n" {
+		t.Errorf("config diff with its own file:\n%s", got)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := filepath.Join(t.TempDir(), "next.yaml")
+	if err := os.WriteFile(next, append(text, "outbound: {port: 2525}\nruntime: {gc_percent: 200}\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := c.postern("config", "diff", next, "relay1")
+	if !strings.Contains(got, "outbound.port") || !strings.Contains(got, "1 of 2 need a restart") {
+		t.Errorf("config diff:\n%s", got)
+	}
+}
+
 // TestDev runs a cluster of the real programs: mail goes in by SMTP and comes
 // out by IMAP and POP3, also after the serving replica was killed and after the
 // whole cluster was killed; and nothing is left when it ends.
@@ -237,6 +261,8 @@ func TestDev(t *testing.T) {
 	if got := c.postern("trace", u.Address); !strings.Contains(got, "accepted") || !strings.Contains(got, "stored") {
 		t.Errorf("trace:\n%s", got)
 	}
+
+	configuration(t, c)
 
 	var status struct{ Pairs []struct{ Serving string } }
 	if err := json.Unmarshal([]byte(c.postern("status", "--output", "json")), &status); err != nil {

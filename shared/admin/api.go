@@ -16,36 +16,38 @@ type None struct{}
 
 // The methods. Those of every node come first.
 var (
-	GetStatus    = Method[None, NodeStatus]{Name: "status"}
-	GetCluster   = Method[None, Cluster]{Name: "cluster"}
-	GetConfig    = Method[None, Config]{Name: "config"}
-	Reload       = Method[None, ReloadResult]{Name: "reload", Mutating: true}
-	Drain        = Method[DrainRequest, None]{Name: "drain", Mutating: true}
-	Trace        = Method[TraceRequest, TraceResult]{Name: "trace"}
-	QueueList    = Method[QueueQuery, QueueListing]{Name: "queue.list"}
-	QueueShow    = Method[QueueID, QueueMessage]{Name: "queue.show"}
-	QueueHold    = Method[QueueID, None]{Name: "queue.hold", Mutating: true}
-	QueueRelease = Method[QueueID, None]{Name: "queue.release", Mutating: true}
-	QueueRetry   = Method[QueueID, None]{Name: "queue.retry", Mutating: true}
-	QueueDelete  = Method[QueueID, None]{Name: "queue.delete", Mutating: true}
-	PairStatus   = Method[PairName, GroupStatus]{Name: "pair.status"}
-	PairTransfer = Method[TransferRequest, GroupStatus]{Name: "pair.transfer", Mutating: true}
-	PairDigest   = Method[PairName, Digest]{Name: "pair.digest"}
-	PairMembers  = Method[PairName, MemberList]{Name: "pair.members"}
-	PairJoin     = Method[JoinRequest, GroupMember]{Name: "pair.join", Mutating: true}
-	PairAdd      = Method[AddRequest, MemberList]{Name: "pair.add", Mutating: true}
-	PairRemove   = Method[RemoveRequest, MemberList]{Name: "pair.remove", Mutating: true}
-	PairRecover  = Method[RecoverRequest, Recovery]{Name: "pair.recover", Mutating: true}
-	BackupList   = Method[PairName, BackupListing]{Name: "backup.list"}
-	BackupShow   = Method[BackupQuery, BackupContent]{Name: "backup.show"}
-	UpkeepRun    = Method[UpkeepTask, UpkeepJob]{Name: "upkeep.run", Mutating: true}
-	UpkeepPoll   = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
-	PairRelease  = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
-	MailboxList  = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
-	MailboxShow  = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
-	Explain      = Method[ExplainRequest, ExplainResult]{Name: "explain"}
-	Finalize     = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
-	Flush        = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
+	GetStatus  = Method[None, NodeStatus]{Name: "status"}
+	GetCluster = Method[None, Cluster]{Name: "cluster"}
+	GetConfig  = Method[None, Config]{Name: "config"}
+	// CompareConfig changes nothing; what it is given may hold secrets.
+	CompareConfig = Method[ConfigText, ConfigDifferences]{Name: "config.compare"}
+	Reload        = Method[None, ReloadResult]{Name: "reload", Mutating: true}
+	Drain         = Method[DrainRequest, None]{Name: "drain", Mutating: true}
+	Trace         = Method[TraceRequest, TraceResult]{Name: "trace"}
+	QueueList     = Method[QueueQuery, QueueListing]{Name: "queue.list"}
+	QueueShow     = Method[QueueID, QueueMessage]{Name: "queue.show"}
+	QueueHold     = Method[QueueID, None]{Name: "queue.hold", Mutating: true}
+	QueueRelease  = Method[QueueID, None]{Name: "queue.release", Mutating: true}
+	QueueRetry    = Method[QueueID, None]{Name: "queue.retry", Mutating: true}
+	QueueDelete   = Method[QueueID, None]{Name: "queue.delete", Mutating: true}
+	PairStatus    = Method[PairName, GroupStatus]{Name: "pair.status"}
+	PairTransfer  = Method[TransferRequest, GroupStatus]{Name: "pair.transfer", Mutating: true}
+	PairDigest    = Method[PairName, Digest]{Name: "pair.digest"}
+	PairMembers   = Method[PairName, MemberList]{Name: "pair.members"}
+	PairJoin      = Method[JoinRequest, GroupMember]{Name: "pair.join", Mutating: true}
+	PairAdd       = Method[AddRequest, MemberList]{Name: "pair.add", Mutating: true}
+	PairRemove    = Method[RemoveRequest, MemberList]{Name: "pair.remove", Mutating: true}
+	PairRecover   = Method[RecoverRequest, Recovery]{Name: "pair.recover", Mutating: true}
+	BackupList    = Method[PairName, BackupListing]{Name: "backup.list"}
+	BackupShow    = Method[BackupQuery, BackupContent]{Name: "backup.show"}
+	UpkeepRun     = Method[UpkeepTask, UpkeepJob]{Name: "upkeep.run", Mutating: true}
+	UpkeepPoll    = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
+	PairRelease   = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
+	MailboxList   = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
+	MailboxShow   = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
+	Explain       = Method[ExplainRequest, ExplainResult]{Name: "explain"}
+	Finalize      = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
+	Flush         = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
 )
 
 // NodeStatus is what a node says of itself.
@@ -344,7 +346,40 @@ type Pair struct {
 
 // Config is the configuration in use, secrets shown as "***".
 type Config struct {
-	Values map[string]any `json:"values"`
+	Values   map[string]any `json:"values"`
+	File     string         `json:"file,omitempty"`     // "" from releases before 0.2
+	Settings []Setting      `json:"settings,omitempty"` // the same
+}
+
+// Setting is one option in use and where it comes from.
+type Setting struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`
+	Source string `json:"source"` // "default", "FILE:LINE", "environment NAME" or "flag --NAME"
+	Reload bool   `json:"reload"` // a change takes effect at a reload
+}
+
+// ConfigText is the text of a configuration file, and a name for it.
+type ConfigText struct {
+	Name string `json:"name"`
+	Text string `json:"text"`
+}
+
+// ConfigDifferences are the options in which a text differs from what is in use.
+type ConfigDifferences struct {
+	Differences []ConfigDifference `json:"differences"`
+}
+
+// ConfigDifference is one of them. Old is in use, New is in the text; either is
+// empty where an object of a list is in one of them only. Secrets are "***" on
+// both sides.
+type ConfigDifference struct {
+	Name      string `json:"name"`
+	Old       string `json:"old"`
+	New       string `json:"new"`
+	OldSource string `json:"old_source,omitempty"`
+	NewSource string `json:"new_source,omitempty"`
+	Reload    bool   `json:"reload"`
 }
 
 // ReloadResult says what a reload has changed.

@@ -225,6 +225,9 @@ func leavesOf(typ reflect.Type, prefix string) []string {
 	var names []string
 	for i := range typ.NumField() {
 		f := typ.Field(i)
+		if !f.IsExported() {
+			continue
+		}
 		if f.Anonymous {
 			names = append(names, leavesOf(f.Type, prefix)...)
 			continue
@@ -344,10 +347,15 @@ func TestReference(t *testing.T) {
 
 func FuzzLoad(f *testing.F) {
 	f.Add(relayYAML)
+	f.Add("node: a\ncluster: b\ndir: /c\nhostname: d\ndirectory: {base: o=e}\npairs: [{pair: f, node: g, lmtp: \"h:1\"}]\n")
 	f.Add("a: &x [1]\nb: *x\n")
 	f.Add("pairs: [{pair: 1}, 2]\nsmtp: {listen: {a: b}}\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		_, _ = checkKeys("f", []byte(text), TierRelay)
+		if c, err := Parse[Relay]("f", []byte(text), NoEnv, nil); err == nil {
+			if d := Compare(c, c); len(d) > 0 || len(Settings(c)) == 0 {
+				t.Errorf("differs from itself: %v", d)
+			}
+		}
 		_, _ = ParseSize(text)
 		_, _ = parseDuration(text)
 	})

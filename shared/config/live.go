@@ -66,6 +66,7 @@ func (l *Live[T]) Reload(load func(file string) (*T, error), apply func(old, nex
 		default:
 			ch.Restart = append(ch.Restart, o.Name)
 			is.Set(was)
+			keepOrigin(commonOf(next).from, commonOf(old).from, o.Name)
 		}
 	}
 	if apply != nil {
@@ -75,34 +76,4 @@ func (l *Live[T]) Reload(load func(file string) (*T, error), apply func(old, nex
 	}
 	l.current.Store(next)
 	return ch, nil
-}
-
-// Values lists every option of c with its value, secrets hidden.
-func Values[T Node](c *T) map[string]any {
-	m := map[string]any{}
-	tier := tierOf[T]()
-	for i := range Table {
-		o := &Table[i]
-		if o.Tier&tier == 0 || strings.Contains(o.Name, "[]") {
-			continue
-		}
-		f, err := fieldOf(reflect.ValueOf(c).Elem(), o.Name)
-		if err != nil {
-			continue // a test holds structs and table together
-		}
-		m[o.Name] = printable(f.Interface())
-	}
-	return m
-}
-
-func printable(v any) any {
-	switch v := v.(type) {
-	case Secret:
-		return v.String()
-	case Size:
-		return v.String()
-	case interface{ String() string }: // durations
-		return v.String()
-	}
-	return v
 }

@@ -52,24 +52,38 @@ func scalar(o *Option) bool { return o.Type != Objects && !strings.Contains(o.Na
 // everything and returns the configuration. Every fault found is in the error,
 // one on each line.
 func Load[T Node](file string, flags *pflag.FlagSet) (*T, error) {
+	if file == "" {
+		return Parse[T]("", nil, Env, flags)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse[T](file, text, Env, flags)
+}
+
+// Whether Parse looks at the environment.
+const (
+	Env   = true
+	NoEnv = false
+)
+
+// Parse is Load with the text of the file at hand; name is what errors and
+// Settings call it.
+func Parse[T Node](name string, text []byte, env bool, flags *pflag.FlagSet) (*T, error) {
 	tier := tierOf[T]()
 	v := viper.New()
 	v.SetConfigType("yaml")
-	v.SetEnvPrefix("POSTERN")
+	v.SetEnvPrefix(envPrefix)
 	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
-	lines := map[string]int{}
-	if file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("configuration: %w", err)
-		}
-		if lines, err = checkKeys(file, text, tier); err != nil {
-			return nil, err
-		}
-		if err := v.ReadConfig(bytes.NewReader(text)); err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
+	lines, err := checkKeys(name, text, tier)
+	if err != nil {
+		return nil, err
 	}
+	if err := v.ReadConfig(bytes.NewReader(text)); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	from := origins(name, lines, v, tier, env, flags)
 	for i := range Table {
 		o := &Table[i]
 		if o.Tier&tier == 0 || strings.Contains(o.Name, "[]") {
@@ -79,8 +93,10 @@ func Load[T Node](file string, flags *pflag.FlagSet) (*T, error) {
 			continue
 		}
 		v.SetDefault(o.Name, o.Default)
-		if err := v.BindEnv(o.Name); err != nil {
-			return nil, err
+		if env {
+			if err := v.BindEnv(o.Name); err != nil {
+				return nil, err
+			}
 		}
 		if flags != nil {
 			if f := flags.Lookup(o.Name); f != nil {
@@ -91,9 +107,10 @@ func Load[T Node](file string, flags *pflag.FlagSet) (*T, error) {
 		}
 	}
 	c := new(T)
-	if err := decode(v, c, file, lines, tier); err != nil {
+	if err := decode(v, c, name, lines, tier); err != nil {
 		return nil, err
 	}
+	commonOf(c).from, commonOf(c).flags = from, flags
 	return c, nil
 }
 

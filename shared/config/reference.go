@@ -15,7 +15,8 @@ One YAML file for each node (` + "`--config FILE`" + `), then the environment, t
 The option ` + "`smtp.max_size`" + ` is ` + "`max_size`" + ` below ` + "`smtp:`" + ` in the file, ` + "`POSTERN_SMTP_MAX_SIZE`" + ` in the environment and
 ` + "`--smtp.max_size`" + ` as a flag. Lists are YAML sequences, or words with commas between them. Sizes are octets or have
 KB, MB, GB or TB; durations have ms, s, m, h or d. Options marked "reload" follow SIGHUP and ` + "`postern reload`" + `;
-the others need a restart. Certificates are read again when their files change.
+the others need a restart. Certificates are read again when their files change. ` + "`postern config show`" + ` says where each
+value of a node comes from, ` + "`postern config diff`" + ` what another file would change and whether a reload is enough.
 `)
 	section := "-"
 	for i := range Table {

@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"time"
+
+	"github.com/spf13/pflag"
+)
 
 // Common is what every node is told.
 type Common struct {
@@ -13,6 +17,9 @@ type Common struct {
 	Metrics struct{ Listen string }
 	Log     struct{ Level, Format string }
 	Runtime Runtime
+
+	from  map[string]string // where the values come from, by option; default where absent
+	flags *pflag.FlagSet
 }
 
 // NodeTLS are the files of the certificate shown to other nodes.

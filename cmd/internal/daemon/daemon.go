@@ -71,6 +71,7 @@ type Node[T config.Node] struct {
 	Reload func(old, next *T) error
 
 	program  *Program[T]
+	file     string // with the configuration
 	common   *config.Common
 	level    *slog.LevelVar
 	gossip   *gossip.Gossip
@@ -124,7 +125,7 @@ func (p Program[T]) Main() int {
 func newNode[T config.Node](p *Program[T], c *T, file string, log *slog.Logger, level *slog.LevelVar) *Node[T] {
 	return &Node[T]{
 		Config: c, Live: config.NewLive(file, c), Log: log, Routes: new(route.Table), StopWithin: 20 * time.Second,
-		program: p, common: p.Common(c), level: level, started: time.Now(),
+		program: p, file: file, common: p.Common(c), level: level, started: time.Now(),
 		changed: make(chan struct{}, 1), ended: make(chan error, 1),
 	}
 }

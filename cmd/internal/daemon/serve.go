@@ -116,7 +116,10 @@ func (n *Node[T]) methods() {
 	})
 	admin.Handle(n.Admin, admin.GetCluster, func(context.Context, admin.None) (admin.Cluster, error) { return n.cluster(), nil })
 	admin.Handle(n.Admin, admin.GetConfig, func(context.Context, admin.None) (admin.Config, error) {
-		return admin.Config{Values: config.Values(n.Live.Current())}, nil
+		return n.configuration(), nil
+	})
+	admin.Handle(n.Admin, admin.CompareConfig, func(_ context.Context, in admin.ConfigText) (admin.ConfigDifferences, error) {
+		return n.compareConfig(in)
 	})
 	admin.Handle(n.Admin, admin.Reload, func(context.Context, admin.None) (admin.ReloadResult, error) {
 		ch, err := n.reload()
@@ -192,7 +195,7 @@ func (n *Node[T]) hangups(ctx context.Context) {
 }
 
 func (n *Node[T]) reload() (config.Change, error) {
-	load := func(file string) (*T, error) { return config.Load[T](file, nil) }
+	load := func(file string) (*T, error) { return config.Load[T](file, config.Flags(n.Config)) }
 	ch, err := n.Live.Reload(load, func(old, next *T) error {
 		// All that can refuse comes before anything is changed.
 		common := n.program.Common(next)

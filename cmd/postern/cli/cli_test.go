@@ -422,6 +422,7 @@ func TestSmall(t *testing.T) {
 	if _, errOut, status := call(t, "config", "check", bad, "--role", "witness"); status != ExitFailed || !strings.Contains(errOut, `bad.yaml:2: unknown option "clutser"`) {
 		t.Errorf("status %d: %s", status, errOut)
 	}
+	configFiles(t)
 	if out := must(t, "completion", "bash"); !strings.Contains(out, "postern") {
 		t.Error("no completion")
 	}
@@ -429,6 +430,47 @@ func TestSmall(t *testing.T) {
 	must(t, "docs", pages)
 	if page, err := os.ReadFile(filepath.Join(pages, "postern-pair-transfer.1")); err != nil || !bytes.Contains(page, []byte("hand over")) {
 		t.Errorf("manual page: %v", err)
+	}
+}
+
+// configFiles shows a file and compares it with another one.
+func configFiles(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	one, two := filepath.Join(dir, "one.yaml"), filepath.Join(dir, "two.yaml")
+	const text = "node: w\ncluster: east\ndir: /srv/w\nraft: {listen: \"h:1\"}\ngroups: [{pair: p, members: [{node: w, id: aa, addr: \"h:1\"}]}]\n"
+	for file, more := range map[string]string{one: "", two: "retain: {max_log: 5GB}\nlog: {level: warn}\n"} {
+		if err := os.WriteFile(file, []byte(text+more), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("POSTERN_RETAIN_MAX_LOG", "7GB")
+	shown := must(t, "config", "show", "--role", "witness", two, "--given")
+	for _, want := range []string{two + ":7", "environment POSTERN_RETAIN_MAX_LOG", "7GB", "groups[0].members[0].id"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("%q is not in\n%s", want, shown)
+		}
+	}
+	if strings.Contains(shown, "gc_percent") {
+		t.Errorf("--given shows a default:\n%s", shown)
+	}
+	if all := answer[[]map[string]any](t, "config", "show", "--role", "witness", one); len(all) < 20 {
+		t.Errorf("%d options", len(all))
+	}
+	diff := answer[[]difference](t, "config", "diff", "--role", "witness", one, two)
+	if len(diff) != 2 || diff[0].Name != "log.level" || diff[0].Takes != "reload" || diff[1].New != "5GB" || diff[1].Takes != "restart" {
+		t.Errorf("%+v", diff)
+	}
+	if _, _, status := call(t, "config", "diff", "--role", "witness", one, two, "--exit-code"); status != ExitFailed {
+		t.Errorf("status %d", status)
+	}
+	if out := must(t, "config", "diff", "--role", "witness", one, one, "--exit-code"); out != "no differences\n" {
+		t.Errorf("%q", out)
+	}
+	for _, args := range [][]string{{"show", one}, {"show", "--role", "queen", one}, {"diff", one, "--role", "witness"}, {"diff", one, "w", "--dir", dir, "--role", "relay"}} {
+		if _, _, status := call(t, append([]string{"config"}, args...)...); status != ExitUsage {
+			t.Errorf("config %v: status %d", args, status)
+		}
 	}
 }
 

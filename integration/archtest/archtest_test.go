@@ -30,6 +30,8 @@ var tiers = map[string][]string{
 	"backend":     {"backend", "shared"},
 	"cmd":         {"cmd", "relay", "backend", "ha", "shared"},
 	"integration": {"integration", "ha", "shared"},
+	// All tiers in one process, on simulated network, disks and clock.
+	"integration/sim": {"integration", "relay", "backend", "ha", "shared"},
 }
 
 // homes says where an outside module may be imported; tests may import more,
@@ -53,12 +55,12 @@ var homes = map[string][]string{
 	"github.com/hashicorp/hcl/":         {"integration"},
 	"go.uber.org/goleak":                {},
 	"pgregory.net/rapid":                {},
-	"github.com/anishathalye/porcupine": {},
+	"github.com/anishathalye/porcupine": {"integration/history"},
 }
 
 // testOnly are modules that the tests of any package may use.
 var testOnly = []string{
-	"go.uber.org/goleak", "pgregory.net/rapid", "github.com/anishathalye/porcupine",
+	"go.uber.org/goleak", "pgregory.net/rapid",
 	"github.com/emersion/go-message", "github.com/emersion/go-smtp", "github.com/emersion/go-imap",
 	"github.com/cockroachdb/pebble", "github.com/prometheus/",
 }

@@ -1,0 +1,122 @@
+package history
+
+import (
+	"testing"
+	"time"
+)
+
+// op is a question with its answer, asked after the ones before it were answered.
+type op struct {
+	in  Input
+	out Output
+}
+
+var (
+	twelve = &Limit{Bytes: 1000, Messages: 2}
+	three  = uint64(3)
+)
+
+func deliver(key string, size int64, out Output) op {
+	return op{Input{Kind: Deliver, Key: key, Size: size, Limit: twelve}, out}
+}
+
+func list(modseq uint64, next uint32, uids ...uint32) op {
+	return op{Input{Kind: List}, Output{UIDs: uids, UIDNext: next, ModSeq: modseq}}
+}
+
+// TestModel holds the model to what a mailbox may and may not answer.
+func TestModel(t *testing.T) {
+	one := deliver("one", 100, Output{UID: 1})
+	two := op{Input{Kind: Append, Size: 200}, Output{UID: 2}}
+	del := op{Input{Kind: Store, UIDs: []uint32{1, 9}, Action: Add, Flags: Deleted}, Output{UIDs: []uint32{1}, ModSeq: 4}}
+	purge := op{Input{Kind: Expunge, UIDs: []uint32{1, 2}}, Output{UIDs: []uint32{1}}}
+	for name, tt := range map[string]struct {
+		ops []op
+		bad bool
+	}{
+		"all is well":            {[]op{one, two, list(3, 3, 1, 2), del, purge, list(5, 3, 2), {Input{Kind: Usage}, Output{Bytes: 200, Messages: 1}}}, false},
+		"rows":                   {[]op{one, {Input{Kind: Rows, UIDs: []uint32{1}}, Output{Rows: []Row{{1, 0, 2, 100}}}}}, false},
+		"a row too many":         {[]op{one, {Input{Kind: Rows, UIDs: []uint32{1}}, Output{Rows: []Row{{1, 0, 2, 100}, {2, 0, 2, 100}}}}}, true},
+		"a row too few":          {[]op{one, {Input{Kind: Rows}, Output{}}}, true},
+		"a flag is lost":         {[]op{one, two, del, {Input{Kind: Rows, UIDs: []uint32{1}}, Output{Rows: []Row{{1, 0, 2, 100}}}}}, true},
+		"a key again":            {[]op{one, deliver("one", 100, Output{UID: 1, Duplicate: true}), list(2, 2, 1)}, false},
+		"a second copy":          {[]op{one, deliver("one", 100, Output{UID: 2})}, true},
+		"duplicate of nothing":   {[]op{deliver("one", 100, Output{UID: 1, Duplicate: true})}, true},
+		"UID reused":             {[]op{one, two, del, purge, {Input{Kind: Append, Size: 1}, Output{UID: 1}}}, true},
+		"the last UID reused":    {[]op{one, {del.in, Output{UIDs: []uint32{1}, ModSeq: 3}}, purge, {Input{Kind: Append, Size: 1}, Output{UID: 1}}}, true},
+		"a message is lost":      {[]op{one, two, list(3, 3, 2)}, true},
+		"MODSEQ stays":           {[]op{one, two, del, list(3, 3, 1, 2)}, true},
+		"too many messages":      {[]op{one, two, {Input{Kind: Append, Size: 1}, Output{UID: 3}}}, true},
+		"refused for messages":   {[]op{one, two, {Input{Kind: Append, Size: 1}, Output{OverQuota: true}}}, false},
+		"too many octets":        {[]op{one, deliver("x", 901, Output{UID: 2})}, true},
+		"refused for no reason":  {[]op{one, deliver("x", 900, Output{OverQuota: true})}, true},
+		"usage of before":        {[]op{one, two, {Input{Kind: Usage}, Output{Bytes: 100, Messages: 1}}}, true},
+		"unchanged since":        {[]op{one, two, {Input{Kind: Store, UIDs: []uint32{2}, Flags: 1, Since: &three}, Output{UIDs: []uint32{2}, ModSeq: 4}}}, false},
+		"changed since":          {[]op{one, two, del, {Input{Kind: Store, UIDs: []uint32{1}, Flags: 1, Since: &three}, Output{Modified: []uint32{1}}}}, false},
+		"changed since, missed":  {[]op{one, two, del, {Input{Kind: Store, UIDs: []uint32{1}, Flags: 1, Since: &three}, Output{UIDs: []uint32{1}, ModSeq: 5}}}, true},
+		"expunge of more":        {[]op{one, two, del, {purge.in, Output{UIDs: []uint32{1, 2}}}}, true},
+		"no change is no MODSEQ": {[]op{one, {Input{Kind: Store, UIDs: []uint32{1}, Action: Remove, Flags: 1}, Output{}}, list(2, 2, 1)}, false},
+	} {
+		h := New()
+		for _, o := range tt.ops {
+			o.in.Account = "eva"
+			h.Call(1, o.in).Return(o.out)
+		}
+		if err := h.Check(time.Minute); (err != nil) != tt.bad {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestConcurrent: what overlaps may have happened in either order, what is not
+// known may happen at any later time or never, and what was answered counts.
+func TestConcurrent(t *testing.T) {
+	add := func(size int64) Input { return Input{Account: "eva", Kind: Append, Size: size} }
+	usage := func(h *History, octets, messages int64) {
+		h.Call(9, Input{Account: "eva", Kind: Usage}).Return(Output{Bytes: octets, Messages: messages})
+	}
+	for name, tt := range map[string]struct {
+		do  func(h *History)
+		bad bool
+	}{
+		"either order": {func(h *History) {
+			a, b := h.Call(1, add(1)), h.Call(2, add(2))
+			a.Return(Output{UID: 2})
+			b.Return(Output{UID: 1})
+		}, false},
+		"not the same UID": {func(h *History) {
+			a, b := h.Call(1, add(1)), h.Call(2, add(2))
+			a.Return(Output{UID: 1})
+			b.Return(Output{UID: 1})
+		}, true},
+		"late": {func(h *History) {
+			h.Call(1, add(5)).Unknown()
+			usage(h, 0, 0)
+			usage(h, 5, 1)
+		}, false},
+		"never": {func(h *History) {
+			h.Call(1, add(5)).Unknown()
+			h.Call(2, add(7)).Return(Output{UID: 1})
+			usage(h, 7, 1)
+		}, false},
+		"not undone": {func(h *History) {
+			h.Call(1, add(5)).Unknown()
+			usage(h, 5, 1)
+			usage(h, 0, 0)
+		}, true},
+		"refused is not done": {func(h *History) {
+			h.Call(1, add(5)).Drop()
+			usage(h, 5, 1)
+		}, true},
+		"accounts apart": {func(h *History) {
+			h.Call(1, add(5)).Return(Output{UID: 1})
+			h.Call(1, Input{Account: "bob", Kind: Append, Size: 1}).Return(Output{UID: 1})
+		}, false},
+	} {
+		h := New()
+		tt.do(h)
+		if err := h.Check(time.Minute); (err != nil) != tt.bad {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,41 @@
+/*
+Package sim runs relays, a pair and its witness in one process, on a network,
+disks and a clock that are simulated, and looks whether the pair keeps its
+promises while these fail. What runs is the product's own code: package voter
+with hashicorp/raft over mutual TLS, seglog, the state machine on pebble, package
+mailbox, the LMTP server, and on the relays queue, jobctl and the LMTP agent.
+
+	go test ./integration/sim                      # 50 seeds, 1,000 with POSTERN_NIGHTLY=1
+	go test ./integration/sim -run TestSeeds -seed 17 -v   # one, again
+
+A run lasts some virtual seconds. Everything about it comes from its seed: what
+the clients do, which faults begin and end when, how late each segment of a
+stream is, and what a power cut leaves on a disk. After the faults the network
+is healed, everything runs again, and the run is judged:
+
+  - Each message that a relay acknowledged is in each of its mailboxes once, and
+    every other message at most once.
+  - Both replicas have the same digest, and their rows agree with it; every body
+    can be read and is what was sent.
+  - The histories of flags, UIDs and quotas are linearizable (package history).
+    That includes: no UID is given twice, MODSEQ grows, and nobody was answered
+    by a replica whose lease was lost.
+  - Nothing ended that had no fault to end it, and no relay gave mail back.
+
+# What is not simulated
+
+A pause of a process stops what crosses its border: its network, its disk and
+the answers of its clients. Its timers run on. Pebble's files are on a disk of
+their own, which loses unsynced data but is neither slow nor full.
+
+# Determinism
+
+The clock is virtual (testing/synctest), so that a run does not depend on how fast
+the machine is. The same seed gives the same plan. It does not give the same
+interleaving of goroutines that are ready at the same instant: the order in which
+Go's scheduler runs them, the choice of a select with several ready cases and the
+order of maps are not ours to set, and raft draws its election time-outs from a
+generator that is seeded for the process. Two runs of a seed are therefore alike
+at first and can drift apart. -count repeats a seed where it matters.
+*/
+package sim

@@ -113,10 +113,12 @@ type Load struct {
 	Size       int // octets of a message; at least 300
 	Pause      time.Duration
 	OneShot    bool // a new connection for each message
+	Messages   int  // of all senders together, then they end; 0: until they are told to
 	Timeout    time.Duration
 }
 
-// Run sends until stop is closed, writing every outcome into l.
+// Run sends until stop is closed or Messages are sent, writing every outcome
+// into l.
 func (ld Load) Run(l *Ledger, stop <-chan struct{}) {
 	if ld.Timeout == 0 {
 		ld.Timeout = 20 * time.Second
@@ -139,6 +141,9 @@ func (ld Load) Run(l *Ledger, stop <-chan struct{}) {
 				case <-time.After(ld.Pause):
 				}
 				k := seq.Add(1)
+				if ld.Messages > 0 && k > int64(ld.Messages) {
+					return
+				}
 				e := &Entry{ID: fmt.Sprintf("%s.%d.%d@ledger.test", run, w, k), Recipient: ld.Recipients[int(k)%len(ld.Recipients)], Sent: time.Now()}
 				var err error
 				if s == nil {

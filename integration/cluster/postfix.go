@@ -204,6 +204,9 @@ func (p *Postfix) runWith(t testing.TB, stdin, name string, args ...string) stri
 	return string(out)
 }
 
+// PID is its master process, the parent of all others.
+func (p *Postfix) PID() int { return p.cmd.Process.Pid }
+
 // Sendmail submits a message as a program on the same host does.
 func (p *Postfix) Sendmail(t testing.TB, msg string, args ...string) {
 	t.Helper()

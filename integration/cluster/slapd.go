@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +19,23 @@ import (
 // Slapd runs a private OpenLDAP on loopback with the fixture tree of domain and
 // returns its URL and base. It ends with the test.
 func Slapd(t testing.TB, domain string, users, pairs int) (url, base string) {
+	t.Helper()
+	return StartSlapd(t, fixture.Tree(domain, users, pairs)).URL, fixture.Root
+}
+
+// OpenLDAP is a slapd of a test's own, with the tree of package fixture's Root.
+type OpenLDAP struct {
+	URL  string
+	Addr string
+	PID  int
+}
+
+// room is the most that a database may grow to; the file is sparse.
+const room = 8 << 30
+
+// StartSlapd runs a private OpenLDAP on loopback with the tree of ldif, which
+// ends with the test.
+func StartSlapd(t testing.TB, tree []byte) *OpenLDAP {
 	t.Helper()
 	Need(t, "slapd", "slapadd")
 	root, err := moduleRoot()
@@ -35,22 +54,24 @@ modulepath /usr/lib/ldap
 moduleload back_mdb
 sizelimit unlimited
 database mdb
-maxsize 268435456
+maxsize %d
 suffix "%s"
 rootdn "cn=admin,%s"
 rootpw secret
 directory %s/db
 index objectClass,uid,mail,mailAlternateAddress,mailEquivalentAddress eq
 access to * by * read
-`, filepath.Join(root, "shared/directory/schema/postern.schema"), fixture.Root, fixture.Root, dir)
+database monitor
+access to * by * read
+`, filepath.Join(root, "shared/directory/schema/postern.schema"), int64(room), fixture.Root, fixture.Root, dir)
 	ldif := filepath.Join(dir, "tree.ldif")
 	if err := os.WriteFile(conf, b.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(ldif, fixture.Tree(domain, users, pairs), 0o600); err != nil {
+	if err := os.WriteFile(ldif, tree, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("/usr/sbin/slapadd", "-q", "-f", conf, "-l", ldif).CombinedOutput(); err != nil {
+	if out, err := exec.Command("/usr/sbin/slapadd", "-q", "-b", fixture.Root, "-f", conf, "-l", ldif).CombinedOutput(); err != nil {
 		t.Fatalf("slapadd: %v\n%s", err, out)
 	}
 	addr := FreeAddr(t)
@@ -64,7 +85,36 @@ access to * by * read
 		cmd.Wait()
 	})
 	AwaitPort(t, addr)
-	return "ldap://" + addr, fixture.Root
+	return &OpenLDAP{URL: "ldap://" + addr, Addr: addr, PID: cmd.Process.Pid}
+}
+
+var monitored = regexp.MustCompile(`(?m)^monitor(?:OpCompleted|Counter): (\d+)$`)
+
+// Searches is how many searches the server has answered since it started, by
+// its own count; the one that asks is not among them yet.
+func (s *OpenLDAP) Searches(t testing.TB) int {
+	return s.monitor(t, "cn=Search,cn=Operations", "monitorOpCompleted")
+}
+
+// Connections is how many connections are open, the one that asks left out.
+func (s *OpenLDAP) Connections(t testing.TB) int {
+	return s.monitor(t, "cn=Current,cn=Connections", "monitorCounter") - 1
+}
+
+func (s *OpenLDAP) monitor(t testing.TB, entry, attribute string) int {
+	t.Helper()
+	Need(t, "ldapsearch")
+	out, err := exec.Command("ldapsearch", "-x", "-LLL", "-o", "ldif-wrap=no", "-H", s.URL,
+		"-b", entry+",cn=Monitor", "-s", "base", attribute).CombinedOutput()
+	m := monitored.FindSubmatch(out)
+	if err != nil || m == nil {
+		t.Fatalf("%s of %s: %v\n%s", attribute, entry, err, out)
+	}
+	n, err := strconv.Atoi(string(m[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // FreeAddr is a loopback address that nothing listens on now.

@@ -25,6 +25,10 @@ answer, or in "vacation=none". A repeated key never makes a second copy, and
 gets the same decision. XPART names the partition in which to make the mailbox
 (mailMessageStore of the directory). A pair has one partition, the log with its
 rows, so the name is checked for its form and every mailbox is in that one.
+XWELCOME=1 asks whether the mailbox is new; the reply then says "welcome=N", the
+Unix time at which it was made, before any word about an answer, for a day and
+as long as the message with the key that package mail's WelcomeKey gives for it
+has not been delivered.
 
 Package lmtpd stores nothing itself, and it sends nothing back: a notification
 is the relay's.

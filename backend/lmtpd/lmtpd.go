@@ -70,8 +70,8 @@ func New(cfg Config) (*Server, error) {
 	engine, err := smtp.NewServer(smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: cfg.Hostname, Limits: limits, Log: cfg.Log,
 		TLS: cfg.TLS, ImplicitTLS: cfg.TLS != nil,
-		Private: "X-TT 1 XVACATION XPART", PrivateMail: []string{"XTRACE", "XTIME"},
-		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION", "XPART"}, PrivateFor: cfg.PrivateFor,
+		Private: "X-TT 1 XVACATION XPART XWELCOME", PrivateMail: []string{"XTRACE", "XTIME"},
+		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION", "XPART", "XWELCOME"}, PrivateFor: cfg.PrivateFor,
 		NewSession: func(context.Context, *smtp.ConnInfo) (smtp.Session, error) { return &session{srv: s}, nil },
 	})
 	if err != nil {
@@ -173,6 +173,9 @@ func private(r *mailbox.DeliveryRecipient, key, v string) (ok bool) {
 		return err == nil
 	case "XPART":
 		return v != "" && len(v) <= maxPartition && printable(v)
+	case "XWELCOME":
+		r.Welcome = v == "1"
+		return r.Welcome
 	case "XVACATION":
 		q, err := mail.ParseAutoreplyQuery(v)
 		r.Autoreply = &q
@@ -277,6 +280,9 @@ func (s *Server) result(r *mailbox.DeliveryRecipient, a mail.Address, res *mailb
 		text += ", by an earlier attempt"
 	case r.Folder != "" && res.Mailbox == "INBOX" && !strings.EqualFold(r.Folder, "INBOX"):
 		text += " to INBOX, there is no such folder"
+	}
+	if res.Created != 0 {
+		text += " welcome=" + strconv.FormatInt(res.Created, 10)
 	}
 	if r.Autoreply != nil {
 		if res.Answer {

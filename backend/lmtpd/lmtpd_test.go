@@ -71,7 +71,7 @@ const text = "Subject: hello\r\n\r\n.body\r\n"
 func TestReplies(t *testing.T) {
 	boxes := mailboxtest.New(t)
 	c := serve(t, boxes, true)
-	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XPART" {
+	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XPART XWELCOME" {
 		t.Fatalf("X-TT %q, %v", p, ok)
 	}
 	key := mail.NewDeliveryKey("r", "q", "k").String()
@@ -118,9 +118,9 @@ func TestReplies(t *testing.T) {
 }
 
 func TestBadParameters(t *testing.T) {
-	c := serve(t, mailboxtest.New(t), true)
-	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}, {"XPART", ""}, {"XPART", "a b"}, {"XPART", strings.Repeat("p", 65)}} {
-		res := send(t, c, text, to("ann", p...))
+	boxes := mailboxtest.New(t)
+	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}, {"XWELCOME", "2"}, {"XPART", ""}, {"XPART", "a b"}, {"XPART", strings.Repeat("p", 65)}} {
+		res := send(t, serve(t, boxes, true), text, to("ann", p...))
 		if r := res.Rcpts[0]; r == nil || r.Code != 501 {
 			t.Errorf("%v: %v", p, r)
 		}
@@ -188,5 +188,49 @@ func BenchmarkDeliver(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
 		send(b, c, body, to("ann"))
+	}
+}
+
+// TestWelcome: a new mailbox is told of with each delivery to its INBOX until it
+// has the message whose key follows from it, and no other mailbox is.
+func TestWelcome(t *testing.T) {
+	boxes := mailboxtest.New(t)
+	c := serve(t, boxes, true)
+	reply := func(rcpt smtp.RcptArgs) string { return send(t, c, text, rcpt).Data[0].Text }
+	hash := strings.Repeat("5a", 16)
+	made := func(said string) (n int64) {
+		t.Helper()
+		i := strings.Index(said, " welcome=")
+		if i < 0 {
+			t.Fatalf("%q", said)
+		}
+		if _, err := fmt.Sscanf(said[i:], " welcome=%d", &n); err != nil || time.Since(time.Unix(n, 0)).Abs() > time.Minute {
+			t.Fatalf("%q: %v", said, err)
+		}
+		return n
+	}
+	n := made(reply(to("ann", "XWELCOME", "1")))
+	if said := reply(to("ann", "XWELCOME", "1", "XVACATION", hash+",9")); made(said) != n || !strings.HasSuffix(said, " vacation=reply") {
+		t.Errorf("again, and away: %q", said)
+	}
+	for name, rcpt := range map[string]smtp.RcptArgs{
+		"nobody asks":       to("ann"),
+		"in another folder": to("ann", "XWELCOME", "1", "XFOLDER", "Junk"),
+		"not stored":        to("ann", "XWELCOME", "1", "XVACATION", hash+",0,only"),
+	} {
+		if said := reply(rcpt); strings.Contains(said, "welcome=") {
+			t.Errorf("%s: %q", name, said)
+		}
+	}
+	if said := reply(to("bob", "XWELCOME", "1", "XQUOTA", "0,-1,1")); strings.Contains(said, "welcome=") {
+		t.Errorf("refused: %q", said)
+	}
+	for range 2 {
+		if res := send(t, c, "Subject: welcome\r\n\r\n", to("ann", "XKEY", mail.WelcomeKey("ANN@example.test", n).String())); res.Data[0].Code != 250 {
+			t.Fatal(res.Data[0])
+		}
+	}
+	if said := reply(to("ann", "XWELCOME", "1")); strings.Contains(said, "welcome=") {
+		t.Errorf("after the welcome: %q", said)
 	}
 }

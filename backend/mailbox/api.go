@@ -166,6 +166,8 @@ type DeliveryRecipient struct {
 	Quota   *mail.Quota
 	Force   bool // guaranteed delivery: quota is ignored
 
+	Welcome bool // is the mailbox new and without its welcome?
+
 	Autoreply *mail.AutoreplyQuery // is the message to be answered; nil: nobody asks
 
 	Keywords []string // by name; those that do not fit the mailbox's table are left out
@@ -179,6 +181,7 @@ type DeliveryResult struct {
 	Mailbox     string // where it went
 	UIDValidity uint32
 	UID         uint32 // 0 when the message was not to be stored
+	Created     int64  // for Welcome: when the mailbox was made, in Unix seconds; 0 when it is not new, or was welcomed
 	Answer      bool   // the message is to be answered, for Autoreply; the same each time for one key
 }
 

@@ -63,7 +63,11 @@ func (s *Service) Deliver(ctx context.Context, d *Delivery) ([]DeliveryResult, e
 			return results, nil
 		}
 		for k := range answer.Recipients {
-			results[done[k]] = resultOf(&answer.Recipients[k])
+			res := resultOf(&answer.Recipients[k])
+			if d.Recipients[done[k]].Welcome {
+				res.Created = s.unwelcomed(rcpts[k].Account, &res)
+			}
+			results[done[k]] = res
 		}
 		rcpts = rcpts[n:]
 	}
@@ -233,6 +237,25 @@ func (s *Service) recipients(in []DeliveryRecipient, results []DeliveryResult) (
 		out, at = append(out, rc), append(at, i)
 	}
 	return out, at
+}
+
+// newFor is how long a mailbox counts as new. Keys are remembered for longer.
+const newFor = 24 * time.Hour
+
+// unwelcomed is when the account was made, if that is not long ago and its
+// welcome has not been delivered. INBOX tells: its UIDVALIDITY is the second in
+// which the account was made, see seed.
+func (s *Service) unwelcomed(account string, res *DeliveryResult) int64 {
+	made := int64(res.UIDValidity)
+	age := s.cfg.Now().Sub(time.Unix(made, 0))
+	if res.Err != nil || res.UID == 0 || res.Mailbox != "INBOX" || age > newFor || age < -time.Hour {
+		return 0
+	}
+	// A failure to read is no reason to fail the delivery; the next one asks again.
+	if done, err := s.cfg.Store.HasDelivered(mail.WelcomeKey(account, made)); done || err != nil {
+		return 0
+	}
+	return made
 }
 
 func resultOf(to *command.DeliveredTo) DeliveryResult {

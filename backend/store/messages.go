@@ -166,6 +166,15 @@ func (b *Batch) Delivered(k [16]byte, d *Delivered) (bool, error) {
 	return true, d.decode(v)
 }
 
+// HasDelivered reports whether a delivery key is known. Any goroutine may ask.
+func (s *Store) HasDelivered(k [16]byte) (bool, error) {
+	_, err := s.get(keyDelivery(nil, k), nil)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // PutExpiry notes that keys, 16 octets each, are to be forgotten at the time
 // given, in Unix nanoseconds. index is that of their entry.
 func (b *Batch) PutExpiry(at int64, index uint64, keys []byte) {

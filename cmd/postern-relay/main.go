@@ -21,6 +21,7 @@ import (
 	"github.com/postern-mail/postern/relay/deliver/lmtp"
 	"github.com/postern-mail/postern/relay/deliver/reprocess"
 	outbound "github.com/postern-mail/postern/relay/deliver/smtp"
+	"github.com/postern-mail/postern/relay/deliver/welcome"
 	"github.com/postern-mail/postern/relay/expand"
 	"github.com/postern-mail/postern/relay/jobctl"
 	"github.com/postern-mail/postern/relay/proxy"
@@ -51,7 +52,8 @@ type relay struct {
 	queue    *queue.Queue
 	resolver dns.Resolver
 	dir      *lookups
-	pairs    *autoreply.Agent
+	answers  *autoreply.Agent
+	pairs    *welcome.Agent
 	expander *expand.Expander
 	acceptor *transaction.Acceptor
 	outside  *outbound.Agent
@@ -119,9 +121,13 @@ func (r *relay) openPairs() error {
 	}
 	r.n.OnClose("connections to the pairs", agent)
 	c := &r.c.Autoreply
-	r.pairs, err = autoreply.New(autoreply.Config{
+	r.answers, err = autoreply.New(autoreply.Config{
 		Pairs: agent, PerHour: c.PerHour, MaxContent: int64(c.MaxContent), Spam: c.SpamFields, Log: r.n.Log, Mail: r.mailLog,
 	})
+	if err != nil {
+		return err
+	}
+	r.pairs, err = welcome.New(welcome.Config{Pairs: r.answers, Log: r.n.Log, Mail: r.mailLog})
 	return err
 }
 
@@ -144,6 +150,7 @@ func (r *relay) openDoor() error {
 	if r.acceptor, err = transaction.New(cfg); err != nil {
 		return err
 	}
+	r.answers.Use(r.acceptor)
 	r.pairs.Use(r.acceptor)
 	r.n.OnStop("door", func(context.Context) error { r.acceptor.Close(); return nil })
 	return nil

@@ -10,7 +10,8 @@ not taken the message for that recipient, Unknown does not.
 
 The agents are packages lmtp, to the backend pairs, smtp, to other domains, and
 reprocess, back to the door. Package autoreply stands before lmtp and answers
-for people who are away.
+for people who are away; package welcome stands before both and fills new
+mailboxes.
 */
 package deliver
 
@@ -83,6 +84,9 @@ type Result struct {
 	// Answer says that the pair wants this delivery answered by the recipient's
 	// Autoreply: nobody else was told so, and a repeated key is told the same.
 	Answer bool
+	// Created says when the mailbox was made, in Unix seconds, when it is new and
+	// the first message for it, the recipient's Welcome, has not come; else 0.
+	Created int64
 }
 
 // Agent delivers messages of one channel. Deliver may be called by any number

@@ -118,3 +118,21 @@ func TestReportAddress(t *testing.T) {
 		t.Errorf("after the channel reprocess: %+v, %v", later, err)
 	}
 }
+
+// TestWelcome: the welcome is that of the mailbox's domain.
+func TestWelcome(t *testing.T) {
+	d := fixture()
+	d.domains = map[string]*directory.Domain{"new.test": {Name: "new.test", DomainSettings: directory.DomainSettings{Welcome: "Subject: Hi$$Hello"}}}
+	d.users["ann@new.test"] = []*directory.Entry{user("ann")}
+	d.users["fwd@new.test"] = []*directory.Entry{forward("fwd", "ann@example.test")}
+	d.users["in@example.test"] = []*directory.Entry{forward("in", "ann@new.test")}
+	for address, want := range map[string]string{"ann@new.test": "Subject: Hi$$Hello", "fwd@new.test": "", "in@example.test": "Subject: Hi$$Hello", "ann@example.test": ""} {
+		rs, steps, err := expandOne(t, d, nil, address)
+		if err != nil || len(rs) != 1 || rs[0].Welcome != want {
+			t.Errorf("%s: %+v, want %q: %v", address, rs, want, err)
+		}
+		if told(steps, "mailDomainWelcomeMessage", "welcomed") != (want != "") {
+			t.Errorf("%s: explained %+v", address, steps)
+		}
+	}
+}

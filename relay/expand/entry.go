@@ -169,6 +169,10 @@ func (w *walk) mailbox(r mail.Recipient, d *directory.Domain, e *directory.Entry
 	if r.Mailbox == "" { // not found by address: the entry does not know its domain
 		r.Mailbox = e.UID + "@" + d.Name
 	}
+	if d != nil && d.Welcome != "" {
+		w.rule(r.Address, e.DN, "3", "mailDomainWelcomeMessage", "a new mailbox is welcomed", nil)
+		r.Welcome = d.Welcome
+	}
 	return w.add(r)
 }
 

@@ -376,7 +376,7 @@ func (w *walk) later(r mail.Recipient, s resume) mail.Recipient {
 		s.poster = w.pass.state.poster
 	}
 	r.Channel, r.NextHop, r.Mailbox, r.Folder, r.Quota = mail.ChannelReprocess, "", s.String(), "", nil
-	r.Store, r.Key = "", mail.DeliveryKey{}
+	r.Store, r.Welcome, r.Key = "", "", mail.DeliveryKey{}
 	return r
 }
 

@@ -32,7 +32,8 @@ import (
 //
 // Some keys came later and need no version of their own. Who skips +store makes
 // the mailbox in the pair's default partition; who skips +reports reports by the
-// relay's own name.
+// relay's own name; who skips welcome, the texts for new mailboxes, and +welcome,
+// which of them it is from 1, welcomes nobody.
 //
 // Version 3 is written by queues on level 2 (see level.go). It adds hash, the
 // first half of the SHA-256 of ID.msg, and as its last line before the end
@@ -138,8 +139,10 @@ func appendItem(b []byte, it *Item, level int) []byte {
 	e.num("crashes", int64(it.Crashes))
 	e.flag("report", it.Report)
 	e.flag("once", it.Once)
+	texts := e.welcomes(it.Recipients)
 	for i := range it.Recipients {
 		e.recipient(&it.Recipients[i])
+		e.num("+welcome", int64(texts[it.Recipients[i].Welcome]))
 	}
 	if level >= 2 {
 		e.b = appendSeal(e.b, start)
@@ -148,6 +151,23 @@ func appendItem(b []byte, it *Item, level int) []byte {
 	e.b = append(e.b, "end "...)
 	e.b = appendHex32(e.b, sum)
 	return append(e.b, '\n')
+}
+
+// welcomes writes each text for new mailboxes once, and returns their numbers.
+func (e *encoder) welcomes(rcpts []Recipient) map[string]int {
+	var texts map[string]int
+	for i := range rcpts {
+		text := rcpts[i].Welcome
+		if text == "" || texts[text] > 0 {
+			continue
+		}
+		if texts == nil {
+			texts = map[string]int{}
+		}
+		texts[text] = len(texts) + 1
+		e.text("welcome", text)
+	}
+	return texts
 }
 
 // appendSeal appends the line that vouches for b from start on.
@@ -323,6 +343,7 @@ func readItem(b []byte) (*Item, error) {
 	}
 	it := &Item{}
 	var rcpt *Recipient
+	texts := []string{""}
 	for raw := range strings.SplitSeq(lines, "\n") {
 		if raw == "" {
 			continue
@@ -336,11 +357,17 @@ func readItem(b []byte) (*Item, error) {
 			}
 			it.Recipients = append(it.Recipients, Recipient{Recipient: mail.Recipient{Address: l.address()}})
 			rcpt = &it.Recipients[len(it.Recipients)-1]
+		case l.key == "welcome":
+			texts = append(texts, l.text())
 		case strings.HasPrefix(l.key, "+"):
 			if rcpt == nil {
 				return nil, fmt.Errorf("%w: %s before the first recipient", ErrDamaged, l.key)
 			}
-			rcpt.read(&l)
+			if l.key == "+welcome" {
+				rcpt.Welcome = texts[l.small(int64(len(texts)-1))]
+			} else {
+				rcpt.read(&l)
+			}
 		default:
 			it.read(&l)
 		}

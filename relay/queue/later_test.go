@@ -14,7 +14,7 @@ import (
 
 // later are the keys of version 2 that came after its first release. Releases
 // before them skip them, whatever the level.
-var later = []string{"+store", "+reports"}
+var later = []string{"+store", "+reports", "welcome", "+welcome"}
 
 // laterItem is a message with each of them, and without.
 func laterItem(with bool) *Item {
@@ -22,6 +22,7 @@ func laterItem(with bool) *Item {
 	if with {
 		it.Recipients[0].Store = "p1"
 		it.Recipients[0].Reports = mail.Address{Local: "post master", Domain: "example.org"}
+		it.Recipients[0].Welcome, it.Recipients[1].Welcome = "Subject: Hi$$\"Hello\"", "Grüße"
 	}
 	return it
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -112,6 +113,12 @@ func NewDeliveryKey(origin, rootQueueID, mailbox string) DeliveryKey {
 	return k
 }
 
+// WelcomeKey is the key of the first message of a mailbox that was made at a
+// time in Unix seconds: whoever sends it, it is stored once.
+func WelcomeKey(mailbox string, created int64) DeliveryKey {
+	return NewDeliveryKey("welcome", strconv.FormatInt(created, 10), strings.ToLower(mailbox))
+}
+
 // String prints k in hexadecimal, 32 characters.
 func (k DeliveryKey) String() string { return hex.EncodeToString(k[:]) }
 
@@ -149,6 +156,7 @@ type Recipient struct {
 	Store    string   // partition of the pair that the mailbox is made in; "" is the default one
 	MaxSize  int64    // octets of the largest message that it takes, 0 without limit; the queue does not keep it
 	Via      []string // how expansion came here: addresses and lists, outermost first
+	Welcome  string   // first message of a mailbox, as the directory has it; "" is none
 	Reports  Address  // author of notifications about it, by its domain's wish; null is the relay's own
 	ListName string   // list that produced it, for its errors-to; "" if none
 

@@ -29,6 +29,10 @@ Result.Answer. Other peers get the message without the question, and nothing is
 answered; a recipient whose mail is only to be answered is then not sent to them
 at all, and counts as delivered.
 
+A recipient with a Welcome is sent with XWELCOME=1 to peers that list it; a reply
+that ends in "welcome=N" says that the mailbox was made at that Unix time and has
+had no welcome, which is Result.Created.
+
 Package lmtp does not choose the pair and does not decide about retries beyond
 the context it is given.
 */

@@ -28,6 +28,7 @@ type try struct {
 	keyed   bool   // the last peer understood keys
 	answers bool   // and remembers who was answered
 	stores  bool   // and is told the partition
+	greets  bool   // and says which mailboxes are new
 	leader  string // who the last peer said serves
 	foreign *Foreign
 	hops    int
@@ -191,6 +192,9 @@ func (t *try) settle(n *node, res *smtp.Result, err error) {
 		case reply != nil:
 			*r = deliver.FromReply(reply, n.name)
 			r.Answer = t.answers && t.rcpts[i].Autoreply != nil && answered(reply)
+			if t.greets && t.rcpts[i].Welcome != "" {
+				r.Created = created(reply)
+			}
 		case res.Sent:
 			*r = deliver.Result{Outcome: deliver.Unknown, Status: mail.StatusBadConnection, Text: "No answer after the message", Relay: n.name, Err: err, Busy: true}
 		default:
@@ -323,6 +327,9 @@ func (s *scratch) transaction(t *try) *smtp.Transaction {
 			}
 			if r.Store != "" && t.stores {
 				p[paramStore] = r.Store
+			}
+			if r.Welcome != "" && t.greets {
+				p[paramWelcome] = "1"
 			}
 			if r.Autoreply != nil && t.answers {
 				p[paramVacation] = r.Autoreply.Query(env.ReversePath).String()

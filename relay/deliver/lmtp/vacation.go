@@ -2,6 +2,7 @@ package lmtp
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/postern-mail/postern/relay/deliver"
@@ -14,6 +15,7 @@ import (
 const (
 	paramVacation = "XVACATION" // whether to answer
 	paramStore    = "XPART"     // partition of the mailbox, should it be made
+	paramWelcome  = "XWELCOME"  // whether the mailbox is new and has no welcome yet
 )
 
 // greet notes what the peer understands.
@@ -23,12 +25,29 @@ func (t *try) greet(c *smtp.Client) {
 	words := strings.Fields(params)
 	t.answers = ok && slices.Contains(words, paramVacation)
 	t.stores = ok && slices.Contains(words, paramStore)
+	t.greets = ok && slices.Contains(words, paramWelcome)
 }
 
 // answered reports whether a reply to XVACATION says to answer. The words are
 // at its end, where no address or folder can be.
 func answered(r *smtp.Reply) bool {
 	return r.OK() && strings.HasSuffix(r.Text, " vacation=reply")
+}
+
+// created is when the mailbox was made, in Unix seconds, if a reply to XWELCOME
+// says that its welcome is due; else 0. The word is at the end, before the one
+// about an answer.
+func created(r *smtp.Reply) int64 {
+	text := strings.TrimSuffix(strings.TrimSuffix(r.Text, " vacation=reply"), " vacation=none")
+	i := strings.LastIndex(text, " welcome=")
+	if !r.OK() || i < 0 {
+		return 0
+	}
+	n, err := strconv.ParseUint(text[i+len(" welcome="):], 10, 32)
+	if err != nil {
+		return 0
+	}
+	return int64(n)
 }
 
 // skipUnstored settles the recipients whose mail is to be answered and not

@@ -59,6 +59,38 @@ func TestVacation(t *testing.T) {
 	}
 }
 
+// TestCreated: only words at the end of an answer to XWELCOME count, and only
+// from who knows them.
+func TestCreated(t *testing.T) {
+	for text, want := range map[string]int64{
+		"delivered welcome=1700000000":                     1700000000,
+		"delivered welcome=1700000000 vacation=none":       1700000000,
+		"delivered welcome=1700000000 vacation=reply":      1700000000,
+		"delivered vacation=reply":                         0,
+		"delivered":                                        0,
+		"<\"a welcome=5\"@x> delivered":                    0,
+		"delivered welcome=-5":                             0,
+		"delivered welcome=99999999999":                    0,
+		"delivered welcome=":                               0,
+		"delivered, by an earlier attempt welcome=17 more": 0,
+	} {
+		for _, opts := range [][]lmtptest.Option{{lmtptest.Welcome}, nil} {
+			s := sink(t, nil, opts...)
+			s.Answer = func(*smtp.RcptArgs) *smtp.Reply { return &smtp.Reply{Code: 250, Text: text} }
+			d := delivery(2)
+			d.Recipients[0].Welcome = "Hello"
+			res := agent(t, Config{Routes: pair(s)}).Deliver(t.Context(), d)
+			want := want
+			if opts == nil {
+				want = 0
+			}
+			if res[0].Created != want || res[1].Created != 0 {
+				t.Errorf("%q: %d and %d, want %d", text, res[0].Created, res[1].Created, want)
+			}
+		}
+	}
+}
+
 // TestPartition: the partition is told to a pair that knows the parameter, and
 // to no other.
 func TestPartition(t *testing.T) {

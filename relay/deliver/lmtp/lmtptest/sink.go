@@ -74,6 +74,12 @@ func Partitions(c *smtp.ServerConfig) {
 	c.PrivateRcpt = append(c.PrivateRcpt, "XPART")
 }
 
+// Welcome makes the Sink one that is asked which mailboxes are new.
+func Welcome(c *smtp.ServerConfig) {
+	c.Private += " XWELCOME"
+	c.PrivateRcpt = append(c.PrivateRcpt, "XWELCOME")
+}
+
 // Start starts a Sink on loopback. wrap, which may be nil, is put around every
 // connection.
 func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {

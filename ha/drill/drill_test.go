@@ -47,7 +47,8 @@ func TestScenarios(t *testing.T) {
 	for _, want := range []string{
 		"kill-serving", "kill-follower", "kill-witness", "kill-relay", "kill-all", "kill-majority", "stop-serving", "transfer", "pause-serving",
 		"pause-follower", "slow-serving", "partition-serving", "partition-follower", "one-way-cut", "dmz-cut", "away-and-back", "rolling-restart",
-		"relay-drain", "directory-outage", "disk-full", "random",
+		"relay-drain", "directory-outage", "disk-full", "random", "slow-disk", "read-only-disk", "failed-fsync", "power-cut", "power-cut-relay",
+		"power-cut-pair", "gossip-dead",
 	} {
 		if !seen[want] {
 			t.Errorf("no scenario %s", want)

@@ -154,7 +154,7 @@ func (f *field) see(ctx context.Context, a Action) (string, error) {
 	n, err := f.node(a.Node)
 	var seen []string
 	switch a.Kind {
-	case Kill, Stop, Pause, Drain:
+	case Kill, Stop, Pause, PowerCut, Drain:
 		if err != nil {
 			return "", err
 		}

@@ -73,15 +73,18 @@ func (f *field) others(name string) (names []string) {
 	return names
 }
 
-func killRelay(ctx context.Context, f *field) error {
-	a := Action{Kind: Kill, Node: byRole(f.t, "", RoleRelay)[0]}
-	if err := f.act(ctx, a); err != nil {
-		return err
+// loseRelay takes a relay away.
+func loseRelay(k Kind) func(context.Context, *field) error {
+	return func(ctx context.Context, f *field) error {
+		a := Action{Kind: k, Node: byRole(f.t, "", RoleRelay)[0]}
+		if err := f.act(ctx, a); err != nil {
+			return err
+		}
+		if err := f.wait(ctx, f.hold); err != nil {
+			return err
+		}
+		return errors.Join(f.back(ctx, a), f.awaitWell(ctx, wellWithin))
 	}
-	if err := f.wait(ctx, f.hold); err != nil {
-		return err
-	}
-	return errors.Join(f.back(ctx, a), f.awaitWell(ctx, wellWithin))
 }
 
 // all does the same to several nodes at once.
@@ -95,18 +98,21 @@ func (f *field) all(nodes []string, do func(node string) error) error {
 	return errors.Join(errs...)
 }
 
-func killAll(ctx context.Context, f *field) error {
-	nodes := byRole(f.t, f.pair, RoleData, RoleWitness)
-	if err := f.all(nodes, func(n string) error { return f.act(ctx, Action{Kind: Kill, Node: n}) }); err != nil {
-		return err
+// loseAll takes every node of the pair away at once.
+func loseAll(k Kind) func(context.Context, *field) error {
+	return func(ctx context.Context, f *field) error {
+		nodes := byRole(f.t, f.pair, RoleData, RoleWitness)
+		if err := f.all(nodes, func(n string) error { return f.act(ctx, Action{Kind: k, Node: n}) }); err != nil {
+			return err
+		}
+		from := time.Now()
+		if err := f.wait(ctx, f.hold); err != nil {
+			return err
+		}
+		broken := f.quiet(from, time.Now())
+		err := f.all(nodes, func(n string) error { return f.back(ctx, Action{Kind: k, Node: n}) })
+		return errors.Join(broken, err, f.awaitWell(ctx, wellWithin))
 	}
-	from := time.Now()
-	if err := f.wait(ctx, f.hold); err != nil {
-		return err
-	}
-	broken := f.quiet(from, time.Now())
-	err := f.all(nodes, func(n string) error { return f.back(ctx, Action{Kind: Kill, Node: n}) })
-	return errors.Join(broken, err, f.awaitWell(ctx, wellWithin))
 }
 
 func killMajority(ctx context.Context, f *field) error {
@@ -426,40 +432,4 @@ func (f *field) forget(a Action) error {
 		}
 	}
 	return nil
-}
-
-func diskFull(ctx context.Context, f *field) error {
-	was, err := f.serving(ctx)
-	if err != nil {
-		return err
-	}
-	a := Action{Kind: FillDisk, Node: was}
-	from := time.Now()
-	if err := f.act(ctx, a); err != nil {
-		return err
-	}
-	// It is felt when the replica gives up, or its mail is refused or has to wait
-	// in the relays' queues.
-	const waiting = 20
-	now, queue := was, 0
-	felt := f.until(ctx, f.hold, func() bool {
-		now, queue = ask(ctx, f.t, f.pair).serving(), 0
-		for _, r := range byRole(f.t, "", RoleRelay) {
-			if n, err := queued(ctx, f.t, r); err == nil {
-				queue += n
-			}
-		}
-		return now != was && now != "" || f.refusals(from) > 0 || queue >= waiting
-	})
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if !felt {
-		return errors.New("the disk was full and nothing has needed it: raise --rate")
-	}
-	broken := f.expect(true, "the full disk is felt", "%q serves, %d messages refused, %d queued", now, f.refusals(from), queue)
-	if err := f.wait(ctx, f.hold/2); err != nil {
-		return err
-	}
-	return errors.Join(broken, f.back(ctx, a), f.awaitWell(ctx, wellWithin), f.noBounce())
 }

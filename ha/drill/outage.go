@@ -81,3 +81,25 @@ func directoryOutage(ctx context.Context, f *field) error {
 		f.expect(ok, "with the directory back, an unknown address is refused for good", "%s", last),
 		f.awaitWell(ctx, wellWithin))
 }
+
+// gossipDead hands over while nobody hears who serves: the relays have to find
+// out by asking.
+func gossipDead(ctx context.Context, f *field) error {
+	a := Action{Kind: GossipOff}
+	if err := f.act(ctx, a); err != nil {
+		return err
+	}
+	if err := f.wait(ctx, f.hold/2); err != nil {
+		return err
+	}
+	if err := f.handOver(ctx); err != nil {
+		return err
+	}
+	from := time.Now()
+	if err := f.wait(ctx, f.hold/2); err != nil {
+		return err
+	}
+	n := f.flows(from, time.Now())
+	broken := f.expect(n > 0, "mail reaches the new serving replica", "%d messages acknowledged after the hand-over", n)
+	return errors.Join(broken, f.back(ctx, a), f.awaitWell(ctx, wellWithin))
+}

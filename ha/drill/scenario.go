@@ -55,12 +55,12 @@ var scenarios = []*Scenario{
 	{
 		Name: "kill-relay", Summary: "SIGKILL to one of the relays",
 		Expect: "the others go on accepting; what it had queued is delivered after its return",
-		Needs:  []Kind{Kill, Start}, Relays: 2, SMTP: none, IMAP: crash, run: killRelay,
+		Needs:  []Kind{Kill, Start}, Relays: 2, SMTP: none, IMAP: crash, run: loseRelay(Kill),
 	},
 	{
 		Name: "kill-all", Summary: "SIGKILL to every node of the pair at once, as when the power fails",
 		Expect: "nothing is acknowledged meanwhile; all comes back by itself with every acknowledged message",
-		Needs:  []Kind{Kill, Start}, SMTP: 15 * time.Second, IMAP: 15 * time.Second, Outage: true, run: killAll,
+		Needs:  []Kind{Kill, Start}, SMTP: 15 * time.Second, IMAP: 15 * time.Second, Outage: true, run: loseAll(Kill),
 	},
 	{
 		Name: "kill-majority", Summary: "SIGKILL to the witness, then to the replica that follows",
@@ -136,6 +136,41 @@ var scenarios = []*Scenario{
 		Name: "disk-full", Summary: "the disk of the replica that serves is full, then has room again",
 		Expect: "the other one serves, or writes are refused for the time being; nothing is damaged",
 		Needs:  []Kind{FillDisk, FreeDisk}, SMTP: silent, IMAP: silent, Hold: 15 * time.Second, Size: 32 << 10, run: diskFull,
+	},
+	{
+		Name: "slow-disk", Summary: "every write of the replica that serves waits up to a second",
+		Expect: "it goes on slowly, notices that the other disk is faster, and hands over by itself; nothing is lost",
+		Needs:  []Kind{SlowDisk, MendDisk}, SMTP: silent, IMAP: silent, Hold: 3 * time.Second, run: slowDisk,
+	},
+	{
+		Name: "read-only-disk", Summary: "the file system of the replica that serves goes read-only",
+		Expect: "its process ends at once; the other one serves; it is back when the disk is mended",
+		Needs:  []Kind{ReadOnlyDisk, MendDisk}, SMTP: crash, IMAP: crash, Hold: 3 * time.Second, run: loseDisk(ReadOnlyDisk),
+	},
+	{
+		Name: "failed-fsync", Summary: "flushes of the replica that serves fail with an I/O error",
+		Expect: "its process ends at the first one and promises nothing; the other one serves",
+		Needs:  []Kind{FailDisk, MendDisk}, SMTP: crash, IMAP: crash, Hold: 3 * time.Second, run: loseDisk(FailDisk),
+	},
+	{
+		Name: "power-cut", Summary: "the replica that serves loses its power, and what it had not flushed",
+		Expect: "the other one serves; it comes back from what is on its disk and catches up",
+		Needs:  []Kind{PowerCut, MendDisk}, SMTP: crash, IMAP: crash, run: killServing(PowerCut),
+	},
+	{
+		Name: "power-cut-relay", Summary: "a relay loses its power, and what it had not flushed",
+		Expect: "the others go on; what it had acknowledged is on its disk and is delivered",
+		Needs:  []Kind{PowerCut, MendDisk}, Relays: 2, SMTP: none, IMAP: crash, run: loseRelay(PowerCut),
+	},
+	{
+		Name: "power-cut-pair", Summary: "every node of the pair loses its power at once, and what it had not flushed",
+		Expect: "nothing is acknowledged meanwhile; all come back with every acknowledged message",
+		Needs:  []Kind{PowerCut, MendDisk}, SMTP: 15 * time.Second, IMAP: 15 * time.Second, Outage: true, run: loseAll(PowerCut),
+	},
+	{
+		Name: "gossip-dead", Summary: "no gossip reaches anybody, and the pair hands over meanwhile",
+		Expect: "relays find the replica that serves by asking; clients notice a moment",
+		Needs:  []Kind{GossipOff, GossipOn, Transfer}, SMTP: planned, IMAP: 5 * time.Second, run: gossipDead,
 	},
 	{
 		Name: "random", Summary: "faults of every kind that the target allows, one after the other, by a seed",

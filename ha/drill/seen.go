@@ -58,3 +58,28 @@ func DirectorySilent(ctx context.Context, addr string, dial func(context.Context
 	}
 	return "the directory breaks the connection: " + err.Error(), nil
 }
+
+// DNSSilent asks a server for the root's name servers by a datagram. It returns
+// an error when there is an answer.
+func DNSSilent(ctx context.Context, addr string, dial func(context.Context, string) (net.Conn, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, directoryWait)
+	defer cancel()
+	c, err := dial(ctx, addr)
+	if err != nil {
+		return fmt.Errorf("asking DNS: %w", err)
+	}
+	defer c.Close()
+	deadline, _ := ctx.Deadline()
+	if err := c.SetDeadline(deadline); err != nil {
+		return err
+	}
+	// RFC 1035 4.1: ID 1, a query with recursion, one question: the root, NS, IN.
+	query := []byte{0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1}
+	if _, err := c.Write(query); err != nil {
+		return nil // refused at once: silent all the same
+	}
+	if _, err := c.Read(make([]byte, 512)); err == nil {
+		return errors.New("DNS answers")
+	}
+	return nil
+}

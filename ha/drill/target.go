@@ -47,6 +47,15 @@ const (
 	DirectoryOn  Kind = "directory-on"
 	FillDisk     Kind = "fill-disk"
 	FreeDisk     Kind = "free-disk"
+	SlowDisk     Kind = "slow-disk"      // every write and flush waits
+	ReadOnlyDisk Kind = "read-only-disk" // the file system takes no more writes
+	FailDisk     Kind = "fail-disk"      // flushes and all else fail with an I/O error
+	PowerCut     Kind = "power-cut"      // the process is gone and with it what was never flushed
+	MendDisk     Kind = "mend-disk"      // the node runs again, on the disk as it is after a check
+	DNSOff       Kind = "dns-off"
+	DNSOn        Kind = "dns-on"
+	GossipOff    Kind = "gossip-off" // no packet of gossip arrives anywhere
+	GossipOn     Kind = "gossip-on"
 	Transfer     Kind = "transfer" // of a pair, by the admin API
 	Drain        Kind = "drain"    // of a node, by the admin API
 	Undrain      Kind = "undrain"
@@ -55,11 +64,18 @@ const (
 // inverse says what takes a fault back.
 var inverse = map[Kind]Kind{
 	Kill: Start, Stop: Start, Pause: Resume, Cut: Mend, CutOneWay: Mend, DirectoryOff: DirectoryOn, FillDisk: FreeDisk, Drain: Undrain,
+	SlowDisk: MendDisk, ReadOnlyDisk: MendDisk, FailDisk: MendDisk, PowerCut: MendDisk, DNSOff: DNSOn, GossipOff: GossipOn,
 }
+
+// IsFault reports whether k is a fault, which has a kind that takes it back.
+func IsFault(k Kind) bool { return inverse[k] != "" }
 
 // Kinds lists every kind.
 func Kinds() []Kind {
-	return []Kind{Kill, Stop, Start, Pause, Resume, Cut, CutOneWay, Mend, DirectoryOff, DirectoryOn, FillDisk, FreeDisk, Transfer, Drain, Undrain}
+	return []Kind{
+		Kill, Stop, Start, Pause, Resume, Cut, CutOneWay, Mend, DirectoryOff, DirectoryOn, DNSOff, DNSOn, GossipOff, GossipOn,
+		FillDisk, FreeDisk, SlowDisk, ReadOnlyDisk, FailDisk, PowerCut, MendDisk, Transfer, Drain, Undrain,
+	}
 }
 
 // Action is something done to one node.

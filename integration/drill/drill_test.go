@@ -150,29 +150,35 @@ func describe(c *cluster.Cluster) []byte {
 	return b.Bytes()
 }
 
-// TestNamespaces cuts the serving replica off in a cluster of its own, of which
-// nothing is left.
-func TestNamespaces(t *testing.T) {
+// needNamespaces skips where a cluster in namespaces cannot be made.
+func needNamespaces(t *testing.T) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIP: needs a running cluster")
 	}
-	if err := netns.Possible(); err != nil {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatalf("SKIP: %v", err)
+	why := netns.Possible()
+	if why == nil {
+		if out, err := exec.Command("ip", "netns", "add", "pst-try").CombinedOutput(); err != nil {
+			why = fmt.Errorf("namespaces cannot be made here: %w %s", err, out)
+		} else if out, err := exec.Command("ip", "netns", "del", "pst-try").CombinedOutput(); err != nil {
+			t.Fatalf("%v %s", err, out)
 		}
-		t.Skipf("SKIP: %v", err)
 	}
-	if out, err := exec.Command("ip", "netns", "add", "pst-try").CombinedOutput(); err != nil {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatalf("SKIP: namespaces cannot be made here: %v %s", err, out)
-		}
-		t.Skipf("SKIP: namespaces cannot be made here: %v %s", err, out)
+	if why == nil {
+		return
 	}
-	if out, err := exec.Command("ip", "netns", "del", "pst-try").CombinedOutput(); err != nil {
-		t.Fatalf("%v %s", err, out)
+	if os.Getenv("POSTERN_CI") != "" {
+		t.Fatalf("SKIP: %v", why)
 	}
+	t.Skipf("SKIP: %v", why)
+}
+
+// TestNamespaces cuts the serving replica off, and has one lose its disk, another
+// its power, in clusters of which nothing is left.
+func TestNamespaces(t *testing.T) {
+	needNamespaces(t)
 	began := time.Now()
-	r, status := run(t, cluster.Binaries(t), "partition-serving", "--namespaces", "--for", "6s")
+	r, status := run(t, cluster.Binaries(t), "partition-serving", "read-only-disk", "power-cut", "--namespaces", "--for", "6s")
 	mustPass(t, r, status)
 	_, id, _ := strings.Cut(r.Target, "namespaces ")
 	id = strings.TrimSuffix(id, "*")
@@ -182,5 +188,26 @@ func TestNamespaces(t *testing.T) {
 	left, err := exec.Command("ip", "netns", "list").Output()
 	if err != nil || strings.Contains(string(left), id) {
 		t.Errorf("left after %v: %s %v", time.Since(began), left, err)
+	}
+}
+
+// TestEveryControl runs every scenario once as it is, which must pass, and once
+// with a message taken away, which must fail and name it.
+func TestEveryControl(t *testing.T) {
+	if os.Getenv("POSTERN_NIGHTLY") == "" {
+		t.Skip("SKIP: nightly")
+	}
+	needNamespaces(t)
+	bin := cluster.Binaries(t)
+	r, status := run(t, bin, "all", "--namespaces")
+	mustPass(t, r, status)
+	r, status = run(t, bin, "all", "--namespaces", "--for", "8s", "--negative-control")
+	if status != 1 {
+		t.Errorf("status %d, want 1", status)
+	}
+	for _, res := range r.Results {
+		if res.Verdict != drill.Failed || res.Control == nil || !res.Control.Noticed {
+			t.Errorf("%s: %s %s; control %+v", res.Scenario, res.Verdict, res.Reason, res.Control)
+		}
 	}
 }

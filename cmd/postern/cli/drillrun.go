@@ -46,7 +46,7 @@ func (fl *drillFlags) target() (opener, error) {
 			return opener{}, err
 		}
 		return opener{netns.Can, func(ctx context.Context, s *drill.Scenario) (drill.Target, func() error, error) {
-			lab, err := netns.Start(ctx, netns.Options{SmallDisk: netns.NeedsSmallDisk(s)})
+			lab, err := netns.Start(ctx, netns.Options{Disk: netns.DiskFor(s)})
 			if err != nil {
 				return nil, nil, err
 			}

@@ -52,6 +52,9 @@ type layout struct {
 	relays []string
 	voters []member
 	addr   map[string]string
+	// root is where the files of nodes are seen from this process, "" for where
+	// the nodes see them.
+	root string
 	// segment is the size of a segment of the log, "" for the usual one.
 	segment string
 }
@@ -63,6 +66,11 @@ func newID() string {
 }
 
 func (l *layout) nodeDir(host string) string { return filepath.Join(l.dir, host) }
+
+// file is the place of a file of a node for this process.
+func (l *layout) file(host string, name ...string) string {
+	return filepath.Join(append([]string{l.root + l.nodeDir(host)}, name...)...)
+}
 
 func (l *layout) configFile(host string) string { return filepath.Join(l.dir, host+".yaml") }
 
@@ -115,7 +123,7 @@ func (l *layout) write(now time.Time) error {
 func (l *layout) gossipKey() string { return filepath.Join(l.dir, "gossip.key") }
 
 func (l *layout) issue(ca *tlsconf.CA, host, name string, req tlsconf.Request, now time.Time) error {
-	if _, err := ca.Issue(filepath.Join(l.nodeDir(host), "tls", name), req, now); err != nil {
+	if _, err := ca.Issue(l.file(host, "tls", name), req, now); err != nil {
 		return fmt.Errorf("certificate of %s: %w", host, err)
 	}
 	return nil

@@ -12,7 +12,16 @@ Only what the tiers have to say to each other passes the firewall: relays reach
 the ports of LMTP, IMAP, POP3 and gossip of the data zone and LDAP and DNS of
 mgmt; the data zone reaches the relays' gossip only. A cut is a rule at the
 receiving end, so that packets vanish without an answer, and counts what it
-drops: the count is the proof that the cut is real.
+drops: the count is the proof that the cut is real. Gossip and DNS are taken away
+by such rules for a port.
+
+For faults of disks every node has an ext4 of its own on a loop device, mounted
+where only the nodes see it. A slow disk is one that is frozen and thawed in turn;
+a read-only one has gone so by itself, as after an error in its structure; flushes
+fail with EIO, and what was not flushed is lost, on one that was shut down without
+its journal. All of it is the kernel's doing: nothing is injected into a daemon. A
+write and a flush beside the node's files prove it. Mended is what e2fsck and the
+journal make of it. Such a disk needs mkfs.ext4, e2fsck, mount and losetup.
 
 Nothing of it touches the host's own network: the only way in is a thread of
 this process that enters a namespace to connect. Everything made has the prefix

@@ -230,24 +230,30 @@ const (
 	counted = "counter packets "
 )
 
-// cut loses packets that arrive at host from others, and forgets connections
-// that its rules would let live.
-func (f *fabric) cut(ctx context.Context, host string, from []string) error {
+// from matches what other hosts send.
+func (f *fabric) from(hosts ...string) string {
 	var addrs []string
-	for _, h := range from {
-		a, ok := f.hosts[h]
-		if !ok {
-			return fmt.Errorf("no host %q", h)
-		}
-		addrs = append(addrs, a)
+	for _, h := range hosts {
+		addrs = append(addrs, f.hosts[h])
 	}
-	rules := fmt.Sprintf(`table inet %[1]s {
+	return "ip saddr { " + strings.Join(addrs, ", ") + " }"
+}
+
+// cut loses packets that arrive at host and match, also those of connections
+// that other rules let live.
+func (f *fabric) cut(ctx context.Context, host string, match []string) error {
+	if _, ok := f.hosts[host]; !ok {
+		return fmt.Errorf("no host %q", host)
+	}
+	rules := fmt.Sprintf(`table inet %s {
 	chain in {
 		type filter hook input priority -300; policy accept;
 	}
 }
-add rule inet %[1]s in ip saddr { %[2]s } counter drop
-`, cutTable, strings.Join(addrs, ", "))
+`, cutTable)
+	for _, m := range match {
+		rules += fmt.Sprintf("add rule inet %s in %s counter drop\n", cutTable, m)
+	}
 	return nft(ctx, f.ns(host), rules)
 }
 

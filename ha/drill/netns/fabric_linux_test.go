@@ -80,7 +80,7 @@ func TestCut(t *testing.T) {
 	ctx := t.Context()
 	f.mustReach(t, "a", "b", true)
 	f.mustReach(t, "b", "a", true)
-	if err := f.cut(ctx, "a", []string{"b"}); err != nil {
+	if err := f.cut(ctx, "a", []string{f.from("b")}); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := f.dropped(ctx, "a"); err != nil || n != 0 {
@@ -91,7 +91,7 @@ func TestCut(t *testing.T) {
 	if n, err := f.dropped(ctx, "a"); err != nil || n == 0 {
 		t.Errorf("%d dropped, %v", n, err)
 	}
-	if err := f.cut(ctx, "b", []string{"a"}); err != nil {
+	if err := f.cut(ctx, "b", []string{f.from("a")}); err != nil {
 		t.Fatal(err)
 	}
 	f.mustReach(t, "a", "b", false)

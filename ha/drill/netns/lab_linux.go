@@ -11,10 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/postern-mail/postern/ha/drill"
 	"github.com/postern-mail/postern/shared/admin"
@@ -36,25 +33,23 @@ const (
 
 // Options are the size of the cluster. Zero fields have defaults.
 type Options struct {
-	Relays    int    // 2
-	Users     int    // 12
-	Bin       string // folder with the daemons; "": that of this program
-	SmallDisk bool   // data replicas live on a small file system in memory
+	Relays int    // 2
+	Users  int    // 12
+	Bin    string // folder with the daemons; "": that of this program
+	Disk   Disk
 }
-
-// A small disk has segments to match: space that is reserved ahead must not
-// hide for long that the disk is full.
-const (
-	smallDisk    = "512m"
-	smallSegment = "4MB"
-)
 
 // Possible returns nil or why this machine cannot do it.
 func Possible() error {
 	if os.Geteuid() != 0 {
 		return errors.New("network namespaces need root")
 	}
-	for _, name := range []string{"ip", "nft"} {
+	return have("ip", "nft")
+}
+
+// have returns which of the tools is missing.
+func have(tools ...string) error {
+	for _, name := range tools {
 		if _, err := tool(name); err != nil {
 			return fmt.Errorf("network namespaces: %w", err)
 		}
@@ -62,17 +57,12 @@ func Possible() error {
 	return nil
 }
 
-// Can returns nil: every scenario is possible here.
-func Can(s *drill.Scenario) error { return nil }
-
-// NeedsSmallDisk reports whether a scenario fills a disk.
-func NeedsSmallDisk(s *drill.Scenario) bool {
-	for _, k := range s.Needs {
-		if k == drill.FillDisk {
-			return true
-		}
+// Can returns nil or why a scenario is not possible here.
+func Can(s *drill.Scenario) error {
+	if DiskFor(s) != OwnDisk {
+		return nil
 	}
-	return false
+	return have(diskTools...)
 }
 
 // Lab is the cluster.
@@ -85,7 +75,7 @@ type Lab struct {
 	tls     *tls.Config
 	spawner *spawner
 	procs   map[string]*process
-	mounts  []string
+	disks   []*disk
 	end     context.CancelFunc
 	servers sync.WaitGroup
 
@@ -159,7 +149,7 @@ func (lab *Lab) build(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := lab.disks(); err != nil {
+	if err := lab.makeDisks(ctx); err != nil {
 		return err
 	}
 	if err := l.write(time.Now()); err != nil {
@@ -174,26 +164,10 @@ func (lab *Lab) build(ctx context.Context) error {
 	if err := lab.startNodes(); err != nil {
 		return err
 	}
-	return lab.awaitReady(ctx)
-}
-
-// disks puts the data replicas on small file systems.
-func (lab *Lab) disks() error {
-	if !lab.o.SmallDisk {
-		return nil
+	if err := lab.awaitReady(ctx); err != nil {
+		return err
 	}
-	lab.l.segment = smallSegment
-	for _, m := range lab.l.voters {
-		if m.role == witness {
-			continue
-		}
-		dir := lab.l.nodeDir(m.host)
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size="+smallDisk); err != nil {
-			return fmt.Errorf("small disk of %s: %w", m.host, err)
-		}
-		lab.mounts = append(lab.mounts, dir)
-	}
-	return nil
+	return lab.flushDisks()
 }
 
 func (lab *Lab) trust() error {
@@ -257,7 +231,7 @@ func (lab *Lab) startNodes() error {
 		return p
 	}
 	client := func(host string) *admin.Client {
-		return admin.NewUnixClient(filepath.Join(lab.l.nodeDir(host), "admin.sock"))
+		return admin.NewUnixClient(lab.l.file(host, "admin.sock"))
 	}
 	for _, m := range lab.l.voters {
 		program := "postern-backend"
@@ -331,22 +305,19 @@ func (lab *Lab) tail(host string) string {
 func (lab *Lab) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
 	defer cancel()
+	lab.thaw()
 	var wg sync.WaitGroup
 	for _, p := range lab.procs {
 		wg.Go(p.close)
 	}
 	wg.Wait()
-	lab.spawner.close()
+	lab.spawner.close() // and with it the mounts
 	lab.end()
 	lab.servers.Wait()
 	for _, n := range lab.nodes {
 		n.Admin.Close()
 	}
-	errs := []error{lab.f.remove(ctx)}
-	for _, dir := range lab.mounts {
-		errs = append(errs, unix.Unmount(dir, 0))
-	}
-	return errors.Join(append(errs, os.RemoveAll(lab.l.dir))...)
+	return errors.Join(lab.f.remove(ctx), os.RemoveAll(lab.l.dir))
 }
 
 // Title says what it is.
@@ -366,75 +337,4 @@ func (lab *Lab) TLS() *tls.Config { return lab.tls }
 // Dial connects from outside the firewall.
 func (lab *Lab) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return dial(ctx, lab.f.ns(worldHost), "tcp4", addr)
-}
-
-// Can allows everything that this cluster was made for.
-func (lab *Lab) Can(k drill.Kind) error {
-	if (k == drill.FillDisk || k == drill.FreeDisk) && !lab.o.SmallDisk {
-		return errors.New("the disks of this cluster are the host's")
-	}
-	return nil
-}
-
-// Do makes a fault or takes it back.
-func (lab *Lab) Do(ctx context.Context, a drill.Action) error {
-	p := lab.procs[a.Node]
-	if p == nil && a.Node != "" {
-		return fmt.Errorf("no node %q", a.Node)
-	}
-	switch a.Kind {
-	case drill.Kill:
-		return p.stop(syscall.SIGKILL)
-	case drill.Stop:
-		return p.stop(syscall.SIGTERM)
-	case drill.Start:
-		return p.start()
-	case drill.Pause:
-		return p.signal(syscall.SIGSTOP)
-	case drill.Resume:
-		return p.signal(syscall.SIGCONT)
-	case drill.Cut, drill.CutOneWay:
-		return lab.cut(ctx, a)
-	case drill.Mend, drill.DirectoryOn:
-		return lab.mend(ctx)
-	case drill.DirectoryOff:
-		return lab.loses(ctx, directoryHost, append([]string{worldHost}, lab.l.relays...))
-	case drill.FillDisk:
-		return lab.fill(a.Node)
-	case drill.FreeDisk:
-		return os.Remove(lab.ballast(a.Node))
-	}
-	return fmt.Errorf("%s is not possible here", a.Kind)
-}
-
-// loses makes packets from others vanish at host.
-func (lab *Lab) loses(ctx context.Context, host string, from []string) error {
-	lab.mu.Lock()
-	defer lab.mu.Unlock()
-	lab.cuts[host] = true
-	return lab.f.cut(ctx, host, from)
-}
-
-func (lab *Lab) cut(ctx context.Context, a drill.Action) error {
-	errs := []error{lab.loses(ctx, a.Node, a.Peers)}
-	if a.Kind == drill.Cut {
-		for _, p := range a.Peers {
-			errs = append(errs, lab.loses(ctx, p, []string{a.Node}))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (lab *Lab) mend(ctx context.Context) error {
-	lab.mu.Lock()
-	defer lab.mu.Unlock()
-	var errs []error
-	for host := range lab.cuts {
-		if err := lab.f.mend(ctx, host); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		delete(lab.cuts, host)
-	}
-	return errors.Join(errs...)
 }

@@ -15,7 +15,7 @@ var errLinux = errors.New("network namespaces are there on Linux only")
 type Options struct {
 	Relays, Users int
 	Bin           string
-	SmallDisk     bool
+	Disk          Disk
 }
 
 // Possible returns why it is not.
@@ -23,9 +23,6 @@ func Possible() error { return errLinux }
 
 // Can returns why it cannot.
 func Can(*drill.Scenario) error { return errLinux }
-
-// NeedsSmallDisk is false.
-func NeedsSmallDisk(*drill.Scenario) bool { return false }
 
 // Lab is never made.
 type Lab struct{ drill.Target }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -56,10 +58,30 @@ func newSpawner() *spawner {
 	return s
 }
 
-func (s *spawner) start(cmd *exec.Cmd) error {
+func (s *spawner) start(cmd *exec.Cmd) error { return s.do(cmd.Start) }
+
+// do runs f on the thread.
+func (s *spawner) do(f func() error) error {
 	err := make(chan error, 1)
-	s.work <- func() { err <- cmd.Start() }
+	s.work <- func() { err <- f() }
 	return <-err
+}
+
+// leave gives the thread mounts of its own, which all that it starts share. They
+// are gone with the last of these, whatever happens to this process. The folder
+// that is returned is the root of files as the thread sees them.
+func (s *spawner) leave() (root string, err error) {
+	err = s.do(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		root = fmt.Sprintf("/proc/self/task/%d/root", unix.Gettid())
+		return unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
+	})
+	if err != nil {
+		return "", fmt.Errorf("mounts of our own: %w", err)
+	}
+	return root, nil
 }
 
 func (s *spawner) close() {

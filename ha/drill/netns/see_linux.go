@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +13,12 @@ import (
 	"github.com/postern-mail/postern/ha/drill"
 )
 
-func (lab *Lab) ballast(host string) string { return filepath.Join(lab.l.nodeDir(host), "ballast") }
+func (lab *Lab) ballast(host string) string { return lab.l.file(host, "ballast") }
 
 // fill writes until the small disk of a node has no room.
 func (lab *Lab) fill(host string) error {
-	if !lab.o.SmallDisk {
-		return errors.New("the disks of this cluster are the host's")
+	if err := lab.Can(drill.FillDisk); err != nil {
+		return err
 	}
 	f, err := os.OpenFile(lab.ballast(host), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -42,9 +42,12 @@ func (lab *Lab) fill(host string) error {
 func (lab *Lab) Real(ctx context.Context, a drill.Action) (string, error) {
 	p := lab.procs[a.Node]
 	switch a.Kind {
-	case drill.Kill, drill.Stop:
+	case drill.Kill, drill.Stop, drill.PowerCut:
 		if err := syscall.Kill(p.pid(), 0); !errors.Is(err, syscall.ESRCH) {
 			return "", fmt.Errorf("process %d of %s is still there", p.pid(), a.Node)
+		}
+		if a.Kind == drill.PowerCut {
+			return lab.seeDisk(a)
 		}
 		return fmt.Sprintf("process %d is gone", p.pid()), nil
 	case drill.Pause:
@@ -60,9 +63,15 @@ func (lab *Lab) Real(ctx context.Context, a drill.Action) (string, error) {
 		return lab.seeCut(ctx, a)
 	case drill.DirectoryOff:
 		return drill.DirectorySilent(ctx, at(lab.l.addr[directoryHost], portLDAP), lab.Dial)
+	case drill.DNSOff:
+		return lab.seeDNS(ctx)
+	case drill.GossipOff:
+		return lab.seeGossip(ctx)
+	case drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk:
+		return lab.seeDisk(a)
 	case drill.FillDisk:
 		var st unix.Statfs_t
-		if err := unix.Statfs(lab.l.nodeDir(a.Node), &st); err != nil {
+		if err := unix.Statfs(lab.l.file(a.Node), &st); err != nil {
 			return "", err
 		}
 		if room := st.Bavail * uint64(st.Bsize); room > 64<<10 {
@@ -117,4 +126,37 @@ func (lab *Lab) seeCut(ctx context.Context, a drill.Action) (string, error) {
 func (lab *Lab) neighbours(a, b string) bool {
 	zoneOf := func(host string) string { ip := lab.f.hosts[host]; return ip[:len(data.net)] }
 	return zoneOf(a) == zoneOf(b)
+}
+
+// seeDNS wants questions of the relays to have been dropped, and asks itself.
+func (lab *Lab) seeDNS(ctx context.Context) (string, error) {
+	n, err := lab.f.dropped(ctx, directoryHost)
+	if err != nil {
+		return "", err
+	}
+	if n == 0 {
+		return "", errors.New("no relay has asked")
+	}
+	if err := drill.DNSSilent(ctx, at(lab.l.addr[directoryHost], portDNS), func(ctx context.Context, addr string) (net.Conn, error) {
+		return dial(ctx, lab.f.ns(worldHost), "udp4", addr)
+	}); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("DNS gives no answer; %d packets to it have been dropped", n), nil
+}
+
+// seeGossip wants gossip to have been dropped at every node.
+func (lab *Lab) seeGossip(ctx context.Context) (string, error) {
+	sum := 0
+	for _, h := range lab.l.hosts() {
+		n, err := lab.f.dropped(ctx, h)
+		if err != nil {
+			return "", err
+		}
+		if n == 0 {
+			return "", fmt.Errorf("no gossip to %s has been dropped", h)
+		}
+		sum += n
+	}
+	return fmt.Sprintf("%d packets of gossip have been dropped, some at each node", sum), nil
 }

@@ -83,6 +83,9 @@ const (
 // byAPI are the kinds that need no hook.
 var byAPI = []drill.Kind{drill.Transfer, drill.Drain, drill.Undrain}
 
+// silent are the faults that a node's admin port shows.
+var silent = []drill.Kind{drill.Kill, drill.Stop, drill.Pause, drill.PowerCut, drill.Drain}
+
 // Site is the cluster.
 type Site struct {
 	f     *file
@@ -289,7 +292,7 @@ func (s *Site) Can(k drill.Kind) error {
 	if !slices.Contains(s.f.Allow, string(k)) {
 		return fmt.Errorf("the file does not allow %s", k)
 	}
-	if (k == drill.Cut || k == drill.CutOneWay || k == drill.FillDisk || k == drill.DirectoryOff) && s.f.Hooks[see+string(k)] == "" {
+	if !slices.Contains(silent, k) && drill.IsFault(k) && s.f.Hooks[see+string(k)] == "" {
 		return fmt.Errorf("hooks has no %s%s to see whether it is real", see, k)
 	}
 	return nil
@@ -308,7 +311,7 @@ func (s *Site) Do(ctx context.Context, a drill.Action) error {
 func (s *Site) Real(ctx context.Context, a drill.Action) (string, error) {
 	name := see + string(a.Kind)
 	if s.f.Hooks[name] == "" {
-		if slices.Contains([]drill.Kind{drill.Kill, drill.Stop, drill.Pause, drill.Drain}, a.Kind) {
+		if slices.Contains(silent, a.Kind) {
 			return "by its admin port alone", nil
 		}
 		return "", fmt.Errorf("hooks has no %s", name)

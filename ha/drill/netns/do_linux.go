@@ -1,0 +1,104 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+
+	"github.com/postern-mail/postern/ha/drill"
+)
+
+// Can allows everything that this cluster was made for.
+func (lab *Lab) Can(k drill.Kind) error {
+	switch {
+	case (k == drill.FillDisk || k == drill.FreeDisk) && lab.o.Disk != SmallDisk:
+		return errors.New("the disks of this cluster are too large to be filled")
+	case slices.Contains(diskKinds, k) && lab.o.Disk != OwnDisk:
+		return errors.New("the disks of this cluster are the host's")
+	}
+	return nil
+}
+
+// Do makes a fault or takes it back.
+func (lab *Lab) Do(ctx context.Context, a drill.Action) error {
+	p := lab.procs[a.Node]
+	if p == nil && a.Node != "" {
+		return fmt.Errorf("no node %q", a.Node)
+	}
+	switch a.Kind {
+	case drill.Kill:
+		return p.stop(syscall.SIGKILL)
+	case drill.Stop:
+		return p.stop(syscall.SIGTERM)
+	case drill.Start:
+		return p.start()
+	case drill.Pause:
+		return p.signal(syscall.SIGSTOP)
+	case drill.Resume:
+		return p.signal(syscall.SIGCONT)
+	case drill.Cut, drill.CutOneWay:
+		return lab.cut(ctx, a)
+	case drill.Mend, drill.DirectoryOn, drill.DNSOn, drill.GossipOn:
+		return lab.mend(ctx)
+	case drill.DirectoryOff:
+		return lab.loses(ctx, directoryHost, port(portLDAP))
+	case drill.DNSOff:
+		return lab.loses(ctx, directoryHost, port(portDNS))
+	case drill.GossipOff:
+		var errs []error
+		for _, h := range lab.l.hosts() {
+			errs = append(errs, lab.loses(ctx, h, port(portGossip)))
+		}
+		return errors.Join(errs...)
+	case drill.FillDisk:
+		return lab.fill(a.Node)
+	case drill.FreeDisk:
+		return os.Remove(lab.ballast(a.Node))
+	case drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.PowerCut, drill.MendDisk:
+		return lab.disk(ctx, a)
+	}
+	return fmt.Errorf("%s is not possible here", a.Kind)
+}
+
+// loses makes packets that match vanish at host.
+func (lab *Lab) loses(ctx context.Context, host string, match ...string) error {
+	lab.mu.Lock()
+	defer lab.mu.Unlock()
+	lab.cuts[host] = true
+	return lab.f.cut(ctx, host, match)
+}
+
+// port matches what is sent to a port.
+func port(n int) string { return fmt.Sprintf("meta l4proto { tcp, udp } th dport %d", n) }
+
+func (lab *Lab) cut(ctx context.Context, a drill.Action) error {
+	for _, p := range a.Peers {
+		if lab.procs[p] == nil {
+			return fmt.Errorf("no node %q", p)
+		}
+	}
+	errs := []error{lab.loses(ctx, a.Node, lab.f.from(a.Peers...))}
+	if a.Kind == drill.Cut {
+		for _, p := range a.Peers {
+			errs = append(errs, lab.loses(ctx, p, lab.f.from(a.Node)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (lab *Lab) mend(ctx context.Context) error {
+	lab.mu.Lock()
+	defer lab.mu.Unlock()
+	var errs []error
+	for host := range lab.cuts {
+		if err := lab.f.mend(ctx, host); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(lab.cuts, host)
+	}
+	return errors.Join(errs...)
+}

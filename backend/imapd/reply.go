@@ -53,6 +53,7 @@ var errorReplies = []struct {
 	{mailbox.ErrReadOnly, "READ-ONLY", "Mailbox was opened read-only"},
 	{mailbox.ErrExpunged, "EXPUNGEISSUED", "Message is no longer there"},
 	{mailbox.ErrLimit, "LIMIT", "A limit of the mailbox is reached"},
+	{mailbox.ErrNoRoom, "UNAVAILABLE", "No room for mail on the server, try again later"},
 	{mailbox.ErrBusy, "UNAVAILABLE", "Too much to do, try again"},
 	{mailbox.ErrSpecialUse, "USEATTR", "Special use not possible"},
 }

@@ -9,7 +9,7 @@ recipient, after its mailbox has the message on a majority of the pair.
 	        451 4.3.0   not serving; leader=NODE when it is known
 	        451 4.4.5   no majority in time: the outcome is unknown, ask again
 	        452 4.2.2   over quota; 552 5.2.2 when nothing is allowed at all
-	        452 4.3.1   too much in flight
+	        452 4.3.1   too much in flight, or no room on the disk
 	        552 5.3.4   too big
 
 Any RFC 2033 client may deliver. To clients that Config.PrivateFor accepts, the

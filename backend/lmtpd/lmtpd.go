@@ -309,6 +309,8 @@ func (s *Server) reply(err error) *smtp.Reply {
 		return smtp.ReplyFor(classified)
 	case errors.Is(err, mailbox.ErrTooBig):
 		return &smtp.Reply{Code: 552, Status: mail.StatusTooBig, Text: "Message too big for the store"}
+	case errors.Is(err, mailbox.ErrNoRoom):
+		return &smtp.Reply{Code: 452, Status: mail.StatusSystemFull, Text: "No room for mail, try again later"}
 	case errors.Is(err, mailbox.ErrBusy):
 		return &smtp.Reply{Code: 452, Status: mail.StatusSystemFull, Text: "Too much in flight, try again"}
 	}

@@ -2,6 +2,7 @@ package lmtpd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -156,6 +157,23 @@ func TestNotServing(t *testing.T) {
 	log.SetAway(nil)
 	if res := send(t, c, text, to("ann")); res.Data[0].Code != 250 {
 		t.Errorf("serving again: %v", res.Data[0])
+	}
+}
+
+func TestReply(t *testing.T) {
+	var s Server
+	for name, tt := range map[string]struct {
+		err  error
+		want string
+	}{
+		"too much":  {fmt.Errorf("deliver: %w", mailbox.ErrBusy), "452 4.3.1 Too much in flight, try again"},
+		"disk full": {fmt.Errorf("deliver: %w", mailbox.ErrNoRoom), "452 4.3.1 No room for mail, try again later"},
+		"not known": {errors.New("anything"), "451 4.4.5 Not committed in time, outcome unknown"},
+	} {
+		r := s.reply(tt.err)
+		if got := fmt.Sprintf("%d %v %s", r.Code, r.Status, r.Text); got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ var (
 	ErrExpunged     = errors.New("message expunged")
 	ErrLimit        = errors.New("limit reached")
 	ErrBusy         = errors.New("too much in flight")
+	ErrNoRoom       = fmt.Errorf("the disk has no room for mail: %w", ErrBusy)
 	ErrSpecialUse   = errors.New("special use not possible here")
 	ErrKeyMismatch  = errors.New("delivery key seen with another body")
 	ErrUnknownState = errors.New("outcome unknown")

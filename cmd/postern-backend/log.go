@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postern-mail/postern/backend/command"
 	"github.com/postern-mail/postern/backend/fsm"
 	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/ha/replica"
@@ -56,6 +57,9 @@ func (l *pairLog) Propose(ctx context.Context, data []byte) (any, uint64, error)
 	if l.barred.Load() {
 		return nil, 0, &mailbox.ErrNotServing{}
 	}
+	if addsMail(data) && l.r.Serving() && l.r.Log().Low() {
+		return nil, 0, mailbox.ErrNoRoom // what is left is for deleting
+	}
 	began := time.Now()
 	result, index, err := l.r.Propose(ctx, data)
 	if err != nil {
@@ -63,6 +67,15 @@ func (l *pairLog) Propose(ctx context.Context, data []byte) (any, uint64, error)
 	}
 	metrics.CommitSeconds.Observe(time.Since(began).Seconds())
 	return result, index, nil
+}
+
+// addsMail reports whether a command brings the text of messages.
+func addsMail(data []byte) bool {
+	switch command.Peek(data) {
+	case command.OpPart, command.OpDeliver, command.OpAppend:
+		return true
+	}
+	return false
 }
 
 // Confirm implements mailbox.Log.
@@ -97,7 +110,9 @@ func (l *pairLog) translate(err error) error {
 		return &mailbox.ErrNotServing{Leader: leader}
 	case errors.Is(err, replica.ErrUnknown):
 		return fmt.Errorf("%w: %w", mailbox.ErrUnknownState, err)
-	case errors.Is(err, replica.ErrBusy), errors.Is(err, replica.ErrNoSpace):
+	case errors.Is(err, replica.ErrNoSpace):
+		return fmt.Errorf("%w: %w", mailbox.ErrNoRoom, err)
+	case errors.Is(err, replica.ErrBusy):
 		return fmt.Errorf("%w: %w", mailbox.ErrBusy, err)
 	case errors.Is(err, replica.ErrTooLarge):
 		return fmt.Errorf("%w: %w", mailbox.ErrTooBig, err)

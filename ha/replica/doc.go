@@ -48,6 +48,10 @@ serve, to one that does not drain. While there is none that can take over, it
 serves: draining never costs the service. Nothing is handed over to a replica
 that drains, except by one that ends or is barred and finds no other.
 
+A replica whose disk has no room for the next segment of the log takes only small
+proposals, so that mail can still be deleted; the rest is ErrNoSpace. It hands
+over like one that drains, and is not chosen while another one has room.
+
 # Snapshots
 
 A snapshot is the state machine's Flush and a note of its index (package
@@ -63,7 +67,7 @@ where it began. A new member has no vote until the serving replica sees that it
 has caught up. A member is taken out only if those that are left and work are a
 majority with a complete copy. While it serves, a replica raises alarms: members
 that are away, copies too few, a log at half of its room; at nine tenths of that
-room it holds writes back with ErrBusy.
+room it holds writes back with ErrNoSpace.
 
 A serving replica whose disk is slow hands over to one whose disk is measurably
 faster, once a minute at most.

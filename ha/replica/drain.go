@@ -12,8 +12,8 @@ import (
 // ErrDraining: the replica that could take over drains.
 var ErrDraining = voter.ErrDraining
 
-// aside says why a replica would rather not serve. The others are told, and
-// hand nothing over to it that another one can take.
+// aside says why a replica would rather not serve, besides a full disk. The
+// others are told, and hand nothing over to it that another one can take.
 type aside struct {
 	draining func() bool // an operator wants it so
 	barred   atomic.Bool // its state is in doubt
@@ -62,7 +62,7 @@ func (r *Replica) StepAside(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if !r.aside.any() || !r.Serving() {
+	if !r.v.Aside() || !r.Serving() {
 		return nil
 	}
 	return r.transfer(ctx, "", r.aside.barred.Load() || r.aside.ending.Load())
@@ -81,7 +81,7 @@ func (r *Replica) keepAside(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !r.aside.any() || !r.Serving() {
+		if !r.v.Aside() || !r.Serving() {
 			said = false
 			continue
 		}

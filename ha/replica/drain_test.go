@@ -25,7 +25,7 @@ func TestDrain(t *testing.T) {
 	must(t, propose(n, "one", 100))
 
 	flag(n.Name).Store(true)
-	must(t, n.R.StepAside(ctx))
+	c.Eventually("it hands over", func() bool { return n.R.StepAside(ctx) == nil })
 	c.Eventually("the other serves", o.R.Serving)
 	must(t, propose(o, "two", 100))
 	if err := o.R.Transfer(ctx, c.Peer(n.Name).ID); !errors.Is(err, replica.ErrDraining) {
@@ -48,17 +48,15 @@ func TestDrain(t *testing.T) {
 
 	// Elected while the other can serve, it hands over at once.
 	flag(n.Name).Store(false)
-	must(t, o.R.Transfer(ctx, ""))
+	c.Eventually("the other one hands over", func() bool { return o.R.Transfer(ctx, "") == nil })
 	flag(n.Name).Store(true)
 	c.Eventually("it has handed over again", func() bool { return o.R.Serving() && !n.R.Serving() })
 
 	// Both drain: the one that serves goes on, until it ends.
 	flag(o.Name).Store(true)
-	if err := o.R.StepAside(ctx); !errors.Is(err, replica.ErrDraining) {
-		t.Errorf("both drain: %v", err)
-	}
+	c.Eventually("both drain", func() bool { return errors.Is(o.R.StepAside(ctx), replica.ErrDraining) })
 	must(t, propose(o, "six", 100))
-	must(t, o.R.Leave(ctx))
+	c.Eventually("the one that ends hands over", func() bool { return o.R.Leave(ctx) == nil })
 	c.Eventually("the other one that drains serves", n.R.Serving)
 	must(t, propose(n, "seven", 100))
 	c.Stop(o.Name)

@@ -76,7 +76,7 @@ func (r *Replica) admit(data []byte) error {
 	case len(data) > lowEntry && r.v.Log().Low():
 		return ErrNoSpace
 	case r.room.held.Load():
-		return fmt.Errorf("a member's log has no room: %w", ErrBusy)
+		return fmt.Errorf("a member's log has no room: %w", ErrNoSpace)
 	}
 	return nil
 }

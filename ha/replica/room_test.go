@@ -35,7 +35,7 @@ func TestRoom(t *testing.T) {
 	c.Eventually("an alarm at 60 %", func() bool { return alarm("60 %") })
 	must(t, s.Propose("at 60 %", 100))
 	used.Store(92)
-	c.Eventually("writes are held back", func() bool { return errors.Is(s.Propose("at 92 %", 100), replica.ErrBusy) })
+	c.Eventually("writes are held back", func() bool { return errors.Is(s.Propose("at 92 %", 100), replica.ErrNoSpace) })
 	if !s.R.Serving() {
 		t.Error("reads end with the writes")
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/postern-mail/postern/ha/replica/manifest"
 	"github.com/postern-mail/postern/ha/replica/raftnet"
 )
 
@@ -93,6 +94,12 @@ func (v *Voter) Leader() (Peer, bool) {
 	return v.Peer(string(id))
 }
 
+// Aside reports whether this member would rather not serve: it drains, or its
+// disk has no room for mail.
+func (v *Voter) Aside() bool {
+	return v.role.Draining != nil && v.role.Draining() || v.role.Kind == manifest.Data && v.log.Low()
+}
+
 // Status implements raftnet.Handler.
 func (v *Voter) Status() raftnet.Status {
 	s := raftnet.Status{ID: v.cfg.ID}
@@ -110,7 +117,7 @@ func (v *Voter) Status() raftnet.Status {
 	if v.role.Serving != nil {
 		s.Serving = v.role.Serving()
 	}
-	s.Draining = v.role.Draining != nil && v.role.Draining()
+	s.Draining = v.Aside()
 	s.StoreTime = v.StoreTime()
 	if v.cfg.Room != nil {
 		used, limit := v.cfg.Room()

@@ -61,3 +61,12 @@ func (r *relay) copies() func(ctx context.Context, env *mail.Envelope) ([]mail.R
 	}
 	return r.expander.Sender
 }
+
+// onHold tells whose mail is still to be held; nil when held mail waits for an
+// operator.
+func (r *relay) onHold() func(ctx context.Context, env *mail.Envelope, rcpt mail.Recipient) bool {
+	if r.c.Retry.HoldCheck <= 0 {
+		return nil
+	}
+	return r.expander.OnHold
+}

@@ -205,6 +205,7 @@ func (r *relay) openJobs() error {
 				r.acceptor.Answered(nextHop)
 			}
 		},
+		OnHold: r.onHold(), HoldCheck: r.c.Retry.HoldCheck,
 		Log: r.n.Log, Mail: r.mailLog,
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package expand
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -134,5 +135,43 @@ func TestWelcome(t *testing.T) {
 		if told(steps, "mailDomainWelcomeMessage", "welcomed") != (want != "") {
 			t.Errorf("%s: explained %+v", address, steps)
 		}
+	}
+}
+
+// TestOnHold: mail is held as long as the status or the option says so, or
+// nobody knows; whoever has become somebody else, or nobody, is let go.
+func TestOnHold(t *testing.T) {
+	d := fixture()
+	x, err := New(Config{Directory: d, Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := func(address string, via ...string) bool {
+		a, err := mail.ParseAddress(address, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := mail.Recipient{Address: a, Channel: mail.ChannelHold, Via: via, Key: mail.DeliveryKey{1}}
+		return x.OnHold(t.Context(), &mail.Envelope{}, r)
+	}
+	for address, want := range map[string]bool{
+		"hold@example.test": true, "onhold@example.test": true, "x@held.test": true, "ann@example.test": false,
+		"nobody@example.test": false, "deleted@example.test": false, "inactive@example.test": true, "x@twice.test": true,
+		"postmaster@example.test": true, "list@example.test": false, "many@example.test": false, "helds@example.test": false,
+	} {
+		if got := held(address); got != want {
+			t.Errorf("%s: held %v, want %v", address, got, want)
+		}
+	}
+	if !held("hold@example.test", "helds@example.test") {
+		t.Error("a member of a list is not held")
+	}
+	d.users["hold@example.test"][0].MailStatus = directory.Active
+	if held("hold@example.test", "helds@example.test") {
+		t.Error("held although active")
+	}
+	d.away = errors.New("no server")
+	if !held("ann@example.test") {
+		t.Error("released while nobody knows")
 	}
 }

@@ -70,6 +70,12 @@ type Config struct {
 	DeadPause    time.Duration // first pause between probes, doubled up to DeadPauseMax (1 min, 15 min)
 	DeadPauseMax time.Duration
 
+	// OnHold reports whether a recipient of the channel hold is still to be
+	// held; it is asked every HoldCheck (default 5 minutes), and whoever is not
+	// goes on without an operator. Nil: all are held until Release.
+	OnHold    func(ctx context.Context, env *mail.Envelope, r mail.Recipient) bool
+	HoldCheck time.Duration
+
 	// OnDelivered is told of each destination that took a message.
 	OnDelivered func(c mail.Channel, nextHop string)
 
@@ -121,6 +127,7 @@ func (c *Config) defaults() error {
 	dur(&c.ShortFor, 15*time.Minute)
 	dur(&c.Lifetime, 12*day)
 	dur(&c.Rescan, time.Minute)
+	dur(&c.HoldCheck, 5*time.Minute)
 	dur(&c.DeadPause, time.Minute)
 	dur(&c.DeadPauseMax, 15*time.Minute)
 	num(&c.MinAttempts, 4)

@@ -41,6 +41,8 @@ type Controller struct {
 	over     map[*destination]bool // whose they are
 	scanning bool
 	lastScan time.Time
+	kept     map[string]bool // messages with a recipient on the channel hold
+	keptMore bool            // the disk holds more of them
 	scanTook time.Duration
 }
 
@@ -53,7 +55,7 @@ func New(cfg Config) (*Controller, error) {
 	return &Controller{
 		cfg: cfg, start: time.Now(), bodies: semaphore.NewWeighted(cfg.MaxBody), wake: make(chan struct{}, 1), alone: make(chan struct{}, 1),
 		messages: map[string]*message{}, dests: map[destKey]*destination{}, channels: map[mail.Channel]*channel{},
-		silent: map[*destination]bool{}, over: map[*destination]bool{}, crashes: map[string]int{}, seed: maphash.MakeSeed(),
+		silent: map[*destination]bool{}, over: map[*destination]bool{}, crashes: map[string]int{}, kept: map[string]bool{}, seed: maphash.MakeSeed(),
 	}, nil
 }
 
@@ -73,6 +75,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.pump()
 	c.mu.Unlock()
 	c.wg.Go(func() { c.scan(ctx) })
+	if c.cfg.OnHold != nil {
+		c.wg.Go(func() { c.releases(ctx) })
+	}
 	c.loop(ctx)
 	c.mu.Lock()
 	c.running = false
@@ -246,6 +251,7 @@ func (c *Controller) track(it *queue.Item) bool {
 		case r.State != queue.Pending:
 			key, next = destKey{chores, ""}, now
 		case r.Channel == mail.ChannelHold:
+			c.keep(it.ID())
 			continue
 		}
 		if m != nil {

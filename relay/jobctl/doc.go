@@ -28,7 +28,10 @@ What it keeps true:
     without several attempts having failed.
   - A message that was being worked on when the process died is counted; after
     three times it is held. Counted messages run one at a time.
-  - Held messages are not tried, warned about or returned.
+  - Held messages are not tried, warned about or returned. Those that are held
+    for their recipients go on when these are no longer on hold (Config.OnHold);
+    those that were held by an operator, or because they broke something, wait
+    for Release.
 
 Priority orders the ready jobs of a destination, then age does. Destinations
 take turns.

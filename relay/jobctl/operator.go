@@ -164,7 +164,7 @@ func (c *Controller) Release(id string) error {
 			r := &it.Recipients[i]
 			r.Next, r.LastTry = time.Time{}, time.Time{}
 			if r.Channel == mail.ChannelHold {
-				r.Channel, r.NextHop = mail.ChannelReprocess, ""
+				lookUp(r)
 			}
 		}
 	})

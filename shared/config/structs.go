@@ -244,6 +244,8 @@ type Retry struct {
 	Schedule []time.Duration
 	Lifetime time.Duration
 	Warn     []time.Duration
+	// HoldCheck is 0 when nothing is released by itself.
+	HoldCheck time.Duration `mapstructure:"hold_check"`
 }
 
 // Outbound is delivery to the Internet.

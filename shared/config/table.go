@@ -214,6 +214,7 @@ var Table = []Option{
 	{Name: "queue.reserve", Type: Octets, Default: "256MB", Tier: TierRelay, Help: "Free space of the file system below which mail is refused with 452 4.3.1."},
 	{Name: "retry.schedule", Type: Durations, Default: "5m,15m,30m,1h,2h,4h", Tier: TierRelay, Help: "Time from one attempt to the next; the last one repeats."},
 	{Name: "retry.lifetime", Type: Duration, Default: "5d", Tier: TierRelay, Min: 60, Help: "Age at which mail that cannot be delivered is returned."},
+	{Name: "retry.hold_check", Type: Duration, Default: "5m", Tier: TierRelay, Help: "How often the directory is asked whether people whose mail is held are on hold still; their mail goes on when they are not. 0: held mail waits for postern queue release."},
 	{Name: "retry.warn", Type: Durations, Default: "4h", Tier: TierRelay, Help: "Ages at which the sender is told of a delay."},
 	{Name: "outbound.concurrency", Type: Int, Default: "100", Tier: TierRelay, Min: 1, Help: "Deliveries to the Internet at once."},
 	{Name: "outbound.per_destination", Type: Int, Default: "20", Tier: TierRelay, Min: 1, Help: "Deliveries to one domain at once."},

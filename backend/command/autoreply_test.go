@@ -34,12 +34,17 @@ func compactOf(rcpts ...Recipient) *Deliver {
 	return c
 }
 
+var (
+	due   = Recipient{Account: "fay@example.test", Key: Key{8}, Autoreply: &Autoreply{Hash: Hash{7}, Seconds: 3600, Later: true}}
+	claim = Recipient{Account: "fay@example.test", Autoreply: &Autoreply{Hash: Hash{7}, Seconds: 3600, Only: true, By: Key{9}}}
+)
+
 var nodomain = Recipient{Account: "postmaster", Key: Key{7}}
 
 // TestGoldenDeliver reads Deliver entries as releases have written them: 1 is
 // written for whatever version 1 can say.
 func TestGoldenDeliver(t *testing.T) {
-	for version, c := range map[byte]*Deliver{1: deliverOf(plain), 2: deliverOf(plain, answered, unstored), 3: compactOf(plain, answered, unstored, nodomain)} {
+	for version, c := range map[byte]*Deliver{1: deliverOf(plain), 2: deliverOf(plain, answered, unstored), 3: compactOf(plain, answered, unstored, nodomain, due, claim)} {
 		file := "testdata/deliver-v" + string('0'+version) + ".hex"
 		data := Append(nil, c)
 		if data[0] != version {
@@ -97,6 +102,36 @@ func TestVersionOfNeed(t *testing.T) {
 	if _, err := Decode(data); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("not to be stored, and nothing asked: %v", err)
 	}
+	for name, tt := range map[string]struct {
+		c    *Deliver
+		bits byte
+	}{
+		"a claim in version 2":              {deliverOf(answered), rcptKey | rcptAutoreply | rcptClaim},
+		"a claim of nothing":                {compactOf(plain), rcptKey | rcptLimit | rcptFlags | rcptClaim},
+		"a claim of what is to be stored":   {compactOf(claim), rcptAutoreply | rcptClaim},
+		"a claim in version 1, of anything": {deliverOf(plain), rcptKey | rcptLimit | rcptFlags | rcptClaim},
+	} {
+		data := Append(nil, tt.c)
+		was := tt.bits &^ rcptClaim
+		if name == "a claim of what is to be stored" {
+			was = rcptAutoreply | rcptOnly | rcptClaim
+		}
+		account := tt.c.Recipients[0].Account
+		if tt.c.Compact {
+			account, _, _ = strings.Cut(account, "@")
+		}
+		at := bytes.LastIndex(data, []byte(account)) - 1
+		for at >= 0 && data[at] != was {
+			at--
+		}
+		if at < 0 {
+			t.Fatalf("%s: no bits", name)
+		}
+		data[at] = tt.bits
+		if _, err := Decode(data); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // FuzzDecode: what Decode accepts, Append writes.
@@ -104,7 +139,7 @@ func FuzzDecode(f *testing.F) {
 	for _, c := range []Command{
 		deliverOf(plain), deliverOf(answered, unstored), &Part{Head: Head{Tail: []byte("x")}}, &Digest{},
 		&Store{UIDs: UIDSet{{1, 2}, {4, 9}}, Keywords: []string{"$a"}}, &Account{Name: "a"}, &Quota{Account: "a"},
-		compactOf(plain, answered, nodomain), &Format{Level: 2},
+		compactOf(plain, answered, nodomain), compactOf(due, claim), &Format{Level: 2},
 	} {
 		f.Add(Append(nil, c))
 	}

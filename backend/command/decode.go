@@ -139,11 +139,14 @@ func (r *reader) limit(l *Limit) {
 
 func (r *reader) recipient(rc *Recipient, names domains) {
 	bits := r.byte()
-	limit := byte(rcptBits)
-	if r.version < versionAsks {
+	limit := 0x100
+	switch r.version {
+	case versionOldest:
 		limit = rcptAutoreply
+	case versionAsks:
+		limit = rcptClaim
 	}
-	if bits >= limit || bits&rcptOnly != 0 && bits&rcptAutoreply == 0 {
+	if int(bits) >= limit || bits&(rcptOnly|rcptClaim) != 0 && bits&rcptAutoreply == 0 {
 		r.fail("recipient")
 		return
 	}
@@ -174,6 +177,12 @@ func (r *reader) recipient(rc *Recipient, names domains) {
 		rc.Autoreply = &Autoreply{Only: bits&rcptOnly != 0}
 		copy(rc.Autoreply.Hash[:], r.take(HashSize))
 		rc.Autoreply.Seconds = r.uint32()
+		if bits&rcptClaim != 0 {
+			copy(rc.Autoreply.By[:], r.take(uint64(len(rc.Autoreply.By))))
+			if rc.Autoreply.Later = rc.Autoreply.By == (Key{}); !rc.Autoreply.Later && !rc.Autoreply.Only {
+				r.fail("claim of an answer")
+			}
+		}
 	}
 }
 

@@ -53,8 +53,10 @@ const (
 	rcptFlags
 	rcptAutoreply // since version 2
 	rcptOnly
-	rcptBits
+	rcptClaim // since version 3: a claim, or that one will follow
 )
+
+func (a *Autoreply) claims() bool { return a.Later || a.By != (Key{}) }
 
 func appendRecipient(b []byte, rc *Recipient, compact bool, names domains) []byte {
 	var bits byte
@@ -78,6 +80,9 @@ func appendRecipient(b []byte, rc *Recipient, compact bool, names domains) []byt
 		if a.Only {
 			bits |= rcptOnly
 		}
+		if compact && a.claims() {
+			bits |= rcptClaim
+		}
 	}
 	b = append(b, bits)
 	if compact {
@@ -99,6 +104,9 @@ func appendRecipient(b []byte, rc *Recipient, compact bool, names domains) []byt
 	if a := rc.Autoreply; a != nil {
 		b = append(b, a.Hash[:]...)
 		b = appendUint(b, uint64(a.Seconds))
+		if bits&rcptClaim != 0 {
+			b = append(b, a.By[:]...)
+		}
 	}
 	return b
 }

@@ -31,7 +31,7 @@ type DeliveredTo struct {
 	Mailbox     string // where it went
 	UIDValidity uint32
 	UID         uint32 // 0 when the message was not to be stored
-	Answer      bool   // the message is to be answered; as then, for a duplicate
+	Answer      bool   // the message is to be answered, or the claim is granted; for a duplicate, as long as nobody has claimed it
 }
 
 // Done is the answer to Account, Create, Delete, Rename, Subscribe and Quota.

@@ -44,12 +44,17 @@ type Recipient struct {
 }
 
 // Autoreply asks whether the sender of a delivery is to get the account's
-// answer. Asking and noting it are one: who is answered is not answered again
-// within the time.
+// answer, or claims the answer for whoever is about to send it.
+//
+// With Later the answer stays due, for this delivery and others, until it is
+// claimed. Without, asking and noting are one: who is answered is not answered
+// again within the time.
 type Autoreply struct {
 	Hash    Hash   // of sender, subject and text of the answer
 	Seconds uint32 // least time between two answers, 0: every message is answered
 	Only    bool   // the message is not stored
+	Later   bool   // since version 3
+	By      Key    // claims, with Only and without Later; the zero Key asks; since version 3
 }
 
 // Limit is an account's quota; -1 is without limit.

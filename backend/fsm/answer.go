@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/backend/command"
+	"github.com/postern-mail/postern/backend/store"
 )
 
 const (
@@ -15,23 +16,41 @@ const (
 	maxAnsweredLife = 400 * 24 * time.Hour
 )
 
-// answer decides whether a delivery to a is answered, and if so remembers that
-// the sender has the answer.
+// answer decides whether a delivery to a is answered, or whether an answer is
+// given to who claims it, and remembers that.
 func (f *FSM) answer(a *account, q *command.Autoreply) (bool, error) {
 	if q.Seconds == 0 {
 		return true, nil
 	}
-	until, err := f.batch.Answered(a.ID, q.Hash)
-	if err != nil || until > f.now {
+	was, err := f.batch.Answered(a.ID, q.Hash)
+	if err != nil {
 		return false, err
 	}
-	if until == 0 {
+	now := store.Answered{Until: was.Until, Open: q.Later, By: q.By}
+	if was.Until > f.now {
+		free := was.By == (command.Key{})
+		switch {
+		case q.Later: // due until it is claimed
+			return was.Open, nil
+		case q.By == (command.Key{}) || !free: // the one that has claimed it claims it again
+			return !free && was.By == q.By, nil
+		}
+		return true, f.batch.PutAnswered(a.ID, q.Hash, now)
+	}
+	if was.Until == 0 {
 		n, err := f.batch.AnsweredCount(a.ID)
 		if err != nil || n >= f.maxAnswered {
 			return false, err
 		}
 	}
-	until = f.now + int64(min(time.Duration(q.Seconds)*time.Second, maxAnsweredLife))
-	f.due = min(f.due, until)
-	return true, f.batch.PutAnswered(a.ID, q.Hash, until)
+	now.Until = f.now + int64(min(time.Duration(q.Seconds)*time.Second, maxAnsweredLife))
+	f.due = min(f.due, now.Until)
+	return true, f.batch.PutAnswered(a.ID, q.Hash, now)
+}
+
+// stillDue reports whether an answer that is due to a delivery is still to be
+// claimed.
+func (f *FSM) stillDue(a *account, q *command.Autoreply) (bool, error) {
+	was, err := f.batch.Answered(a.ID, q.Hash)
+	return was.Until > f.now && was.By == (command.Key{}), err
 }

@@ -205,8 +205,131 @@ func TestAnswerFailover(t *testing.T) {
 			t.Errorf("message %d: answered a second time", 100+i)
 		}
 	}
+	// What is due with the one is due with the other, and so is a claim.
+	ask := func(r *replica, k int) bool {
+		c := delivery(500+k, 10, t0+200, asking("ann@x", 500+k, byte(50+k%3), dayOf))
+		c.Compact, c.Recipients[0].Autoreply.Later = true, true
+		return propose(r, c).Recipients[0].Answer
+	}
+	claim := func(r *replica, hash, by byte) bool {
+		c := delivery(1, 10, t0+200, command.Recipient{Account: "ann@x", Autoreply: &command.Autoreply{
+			Hash: command.Hash{50 + hash}, Seconds: dayOf, Only: true, By: command.Key{by},
+		}})
+		c.Compact = true
+		return propose(r, c).Recipients[0].Answer
+	}
+	seen := len(log)
+	first.Apply(log)
+	for k := range 6 {
+		if !ask(first, k) {
+			t.Errorf("message %d is not answered", k)
+		}
+	}
+	if !claim(first, 0, 1) {
+		t.Error("no answer for the first claim")
+	}
+	second.Apply(log[seen:])
+	for k := range 9 { // three of them new
+		if got := ask(second, k); got != (k%3 != 0) {
+			t.Errorf("message %d: due %v after the failover", k, got)
+		}
+	}
+	for _, tt := range []struct {
+		hash, by byte
+		want     bool
+	}{{0, 1, true}, {0, 2, false}, {1, 2, true}, {1, 1, false}} {
+		if got := claim(second, tt.hash, tt.by); got != tt.want {
+			t.Errorf("claim of %d by %d: %v", tt.hash, tt.by, got)
+		}
+	}
 	first.Apply(log)
 	if a, b := first.check(), second.check(); a != b {
 		t.Errorf("digests %v and %v", a, b)
 	}
+}
+
+// TestClaim: an answer is due until it is claimed; the claim that comes first
+// has it for the period, and has it again.
+func TestClaim(t *testing.T) {
+	r := newReplica(t)
+	n := 0
+	for i, tt := range []struct {
+		name string
+		key  int // of the delivery, 0 for a claim
+		hash byte
+		by   byte // who claims
+		at   int64
+		want bool
+	}{
+		{"the first", 1, 1, 0, 0, true},
+		{"repeated", 1, 1, 0, 0, true},
+		{"the next message", 2, 1, 0, 0, true},
+		{"another answer", 3, 2, 0, 0, true},
+		{"a claim", 0, 1, 7, 0, true},
+		{"the same claim", 0, 1, 7, 0, true},
+		{"another claim", 0, 1, 8, 0, false},
+		{"the first, repeated after the claim", 1, 1, 0, 0, false},
+		{"the second, repeated after the claim", 2, 1, 0, 0, false},
+		{"a message after the claim", 4, 1, 0, 0, false},
+		{"the other answer is still due", 3, 2, 0, 0, true},
+		{"at the end of the period", 4, 1, 0, day - 1, false},
+		{"the period is over", 5, 1, 0, day, true},
+		{"what was due in it is not", 3, 2, 0, day, false},
+		{"a claim in the next", 0, 1, 8, day, true},
+		{"one of the time before comes back", 0, 1, 7, day, false},
+		{"a claim that nobody was told of", 0, 9, 7, day, true},
+		{"and nobody else has it", 6, 9, 0, day, false},
+	} {
+		if last := t0 + tt.at; last > t0 && r.now < last-int64(time.Hour) {
+			r.wait(t0, last-int64(time.Minute))
+		}
+		rc := asking("ann@x", tt.key, tt.hash, dayOf)
+		if tt.key == 0 {
+			rc.Key, rc.Autoreply.By, rc.Autoreply.Only = command.Key{}, command.Key{tt.by}, true
+		} else {
+			rc.Autoreply.Later = true
+		}
+		c := delivery(1, 10, t0+tt.at, rc)
+		c.Compact = true
+		to := r.deliver(c)[0]
+		if to.Code != command.OK || to.Answer != tt.want || (to.UID == 0) != (tt.key == 0) {
+			t.Errorf("%d, %s: %+v, want answer %v", i, tt.name, to, tt.want)
+		}
+		if tt.key != 0 && !to.Duplicate {
+			n++
+		}
+		r.check()
+	}
+	if got := r.State().Messages; got != uint64(n) {
+		t.Errorf("%d messages, want %d", got, n)
+	}
+}
+
+// TestClaimAfterUpgrade: what was decided when nothing could be claimed is given
+// to whoever claims it first, and who is gone answers nobody.
+func TestClaimAfterUpgrade(t *testing.T) {
+	r := newReplica(t)
+	ask := func(k int, later bool) bool {
+		rc := asking("ann@x", k, 1, dayOf)
+		rc.Autoreply.Later = later
+		c := delivery(1, 10, t0, rc)
+		c.Compact = later
+		return r.deliver(c)[0].Answer
+	}
+	claim := func(account string, by byte) bool {
+		c := delivery(1, 10, t0, command.Recipient{Account: account, Autoreply: &command.Autoreply{
+			Hash: command.Hash{1}, Seconds: dayOf, Only: true, By: command.Key{by},
+		}})
+		c.Compact = true
+		return r.deliver(c)[0].Answer
+	}
+	for i, got := range []bool{ask(1, false), !ask(2, false), !ask(3, true), ask(1, true), claim("ann@x", 5), claim("ann@x", 5), !claim("ann@x", 6), !ask(1, true), !claim("nobody@x", 5)} {
+		if !got {
+			t.Errorf("step %d", i)
+		}
+	}
+	if a, err := r.lookup("nobody@x"); a != nil || err != nil {
+		t.Errorf("a claim made an account: %v", err)
+	}
+	r.check()
 }

@@ -200,7 +200,7 @@ func TestCrashStatesCanFail(t *testing.T) {
 	if p.check(r.disk.Crash(0, 1), 31, 31) == nil {
 		t.Error("a lost entry was not noticed")
 	}
-	p.digests[30] = p.digests[29]
+	p.digests[30] = p.digests[1]
 	if p.check(r.disk.Crash(0, 1), 30, 30) == nil {
 		t.Error("another state was not noticed")
 	}

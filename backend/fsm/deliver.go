@@ -91,6 +91,14 @@ func (f *FSM) deliverTo(to *command.DeliveredTo, c *command.Deliver, rc *command
 			return err
 		}
 	}
+	if q := rc.Autoreply; q != nil && q.By != (command.Key{}) { // who is gone answers nobody
+		a, err := f.lookup(rc.Account)
+		if a == nil || err != nil {
+			return err
+		}
+		to.Answer, err = f.answer(a, q)
+		return err
+	}
 	a, err := f.openAccount(rc.Account, c.Seed)
 	if err != nil {
 		return err
@@ -168,10 +176,14 @@ func (f *FSM) seen(to *command.DeliveredTo, rc *command.Recipient, m *store.Mess
 	}
 	to.Duplicate, to.UIDValidity, to.UID, to.Answer = true, d.UIDValidity, d.UID, d.Answer
 	a, err := f.lookup(rc.Account)
-	if a != nil {
-		if box := a.boxByID(d.Mailbox); box != nil {
-			to.Mailbox = box.Name
-		}
+	if a == nil || err != nil {
+		return true, err
+	}
+	if box := a.boxByID(d.Mailbox); box != nil {
+		to.Mailbox = box.Name
+	}
+	if q := rc.Autoreply; d.Answer && q != nil && q.Later {
+		to.Answer, err = f.stillDue(a, q)
 	}
 	return true, err
 }

@@ -22,7 +22,9 @@ What it keeps true:
     and changes nothing; with another body it is refused, and reported.
   - Whether a message is answered is decided by the entry that delivers it, by
     the entry's time and the account's memory of who was answered, and kept with
-    the delivery key: one answer per sender and period, over all relays, and
+    the delivery key. The answer stays due, to that key and to others, until the
+    entry by which a relay claims it, under the answer's own key; nobody else
+    gets it in the period: one answer per sender and period, over all relays, and
     over a change of the serving replica.
   - UIDs and MODSEQs only grow, also over deletion and renaming. A UIDVALIDITY
     is used once in an account.

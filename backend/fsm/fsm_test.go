@@ -208,6 +208,12 @@ func (g *generator) recipient() command.Recipient {
 	rc.Keywords = g.keywords()
 	if g.pick(3) == 0 {
 		rc.Autoreply = &command.Autoreply{Hash: command.Hash{byte(g.pick(8))}, Seconds: uint32(g.pick(4)) * 86_400, Only: g.pick(4) == 0}
+		switch a := rc.Autoreply; {
+		case g.pick(2) == 0:
+			a.Later = true
+		case g.pick(2) == 0:
+			a.Only, a.By = true, command.Key{byte(1 + g.pick(3))}
+		}
 	}
 	return rc
 }
@@ -225,7 +231,9 @@ func (g *generator) next() command.Command {
 	case op < 35:
 		c := delivery(g.n-g.pick(2), g.pick(500), g.now)
 		for range 1 + g.pick(3) {
-			c.Recipients = append(c.Recipients, g.recipient())
+			rc := g.recipient()
+			c.Recipients = append(c.Recipients, rc)
+			c.Compact = c.Compact || rc.Autoreply != nil && (rc.Autoreply.Later || rc.Autoreply.Only)
 		}
 		if g.openID != 0 && g.pick(2) == 0 {
 			c.Message, c.Tail = g.open, nil

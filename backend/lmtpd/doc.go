@@ -21,8 +21,12 @@ limit), XFLAGS (system flags, comma-separated), XDFLG (bit 2: deliver even
 over quota) and XVACATION ("hash,seconds", and ",only" for mail that is not to be
 stored): has the sender of this message had the answer with this hash within so
 many seconds? The reply then ends in "vacation=reply" when the relay is to
-answer, or in "vacation=none". A repeated key never makes a second copy, and
-gets the same decision. XPART names the partition in which to make the mailbox
+answer, or in "vacation=none". With XCLAIM "later" the answer stays due, to this
+key when it is repeated and to other messages, until it is claimed: by a recipient
+with XVACATION ",only" and as XCLAIM the claimant's key, whose message is not
+looked at; "vacation=reply" gives it the answer for the period, again when it asks
+again, and nobody else. A repeated key never makes a second copy.
+XPART names the partition in which to make the mailbox
 (mailMessageStore of the directory). A pair has one partition, the log with its
 rows, so the name is checked for its form and every mailbox is in that one.
 XWELCOME=1 asks whether the mailbox is new; the reply then says "welcome=N", the

@@ -70,8 +70,8 @@ func New(cfg Config) (*Server, error) {
 	engine, err := smtp.NewServer(smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: cfg.Hostname, Limits: limits, Log: cfg.Log,
 		TLS: cfg.TLS, ImplicitTLS: cfg.TLS != nil,
-		Private: "X-TT 1 XVACATION XPART XWELCOME", PrivateMail: []string{"XTRACE", "XTIME"},
-		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION", "XPART", "XWELCOME"}, PrivateFor: cfg.PrivateFor,
+		Private: "X-TT 1 XVACATION XCLAIM XPART XWELCOME", PrivateMail: []string{"XTRACE", "XTIME"},
+		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION", "XCLAIM", "XPART", "XWELCOME"}, PrivateFor: cfg.PrivateFor,
 		NewSession: func(context.Context, *smtp.ConnInfo) (smtp.Session, error) { return &session{srv: s}, nil },
 	})
 	if err != nil {
@@ -128,6 +128,9 @@ func (s *session) Rcpt(_ context.Context, a *smtp.RcptArgs) error {
 		if !private(&r, key, v) {
 			return badParameter(key)
 		}
+	}
+	if v, ok := a.Private["XCLAIM"]; ok && (r.Autoreply == nil || r.Autoreply.ReadClaim(v) != nil) {
+		return badParameter("XCLAIM")
 	}
 	s.d.Recipients = append(s.d.Recipients, r)
 	s.addrs = append(s.addrs, a.To)
@@ -239,6 +242,9 @@ func (s *session) note(results []mailbox.DeliveryResult, replies []*smtp.Reply, 
 		e := maillog.Event{
 			TraceID: s.d.TraceID, ReversePath: s.d.ReversePath, NullSender: s.d.ReversePath.IsNull(), Recipient: s.addrs[i],
 			Code: r.Code, Status: r.Status, Size: int64(size), Delay: time.Since(began), Reply: r.Text,
+		}
+		if q := s.d.Recipients[i].Autoreply; q != nil && q.By != (mail.DeliveryKey{}) {
+			continue // no mail
 		}
 		if res.UID == 0 { // for its answer only
 			s.srv.cfg.Mail.Discarded(e)

@@ -72,7 +72,7 @@ const text = "Subject: hello\r\n\r\n.body\r\n"
 func TestReplies(t *testing.T) {
 	boxes := mailboxtest.New(t)
 	c := serve(t, boxes, true)
-	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XPART XWELCOME" {
+	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XCLAIM XPART XWELCOME" {
 		t.Fatalf("X-TT %q, %v", p, ok)
 	}
 	key := mail.NewDeliveryKey("r", "q", "k").String()
@@ -118,9 +118,44 @@ func TestReplies(t *testing.T) {
 	}
 }
 
+// TestClaims: the answers to XCLAIM, of a pair on a level that can claim and of
+// one that cannot yet.
+func TestClaims(t *testing.T) {
+	hash, first, second := strings.Repeat("5a", 16)+",3600", strings.Repeat("01", 16), strings.Repeat("02", 16)
+	const due, none = "250 2.1.5 <ann@example.test> delivered vacation=reply", "250 2.1.5 <ann@example.test> delivered vacation=none"
+	const given, refused = "250 2.1.5 <ann@example.test> not stored, as its owner wishes vacation=reply", "250 2.1.5 <ann@example.test> not stored, as its owner wishes vacation=none"
+	ask, claim := []string{"XVACATION", hash, "XCLAIM", "later"}, []string{"XVACATION", hash + ",only", "XCLAIM", first}
+	other := []string{"XVACATION", hash + ",only", "XCLAIM", second}
+	for name, tt := range map[string]struct {
+		compact bool
+		want    map[int]string
+	}{
+		"now":    {true, map[int]string{0: due, 1: due, 2: given, 3: given, 4: refused, 5: none}},
+		"before": {false, map[int]string{0: due, 1: none, 2: given, 3: given, 4: given, 5: none}},
+	} {
+		boxes, log := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Compact = func() bool { return tt.compact } })
+		c := serve(t, boxes, true)
+		for i, params := range [][]string{ask, ask, claim, claim, other, ask} {
+			if got := fmt.Sprint(send(t, c, text, to("ann", params...)).Data[0]); got != tt.want[i] {
+				t.Errorf("%s, %d: %s, want %s", name, i, got, tt.want[i])
+			}
+		}
+		for i := uint64(1); ; i++ {
+			b, err := log.ReadEntry(i, nil)
+			if err != nil {
+				break
+			}
+			if !tt.compact && b[0] > 2 {
+				t.Errorf("entry %d has version %d", i, b[0])
+			}
+		}
+	}
+}
+
 func TestBadParameters(t *testing.T) {
 	boxes := mailboxtest.New(t)
-	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}, {"XWELCOME", "2"}, {"XPART", ""}, {"XPART", "a b"}, {"XPART", strings.Repeat("p", 65)}} {
+	zeros, key := strings.Repeat("00", 16), strings.Repeat("01", 16)
+	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}, {"XCLAIM", "later"}, {"XVACATION", zeros + ",1,only", "XCLAIM", "no"}, {"XVACATION", zeros + ",1", "XCLAIM", key}, {"XWELCOME", "2"}, {"XPART", ""}, {"XPART", "a b"}, {"XPART", strings.Repeat("p", 65)}} {
 		res := send(t, serve(t, boxes, true), text, to("ann", p...))
 		if r := res.Rcpts[0]; r == nil || r.Code != 501 {
 			t.Errorf("%v: %v", p, r)

@@ -183,7 +183,7 @@ type DeliveryResult struct {
 	UIDValidity uint32
 	UID         uint32 // 0 when the message was not to be stored
 	Created     int64  // for Welcome: when the mailbox was made, in Unix seconds; 0 when it is not new, or was welcomed
-	Answer      bool   // the message is to be answered, for Autoreply; the same each time for one key
+	Answer      bool   // the message is to be answered, or the claim is granted, for Autoreply
 }
 
 // The methods of the concrete types, listed here as the contract that the

@@ -224,6 +224,11 @@ func (s *Service) recipients(in []DeliveryRecipient, results []DeliveryResult) (
 			rc.Limit = &command.Limit{Bytes: q.Bytes, Messages: q.Messages, Stamp: q.Stamp}
 		}
 		if q := r.Autoreply; q != nil {
+			claims := s.cfg.Compact != nil && s.cfg.Compact()
+			if q.By != (mail.DeliveryKey{}) && !claims {
+				results[i].Answer = answers // it was decided when it was asked
+				continue
+			}
 			if !answers && q.Only {
 				continue // accepted, and that is all
 			}
@@ -231,6 +236,7 @@ func (s *Service) recipients(in []DeliveryRecipient, results []DeliveryResult) (
 				rc.Autoreply = &command.Autoreply{
 					Hash: q.Hash, Only: q.Only,
 					Seconds: uint32(min(max(q.Period, 0), mail.MaxAutoreplyPeriod) / time.Second),
+					Later:   q.Later && claims, By: command.Key(q.By),
 				}
 			}
 		}

@@ -24,7 +24,8 @@ type Config struct {
 	Now        func() time.Time // time.Now
 
 	// Compact reports whether the pair is on a level of the format on which
-	// deliveries may be proposed in their compact form; nil: no.
+	// deliveries may be proposed in their compact form, and answers claimed;
+	// nil: no. Without claims an answer is given to the delivery that asks first.
 	Compact func() bool
 
 	// Answers reports whether autoreplies are made at all; nil: yes. While they

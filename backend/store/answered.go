@@ -9,8 +9,37 @@ import (
 // memory is what a batch changed in the memory of answered senders. Its rows
 // are not yet visible.
 type memory struct {
-	until  map[answeredKey]int64 // 0: forgotten
-	counts map[uint64]int64      // by account
+	rows   map[answeredKey]Answered // Until 0: forgotten
+	counts map[uint64]int64         // by account
+}
+
+// Answered is what an account remembers of a sender who has an answer.
+type Answered struct {
+	Until int64 // Unix nanoseconds; 0: nothing is remembered
+	// Open: the answer is due, and whoever sends it claims it first. By is who
+	// has claimed it, zero when nobody has, or when no claim was announced.
+	Open bool
+	By   [KeySize]byte
+}
+
+// encode appends the row of a: when it ends, and for an answer that is to be
+// claimed by whom, zeros while it is open.
+func (a *Answered) encode(b []byte) []byte {
+	b = putUint(b, uint64(a.Until))
+	if a.Open || a.By != [KeySize]byte{} {
+		b = append(b, a.By[:]...)
+	}
+	return b
+}
+
+func (a *Answered) decode(v []byte) error {
+	r := fields{b: v}
+	*a = Answered{Until: r.int()}
+	if len(r.b) > 0 {
+		copy(a.By[:], r.take(KeySize))
+		a.Open = a.By == [KeySize]byte{}
+	}
+	return r.end()
 }
 
 type answeredKey struct {
@@ -19,11 +48,11 @@ type answeredKey struct {
 }
 
 func newMemory() memory {
-	return memory{until: make(map[answeredKey]int64), counts: make(map[uint64]int64)}
+	return memory{rows: make(map[answeredKey]Answered), counts: make(map[uint64]int64)}
 }
 
 func (m *memory) clear() {
-	clear(m.until)
+	clear(m.rows)
 	clear(m.counts)
 }
 
@@ -46,15 +75,24 @@ func splitForget(key []byte) (until int64, k answeredKey, ok bool) {
 	return expiryTime(key), k, true
 }
 
-// Answered returns until when, in Unix nanoseconds, the account has answered a
-// sender, by the hash of sender and answer, this batch included; 0 when it has
-// not. A time that has passed may still be there.
-func (b *Batch) Answered(account uint64, hash [HashSize]byte) (until int64, err error) {
-	if until, ok := b.answered.until[answeredKey{account, hash}]; ok {
-		return until, nil
+// Answered returns what the account remembers of a sender, by the hash of
+// sender and answer, this batch included. A time that has passed may still be
+// there.
+func (b *Batch) Answered(account uint64, hash [HashSize]byte) (a Answered, err error) {
+	if a, ok := b.answered.rows[answeredKey{account, hash}]; ok {
+		return a, nil
 	}
 	b.key = append(keyAnswered(b.key, account), hash[:]...)
-	return b.number()
+	v, err := b.s.get(b.key, b.value)
+	if errors.Is(err, ErrNotFound) {
+		return Answered{}, nil
+	}
+	if err != nil {
+		return Answered{}, err
+	}
+	b.value = v
+	err = a.decode(v)
+	return a, err
 }
 
 // AnsweredCount returns how many senders the account has in its memory, this
@@ -82,38 +120,48 @@ func (b *Batch) number() (int64, error) {
 	return n, r.end()
 }
 
-// PutAnswered remembers that the account has answered a sender until the time
-// given, which is above 0. Expire forgets it.
-func (b *Batch) PutAnswered(account uint64, hash [HashSize]byte, until int64) error {
-	return b.setAnswered(&answeredKey{account, hash}, until)
+// PutAnswered remembers that the account has answered a sender, or is to, until
+// a time above 0. Expire forgets it.
+func (b *Batch) PutAnswered(account uint64, hash [HashSize]byte, a Answered) error {
+	return b.setAnswered(&answeredKey{account, hash}, a)
 }
 
 // setAnswered replaces a row of the memory and all that follows from it.
-func (b *Batch) setAnswered(k *answeredKey, until int64) error {
+func (b *Batch) setAnswered(k *answeredKey, now Answered) error {
 	old, err := b.Answered(k.account, k.hash)
-	if err != nil || old == until {
+	if err != nil || old == now {
 		return err
 	}
-	if old == 0 || until == 0 {
+	if (old.Until == 0) != (now.Until == 0) {
 		delta := int64(1)
-		if until == 0 {
+		if now.Until == 0 {
 			delta = -1
 		}
 		if err := b.countAnswered(k.account, delta); err != nil {
 			return err
 		}
 	}
-	if old != 0 {
-		b.key = keyForget(b.key, old, k)
-		b.delete(b.key)
-	}
-	if until != 0 {
-		b.key = keyForget(b.key, until, k)
-		b.set(b.key, b.value[:0])
+	if old.Until != now.Until {
+		if old.Until != 0 {
+			b.key = keyForget(b.key, old.Until, k)
+			b.delete(b.key)
+		}
+		if now.Until != 0 {
+			b.key = keyForget(b.key, now.Until, k)
+			b.set(b.key, b.value[:0])
+		}
 	}
 	b.key = append(keyAnswered(b.key, k.account), k.hash[:]...)
-	b.replaceNumber(old, until)
-	b.answered.until[*k] = until
+	if old.Until != 0 {
+		b.value = old.encode(b.value[:0])
+		b.digest.Sub(rowSum(b.key, b.value))
+	}
+	if now.Until != 0 {
+		b.put(b.key, now.encode(b.value[:0]), Sum{})
+	} else {
+		b.delete(b.key)
+	}
+	b.answered.rows[*k] = now
 	return nil
 }
 
@@ -163,7 +211,7 @@ func (b *Batch) expireAnswered(now int64) (next int64, err error) {
 		if until > now || n >= maxForgotten {
 			return until, nil
 		}
-		if err := b.setAnswered(&k, 0); err != nil {
+		if err := b.setAnswered(&k, Answered{}); err != nil {
 			return 0, err
 		}
 		n++
@@ -176,20 +224,23 @@ func (b *Batch) expireAnswered(now int64) (next int64, err error) {
 
 // answeredRow checks a row of the memory: hash is empty for the count.
 func (v *verifier) answeredRow(account uint64, hash, value []byte) error {
-	r := fields{b: value}
-	n := r.int()
 	switch {
 	case len(hash) == 0:
-		v.answered[account] -= n
+		r := fields{b: value}
+		v.answered[account] -= r.int()
+		return r.end()
 	case len(hash) == HashSize:
+		var a Answered
+		if err := a.decode(value); err != nil {
+			return err
+		}
 		v.answered[account]++
 		k := answeredKey{account: account}
 		copy(k.hash[:], hash)
-		v.forget.Add(rowSum(keyForget(nil, n, &k), nil))
-	default:
-		return errRow
+		v.forget.Add(rowSum(keyForget(nil, a.Until, &k), nil))
+		return nil
 	}
-	return r.end()
+	return errRow
 }
 
 // forgetRow checks that a row of kindForget belongs to one of the memory.

@@ -23,14 +23,14 @@ func TestAnswered(t *testing.T) {
 	hash := func(n byte) [store.HashSize]byte { return [store.HashSize]byte{n} }
 	put := func(account uint64, n byte, until int64) {
 		t.Helper()
-		if err := b.PutAnswered(account, hash(n), until); err != nil {
+		if err := b.PutAnswered(account, hash(n), store.Answered{Until: until, Open: n == 1, By: [store.KeySize]byte{n - 1}}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	want := func(account uint64, n byte, until, count int64) {
 		t.Helper()
-		if got, err := b.Answered(account, hash(n)); err != nil || got != until {
-			t.Errorf("answered until %d, want %d: %v", got, until, err)
+		if got, err := b.Answered(account, hash(n)); err != nil || got.Until != until || until != 0 && (got.Open != (n == 1) || got.By[0] != n-1) {
+			t.Errorf("answered until %+v, want %d: %v", got, until, err)
 		}
 		if got, err := b.AnsweredCount(account); err != nil || got != count {
 			t.Errorf("%d senders, want %d: %v", got, count, err)
@@ -77,7 +77,7 @@ func TestAnswered(t *testing.T) {
 	}
 	const many = 5_100 // one call forgets so many, not all
 	for i := range many {
-		if err := b.PutAnswered(4, [store.HashSize]byte{1: byte(i), 2: byte(i >> 8)}, 600); err != nil {
+		if err := b.PutAnswered(4, [store.HashSize]byte{1: byte(i), 2: byte(i >> 8)}, store.Answered{Until: 600}); err != nil {
 			t.Fatal(err)
 		}
 	}

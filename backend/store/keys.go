@@ -9,7 +9,7 @@ const (
 	sectionSelf     = 0   //   -> Account
 	sectionBoxes    = 1   //   mailbox, 0 -> Mailbox; mailbox, 1 -> Counters
 	sectionNames    = 2   //   subscribed name -> nothing
-	sectionAnswered = 3   //   hash of sender and answer -> until when; no hash -> how many
+	sectionAnswered = 3   //   hash of sender and answer -> Answered; no hash -> how many
 	kindFormat      = 'F' // -> level of the pair's format; no row is level 1
 	kindState       = 'S' // -> State
 	kindAccountName = 'a' // name -> account id

@@ -10,6 +10,9 @@ type Extent struct {
 // HashSize is the length of a body hash.
 const HashSize = 16
 
+// KeySize is the length of a delivery key.
+const KeySize = 16
+
 // Message is a stored message. It never changes; how many mailbox rows refer
 // to it is kept beside it.
 type Message struct {

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +18,7 @@ import (
 	"github.com/postern-mail/postern/relay/deliver/lmtp"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/relay/transaction"
+	"github.com/postern-mail/postern/shared/fsx"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/smtp"
 )
@@ -43,39 +44,113 @@ type twin struct {
 	door  *transaction.Acceptor
 	agent *autoreply.Agent
 	queue *queue.Queue
+	out   deliver.Agent // where answers go
+	sent  *[]string     // the answers that have left
+	close func() error
+}
+
+// place is where a twin runs: its name, its queue, and what is put around its
+// ways out.
+type place struct {
+	name, dir string
+	fs        fsx.FS
+	mode      func(mail.Channel, string) transaction.Mode
+	around    func(autoreply.Pairs) autoreply.Pairs
+	door      func(autoreply.Door) autoreply.Door
+	sent      *[]string
 }
 
 func newTwin(t *testing.T, name string, routes *route.Table, x transaction.Expander) *twin {
 	t.Helper()
-	return newTwinAt(t, filepath.Join(t.TempDir(), name), name, routes, x)
-}
-
-// newTwinAt is a relay with its queue in dir.
-func newTwinAt(t *testing.T, dir, name string, routes *route.Table, x transaction.Expander) *twin {
-	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	r, err := openTwin(t, routes, x, place{name: name, dir: filepath.Join(t.TempDir(), name)})
+	if err != nil {
+		t.Fatal(err)
 	}
-	q, err := queue.Open(queue.Config{Dir: dir})
-	must(err)
-	l, err := lmtp.New(lmtp.Config{Hello: name, Routes: routes, Rounds: 1})
-	must(err)
-	a, err := autoreply.New(autoreply.Config{Pairs: l})
-	must(err)
-	d, err := transaction.New(transaction.Config{Hostname: name, Origin: name, Domain: "example.test", Expander: x, Queue: q, Pairs: a})
-	must(err)
-	a.Use(d)
 	t.Cleanup(func() {
-		d.Close()
-		l.Close()
-		if err := q.Close(); err != nil {
+		if err := r.close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return &twin{t, d, a, q}
+	return r
+}
+
+// openTwin starts a relay.
+func openTwin(t *testing.T, routes *route.Table, x transaction.Expander, p place) (*twin, error) {
+	q, err := queue.Open(queue.Config{Dir: p.dir, FS: p.fs})
+	if err != nil {
+		return nil, err
+	}
+	l, err := lmtp.New(lmtp.Config{Hello: p.name, Routes: routes, Rounds: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pairs autoreply.Pairs = l
+	if p.around != nil {
+		pairs = p.around(l)
+	}
+	a, err := autoreply.New(autoreply.Config{Pairs: pairs, PerHour: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := transaction.New(transaction.Config{
+		Hostname: p.name, Origin: p.name, Domain: "example.test", Expander: x, Queue: q, Pairs: a, Mode: p.mode,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Use(d)
+	if p.door != nil {
+		a.Use(p.door(d))
+	}
+	r := &twin{t: t, door: d, agent: a, queue: q, sent: p.sent}
+	if r.sent == nil {
+		r.sent = new([]string)
+	}
+	r.out = a.Gate(outside{r.sent})
+	r.close = func() error {
+		d.Close()
+		l.Close()
+		return q.Close()
+	}
+	return r, nil
+}
+
+// outside takes what leaves for other domains.
+type outside struct{ sent *[]string }
+
+func (o outside) Deliver(_ context.Context, d *deliver.Delivery) []deliver.Result {
+	for _, b := range d.Body {
+		*o.sent = append(*o.sent, string(b))
+	}
+	return deliver.All(d, deliver.Result{Outcome: deliver.Relayed, Status: mail.StatusOK})
+}
+
+// leave lets the answers in the queue go.
+func (r *twin) leave() {
+	r.t.Helper()
+	err := r.queue.Scan(r.t.Context(), func(it *queue.Item) error {
+		if !it.Envelope.ReversePath.IsNull() {
+			return nil
+		}
+		if res := r.attempt(it, r.out); !res.Outcome.Done() {
+			return fmt.Errorf("answer %s: %+v", it.ID(), res)
+		}
+		return r.queue.Remove(it)
+	})
+	if err != nil {
+		r.t.Error(err)
+	}
+}
+
+// attempt delivers a message with one recipient from the queue.
+func (r *twin) attempt(it *queue.Item, agent deliver.Agent) deliver.Result {
+	body, err := r.queue.Body(it, nil)
+	if err != nil {
+		return deliver.Defer(mail.StatusNotServing, "queue", err)
+	}
+	return agent.Deliver(r.t.Context(), &deliver.Delivery{
+		Envelope: &it.Envelope, Recipients: []mail.Recipient{it.Recipients[0].Recipient}, Body: [][]byte{body},
+	})[0]
 }
 
 // send is one message from ann to bob by this relay.
@@ -118,7 +193,7 @@ func (r *twin) queued() (answers []string, rest []*queue.Item) {
 // servePair serves a real mail store of one node by LMTP.
 func servePair(t *testing.T) (*route.Table, *mailbox.Service, *mailboxtest.Log) {
 	t.Helper()
-	boxes, log := mailboxtest.NewWithLog(t)
+	boxes, log := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Compact = func() bool { return true } })
 	srv, err := lmtpd.New(lmtpd.Config{Mailboxes: boxes, Hostname: "pair1-a", PrivateFor: func(*smtp.ConnInfo) bool { return true }})
 	if err != nil {
 		t.Fatal(err)
@@ -151,8 +226,8 @@ func TestAutoreplyOverTwoRelays(t *testing.T) {
 	relays := []*twin{newTwin(t, "relay1", routes, x), newTwin(t, "relay2", routes, x)}
 	total := func() (n int) {
 		for _, r := range relays {
-			answers, _ := r.queued()
-			n += len(answers)
+			r.leave()
+			n += len(*r.sent)
 		}
 		return n
 	}
@@ -183,9 +258,19 @@ func TestAutoreplyOverTwoRelays(t *testing.T) {
 			t.Errorf("%s: %d answers, want %d", tt.name, got, tt.want)
 		}
 	}
-	answers, rest := relays[0].queued()
-	if len(rest) != 0 || !strings.Contains(answers[0], "\r\nAuto-Submitted: auto-replied\r\n") {
-		t.Errorf("%d messages left over; %q", len(rest), answers[0])
+	// Two messages before an answer has left: either relay has one, one leaves.
+	x.reply.Mode, x.reply.Text = mail.AutoreplyReply, "Away for ever.\n"
+	for _, r := range relays {
+		r.send(toBob)
+		sent++
+	}
+	for _, r := range relays {
+		if answers, rest := r.queued(); len(answers) != 1 || len(rest) != 0 {
+			t.Errorf("%d answers queued, %d messages left over", len(answers), len(rest))
+		}
+	}
+	if got := total(); got != 6 || !strings.Contains((*relays[0].sent)[0], "\r\nAuto-Submitted: auto-replied\r\n") {
+		t.Errorf("%d answers, want 6", got)
 	}
 	acc, err := boxes.Account(t.Context(), "bob@example.test")
 	if err != nil {
@@ -212,11 +297,11 @@ func TestAutoreplyWhenAway(t *testing.T) {
 		t.Fatalf("%d answers, %d queued", len(answers), len(rest))
 	}
 	log.SetAway(nil)
+	other := newTwin(t, "relay2", routes, x) // adopts the message and delivers it again
 	body, err := r.queue.Body(rest[0], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := newTwin(t, "relay2", routes, x) // adopts the message and delivers it again
 	for _, relay := range []*twin{r, r, other} {
 		d := &deliver.Delivery{Envelope: &rest[0].Envelope, Recipients: []mail.Recipient{rest[0].Recipients[0].Recipient}, Body: [][]byte{body}}
 		if res := relay.agent.Deliver(t.Context(), d); res[0].Outcome != deliver.Delivered || !res[0].Answer {
@@ -247,88 +332,20 @@ func TestAutoreplyOnly(t *testing.T) {
 	for i, header := range []string{toBob, toBob, "Precedence: bulk\r\n" + toBob} {
 		relays[i%2].send(header)
 	}
-	one, rest := relays[0].queued()
-	two, others := relays[1].queued()
-	if len(one) != 1 || len(two) != 0 || len(rest)+len(others) != 0 {
-		t.Errorf("%d and %d answers, %d messages left over", len(one), len(two), len(rest)+len(others))
+	for _, r := range relays {
+		r.leave()
+		if answers, rest := r.queued(); len(answers)+len(rest) != 0 {
+			t.Errorf("%d messages left over", len(answers)+len(rest))
+		}
+	}
+	if one, two := len(*relays[0].sent), len(*relays[1].sent); one != 1 || two != 0 {
+		t.Errorf("%d and %d answers", one, two)
 	}
 	acc, err := boxes.Account(t.Context(), "bob@example.test")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if info, err := acc.Status(t.Context(), "INBOX"); err != nil || info.Messages != 0 {
-		t.Errorf("INBOX has %d messages: %v", info.Messages, err)
-	}
-}
-
-// TestAutoreplyOnceAfterKill: a relay is killed when the answer has left for a
-// sender outside and the queue still has the message that caused it. Neither
-// that relay, when it starts again, nor another one that takes its queue over
-// sends a second answer; what was killed before the answer was queued has it
-// afterwards.
-func TestAutoreplyOnceAfterKill(t *testing.T) {
-	routes, boxes, log := servePair(t)
-	bob := mail.Address{Local: "bob", Domain: "example.test"}
-	x := &answering{&mail.Autoreply{Mode: mail.AutoreplyReply, From: bob, Me: []mail.Address{bob}, Text: "Away.\n", Timeout: time.Hour}}
-	dir := filepath.Join(t.TempDir(), "queue")
-	killed := func() string { // what SIGKILL leaves of the queue
-		to := filepath.Join(t.TempDir(), "queue")
-		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
-			t.Fatal(err)
-		}
-		return to
-	}
-	first := newTwinAt(t, dir, "relay1", routes, x)
-	log.SetAway(&mailbox.ErrNotServing{})
-	first.send(toBob)
-	log.SetAway(nil)
-	again := func(r *twin) (answers int) {
-		t.Helper()
-		_, rest := r.queued()
-		if len(rest) != 1 {
-			t.Fatalf("%d messages to deliver", len(rest))
-		}
-		body, err := r.queue.Body(rest[0], nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d := &deliver.Delivery{Envelope: &rest[0].Envelope, Recipients: []mail.Recipient{rest[0].Recipients[0].Recipient}, Body: [][]byte{body}}
-		if res := r.agent.Deliver(t.Context(), d); res[0].Outcome != deliver.Delivered || !res[0].Answer {
-			t.Errorf("%+v", res)
-		}
-		made, _ := r.queued()
-		return len(made)
-	}
-	early := killed() // before the pair was asked, as far as this queue knows
-	if n := again(first); n != 1 {
-		t.Fatalf("%d answers", n)
-	}
-	err := first.queue.Scan(t.Context(), func(it *queue.Item) error {
-		if it.Envelope.ReversePath.IsNull() {
-			return first.queue.Remove(it) // it has left
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, tt := range map[string]struct {
-		relay, dir string
-		want       int
-	}{
-		"started again":             {"relay1", killed(), 0},
-		"taken over":                {"relay2", killed(), 0},
-		"killed before it answered": {"relay1", early, 1},
-	} {
-		if n := again(newTwinAt(t, tt.dir, tt.relay, routes, x)); n != tt.want {
-			t.Errorf("%s: %d answers, want %d", name, n, tt.want)
-		}
-	}
-	acc, err := boxes.Account(t.Context(), "bob@example.test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := acc.Status(t.Context(), "INBOX"); err != nil || info.Messages != 1 {
 		t.Errorf("INBOX has %d messages: %v", info.Messages, err)
 	}
 }

@@ -185,10 +185,10 @@ func (r *relay) openJobs() error {
 	}
 	agents := map[mail.Channel]deliver.Agent{
 		mail.ChannelLMTP:      r.pairs,
-		mail.ChannelReprocess: again,
+		mail.ChannelReprocess: r.answers.Gate(again),
 	}
 	if r.outside != nil {
-		agents[mail.ChannelSMTP] = r.outside
+		agents[mail.ChannelSMTP] = r.answers.Gate(r.outside)
 	}
 	schedule := r.c.Retry.Schedule
 	r.jobs, err = jobctl.New(jobctl.Config{

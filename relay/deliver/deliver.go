@@ -82,11 +82,14 @@ type Result struct {
 	Relay  string // the peer: name, and address where it has one
 	Err    error  // for the log
 	// Answer says that the pair wants this delivery answered by the recipient's
-	// Autoreply: nobody else was told so, and a repeated key is told the same.
+	// Autoreply: an answer that is claimed before it is sent.
 	Answer bool
 	// Created says when the mailbox was made, in Unix seconds, when it is new and
 	// the first message for it, the recipient's Welcome, has not come; else 0.
 	Created int64
+	// NotAsked says that the outcome was found without the next hop, of which it
+	// tells nothing.
+	NotAsked bool
 }
 
 // Agent delivers messages of one channel. Deliver may be called by any number

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -249,6 +250,9 @@ func anyAnswer(results []deliver.Result) bool {
 // judge notes whether the destination answers.
 func (c *Controller) judge(d *destination, results []deliver.Result) {
 	done, answered := false, false
+	if !slices.ContainsFunc(results, func(r deliver.Result) bool { return !r.NotAsked }) {
+		return
+	}
 	for i := range results {
 		done = done || results[i].Outcome.Done()
 		answered = answered || results[i].Code != 0 && !results[i].Busy || results[i].Outcome.Done()

@@ -77,6 +77,8 @@ func FuzzReadAutoreply(f *testing.F) {
 	f.Add("+reply \"echo\"\n+replyonly\n+replyfrom \"a@b.example\"\n+replyme \"a@b.example\"\n+replysubject \"s\"\n+replytext \"t\\n\"\n+replytimeout 5")
 	f.Add("+reply \"\"\n+reply \"x\"")
 	f.Add("+replytext \"lonely\"")
+	f.Add("claim 00112233445566778899aabbccddeeff\nclaimpair \"p\"\nclaimmailbox \"m\"\nclaimtime 5")
+	f.Add("claimpair \"lonely\"")
 	f.Fuzz(func(t *testing.T, lines string) {
 		b := fmt.Appendf(nil, "postern-queue 2 1\nid \"x\"\nrcpt \"a@b.example\"\n%s\n", lines)
 		it, err := readItem(fmt.Appendf(b, "end %08x\n", checksum(b)))
@@ -149,5 +151,35 @@ func TestAutoreplyCrash(t *testing.T) {
 	}
 	if found < 10 {
 		t.Errorf("found in %d states: the test tests nothing", found)
+	}
+}
+
+// TestClaimFormat: an autoreply keeps where it is claimed, and who skips that
+// reads the rest.
+func TestClaimFormat(t *testing.T) {
+	it := newItem("0123456789abcdefghijklmnop", 1)
+	it.Envelope.Claim = &mail.AutoreplyClaim{Pair: "pair \"1\"", Mailbox: "bob@example.org", Hash: [16]byte{1, 15: 2}, Period: time.Hour}
+	for level := 1; level <= Level; level++ {
+		text := appendItem(nil, it, level)
+		if got, err := readItem(text); err != nil || !reflect.DeepEqual(got.Envelope, it.Envelope) {
+			t.Errorf("level %d: %v\n%+v", level, err, got)
+		}
+	}
+	lines := string(appendItem(nil, it, 1))
+	for name, tt := range map[string]struct {
+		old, now string
+		bad      bool
+	}{
+		"a key that is not known": {"claim", "unheard", false},
+		"no hash":                 {"claim 01", "claim ", true},
+		"a part before its head":  {"claim 01", "unheard 01", true},
+		"a time that is none":     {"claimtime 3", "claimtime x", true},
+	} {
+		bad := strings.Replace(lines, tt.old, tt.now, map[bool]int{true: 1, false: -1}[tt.bad])
+		b := []byte(bad[:strings.LastIndex(bad, "end ")])
+		got, err := readItem(fmt.Appendf(b, "end %08x\n", checksum(b)))
+		if tt.bad != errors.Is(err, ErrDamaged) || !tt.bad && got.Envelope.Claim != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -26,11 +26,6 @@ What it keeps true:
     about the disk any more, every later change is refused with ErrFailed and
     Config.Fatal is called.
 
-A message with Once leaves its id behind when it is removed, as ID.done, and
-Submit takes no other of that id. So what is made again after a crash, from a
-message that is still in the queue, is not sent again although it has left. The
-memory lies beside the messages: who moves a queue to another host moves it too.
-
 Room is reserved before work that may need it (Reserve), so that a transaction
 that has told a pair can still queue the rest. ErrFull says that there is none.
 

@@ -28,7 +28,8 @@ import (
 // version. Keys are never given another meaning.
 //
 // Version 2 adds +reply and the keys that begin with it, how the recipient's
-// mail is answered. Version 1 delivers without them, and answers nothing.
+// mail is answered. Version 1 delivers without them, and answers nothing. It also
+// adds claim and its kin, on autoreplies: who skips them sends without asking.
 //
 // Some keys came later and need no version of their own. Who skips +store makes
 // the mailbox in the pair's default partition; who skips +reports reports by the
@@ -138,7 +139,7 @@ func appendItem(b []byte, it *Item, level int) []byte {
 	e.num("notices", int64(it.Notices))
 	e.num("crashes", int64(it.Crashes))
 	e.flag("report", it.Report)
-	e.flag("once", it.Once)
+	e.claim(env.Claim)
 	texts := e.welcomes(it.Recipients)
 	for i := range it.Recipients {
 		e.recipient(&it.Recipients[i])
@@ -466,8 +467,10 @@ func (it *Item) read(l *line) {
 		it.Crashes = l.small(1 << 30)
 	case "report":
 		it.Report = l.flag()
-	case "once":
-		it.Once = l.flag()
+	case "claim":
+		env.Claim = &mail.AutoreplyClaim{Hash: l.hash()}
+	case "claimpair", "claimmailbox", "claimtime":
+		l.claim(env.Claim)
 	}
 }
 

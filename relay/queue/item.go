@@ -86,9 +86,6 @@ type Item struct {
 	Crashes int // times the process died while this message was being worked on
 	// Report is set on delivery status notifications: they never cause another.
 	Report bool
-	// Once is set on mail that must not be made again after it has left the
-	// queue: its id is remembered, see Queue.Remove.
-	Once bool
 }
 
 // ID is the queue id.

@@ -43,12 +43,6 @@ type Config struct {
 	Free        func() (int64, error)
 	FreeEvery   time.Duration
 
-	// Remember is how long the ids of messages with Once are known after they
-	// have left (default 8 days), longer than any message is kept. Of more than
-	// MaxRemembered the oldest are forgotten (default 100,000).
-	Remember      time.Duration
-	MaxRemembered int
-
 	// Fatal is called once, with the reason, when a sync has failed. The
 	// process should end: what is on the disk is found at the next start.
 	Fatal func(error)
@@ -72,8 +66,6 @@ type Queue struct {
 
 	raising sync.Mutex // held by Raise
 
-	memory memory
-
 	mu       sync.Mutex // guards the fields below
 	onSubmit func(*Item)
 	early    map[string]bool // submitted before the first whole Scan; nil after it
@@ -96,12 +88,6 @@ func Open(cfg Config) (*Queue, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Remember <= 0 {
-		cfg.Remember = 8 * 24 * time.Hour
-	}
-	if cfg.MaxRemembered <= 0 {
-		cfg.MaxRemembered = 100_000
 	}
 	q := &Queue{cfg: cfg, early: map[string]bool{}}
 	if err := fsx.MkdirAllSync(cfg.FS, cfg.Dir, 0o700); err != nil {
@@ -161,8 +147,6 @@ func (q *Queue) clean(dir string, names []string) error {
 		case ext == ".env":
 			ours = id
 			q.room.messages++
-		case ext == doneExt:
-			q.memory.add(id, q.cfg.Now())
 		case ext == ".bad":
 			ours = id
 			q.damaged.Add(1)
@@ -222,7 +206,7 @@ func ValidID(id string) bool { return new(Queue).dir(id) != nil }
 // Submit makes a message ours: when it returns nil, the message and its
 // envelope are durable, names included. The octets of body are those of the
 // message, in order; Size, Sum and Hash of it are set here. ErrExists: the queue holds
-// this id already, or remembers it; ErrFull: no room; after any error the message is not ours.
+// this id already; ErrFull: no room; after any error the message is not ours.
 //
 // Room comes from r if that holds any, else it is found now.
 func (q *Queue) Submit(ctx context.Context, r *Reservation, it *Item, body ...[]byte) error {
@@ -283,9 +267,6 @@ func (q *Queue) encode(it *Item) ([]byte, error) {
 
 // write puts both files in place, the envelope last.
 func (q *Queue) write(d *dirSync, id string, env []byte, body [][]byte) error {
-	if q.memory.has(id) {
-		return ErrExists
-	}
 	msg := filepath.Join(d.name, id+".msg")
 	f, err := fsx.Create(q.cfg.FS, msg)
 	if errors.Is(err, fs.ErrExist) {
@@ -394,7 +375,7 @@ func (q *Queue) Update(it *Item, durable bool) error {
 
 // Remove ends a message: all its deliveries are done. It returns when the name
 // of the envelope is gone; the rest follows in the background (see the package
-// doc), within moments. The id of a message with Once is remembered from then on.
+// doc), within moments.
 func (q *Queue) Remove(it *Item) error {
 	d := q.dir(it.ID())
 	if d == nil {
@@ -403,7 +384,7 @@ func (q *Queue) Remove(it *Item) error {
 	if err := q.broken(); err != nil {
 		return err
 	}
-	if err := q.takeAway(d, it); err != nil {
+	if err := q.cfg.FS.Remove(filepath.Join(d.name, it.ID()+".env")); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return ErrNotFound
 		}

@@ -16,17 +16,16 @@ type Injection struct {
 	Envelope   mail.Envelope
 	Recipients []mail.Recipient
 	Report     bool // a delivery status notification
-	Once       bool // not to be made again after it has left the queue
 	// Final says that Recipients are what expansion left: nobody is looked up.
 	Final bool
 }
 
 // Inject queues mail of this relay's own by a transaction like any other. The
 // error is temporary unless every recipient was refused for good; refusals of
-// some of several are logged. Mail that the queue holds already under this id,
-// or remembers, is queued once.
+// some of several are logged. Mail that the queue holds already under this id
+// is queued once.
 func (a *Acceptor) Inject(ctx context.Context, in Injection, body []byte) error {
-	t, err := a.Begin(ctx, in.Envelope, Source{Internal: true, Report: in.Report, Once: in.Once})
+	t, err := a.Begin(ctx, in.Envelope, Source{Internal: true, Report: in.Report})
 	if err != nil {
 		return err
 	}

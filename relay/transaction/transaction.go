@@ -29,8 +29,6 @@ type Source struct {
 	Internal bool
 	// Report marks a delivery status notification.
 	Report bool
-	// Once marks mail that is not to be made again after it has left the queue.
-	Once bool
 }
 
 // name is the source for logs.

@@ -40,25 +40,56 @@ const MaxAutoreplyPeriod = 400 * 24 * time.Hour
 // AutoreplyQuery is what a pair is asked together with a delivery: has this
 // sender had this answer within the period? The pair notes the answer with the
 // delivery, so that every relay asks the same memory.
+//
+// With Later the answer stays due until somebody claims it: the same question
+// asked again, about this message or another, is told so again. Who sends the
+// answer asks with By first: the first to do so has it for the period.
 type AutoreplyQuery struct {
 	Hash   [16]byte // of sender, subject and text
 	Period time.Duration
 	Only   bool // answer the question, store no message
+
+	Later bool        // who asks will claim the answer
+	By    DeliveryKey // claims the answer, with Only; zero: no claim
 }
 
-// Query is the question about mail from sender. Echo answers every message.
-func (a *Autoreply) Query(sender Address) AutoreplyQuery {
+// everyMessage is how long it is remembered that a message was answered which
+// is answered whatever came before: longer than a relay keeps it.
+const everyMessage = 8 * 24 * time.Hour
+
+// Query is the question about the message of env. Echo, and a Timeout of 0,
+// answer every message.
+func (a *Autoreply) Query(env *Envelope) AutoreplyQuery {
 	h := sha256.New()
-	for _, s := range [...]string{stableSender(sender), a.Subject, a.Text} {
-		fmt.Fprintf(h, "%d:%s", len(s), s)
+	add := func(parts ...string) {
+		for _, s := range parts {
+			fmt.Fprintf(h, "%d:%s", len(s), s)
+		}
 	}
-	q := AutoreplyQuery{Only: a.Only}
+	add(stableSender(env.ReversePath), a.Subject, a.Text)
+	q := AutoreplyQuery{Only: a.Only, Period: min(a.Timeout, MaxAutoreplyPeriod)}
+	q.Period = (q.Period + time.Second - 1).Truncate(time.Second)
+	if a.Mode == AutoreplyEcho || q.Period <= 0 {
+		add(env.Origin, env.RootID)
+		q.Period = everyMessage
+	}
 	copy(q.Hash[:], h.Sum(nil))
-	if a.Mode != AutoreplyEcho {
-		q.Period = min(max(a.Timeout, 0), MaxAutoreplyPeriod)
-		q.Period = (q.Period + time.Second - 1).Truncate(time.Second)
-	}
 	return q
+}
+
+// AutoreplyClaim is what an answer carries: where it is claimed before it is
+// sent.
+type AutoreplyClaim struct {
+	Pair    string
+	Mailbox string // uid@canonical.domain of the person who answers
+	Hash    [16]byte
+	Period  time.Duration
+}
+
+// Query is the claim for the answer in env, which has the same RootID whichever
+// message caused it.
+func (c *AutoreplyClaim) Query(env *Envelope) AutoreplyQuery {
+	return AutoreplyQuery{Hash: c.Hash, Period: c.Period, Only: true, By: NewDeliveryKey(env.Origin, env.RootID, "claim "+c.Mailbox)}
 }
 
 // stableSender is the sender in the form that is remembered, without what
@@ -86,6 +117,35 @@ func (q AutoreplyQuery) String() string {
 		s += ",only"
 	}
 	return s
+}
+
+// claimLater is the value of XCLAIM with a question.
+const claimLater = "later"
+
+// ClaimString prints what q says of claims as the value of XCLAIM: "later", or
+// the claimant in hexadecimal; "" without any.
+func (q AutoreplyQuery) ClaimString() string {
+	switch {
+	case q.By != DeliveryKey{}:
+		return q.By.String()
+	case q.Later:
+		return claimLater
+	}
+	return ""
+}
+
+// ReadClaim adds to q, which String printed, what ClaimString printed.
+func (q *AutoreplyQuery) ReadClaim(s string) error {
+	if s == claimLater {
+		q.Later = true
+		return nil
+	}
+	by, err := ParseDeliveryKey(s)
+	if err != nil || by == (DeliveryKey{}) || by.String() != s || !q.Only || q.Period == 0 {
+		return errors.New("neither \"later\" nor a claim of an answer")
+	}
+	q.By = by
+	return nil
 }
 
 var errAutoreplyQuery = errors.New("not a hash, seconds and perhaps \"only\"")

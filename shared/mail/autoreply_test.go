@@ -6,10 +6,13 @@ import (
 	"time"
 )
 
+// from is a message of a sender.
+func from(a Address) *Envelope { return &Envelope{ReversePath: a, Origin: "relay1", RootID: "root"} }
+
 func TestAutoreplyQuery(t *testing.T) {
 	ann := Address{Local: "ann", Domain: "example.net"}
 	base := Autoreply{Mode: AutoreplyReply, Subject: "Away", Text: "Back soon.\n", Timeout: time.Hour}
-	first := base.Query(ann)
+	first := base.Query(from(ann))
 	if first.Period != time.Hour || first.Only {
 		t.Errorf("%+v", first)
 	}
@@ -29,28 +32,33 @@ func TestAutoreplyQuery(t *testing.T) {
 		"empty BATV":          {func(_ *Autoreply, f *Address) { f.Local = "prvs=1234=" }, false},
 		"an ordinary address": {func(_ *Autoreply, f *Address) { f.Local = "srs0=a=b" }, false},
 	} {
-		a, from := base, ann
-		tt.change(&a, &from)
-		if got := a.Query(from).Hash == first.Hash; got != tt.same {
+		a, sender := base, ann
+		tt.change(&a, &sender)
+		if got := a.Query(from(sender)).Hash == first.Hash; got != tt.same {
 			t.Errorf("%s: same %v, want %v", name, got, tt.same)
 		}
 	}
-	day1 := base.Query(Address{"SRS0=a1b2=XY=example.org=eva", "forward.example"})
-	day2 := base.Query(Address{"SRS0=c3d4=XZ=example.org=eva", "forward.example"})
-	if other := base.Query(Address{"SRS0=c3d4=XZ=example.org=max", "forward.example"}); day1.Hash != day2.Hash || other.Hash == day2.Hash {
+	day1 := base.Query(from(Address{"SRS0=a1b2=XY=example.org=eva", "forward.example"}))
+	day2 := base.Query(from(Address{"SRS0=c3d4=XZ=example.org=eva", "forward.example"}))
+	if other := base.Query(from(Address{"SRS0=c3d4=XZ=example.org=max", "forward.example"})); day1.Hash != day2.Hash || other.Hash == day2.Hash {
 		t.Error("SRS")
 	}
 	echo := base
 	echo.Mode, echo.Only = AutoreplyEcho, true
-	if q := echo.Query(ann); q.Period != 0 || !q.Only {
+	if q := echo.Query(from(ann)); q.Period != everyMessage || !q.Only || q.Hash == first.Hash {
 		t.Errorf("echo: %+v", q)
 	}
+	other := from(ann)
+	other.RootID = "another"
+	if echo.Query(other).Hash == echo.Query(from(ann)).Hash || base.Query(other).Hash != first.Hash {
+		t.Error("an echo is of one message, a reply of any")
+	}
 	for timeout, want := range map[time.Duration]time.Duration{
-		-1: 0, 1: time.Second, time.Second + 1: 2 * time.Second, 1 << 62: MaxAutoreplyPeriod,
+		-1: everyMessage, 0: everyMessage, 1: time.Second, time.Second + 1: 2 * time.Second, 1 << 62: MaxAutoreplyPeriod,
 	} {
 		a := base
 		a.Timeout = timeout
-		q := a.Query(ann)
+		q := a.Query(from(ann))
 		if back, err := ParseAutoreplyQuery(q.String()); q.Period != want || err != nil || back != q {
 			t.Errorf("%v: %+v, read as %+v, %v", timeout, q, back, err)
 		}
@@ -69,6 +77,47 @@ func FuzzParseAutoreplyQuery(f *testing.F) {
 		}
 		if err != nil && q != (AutoreplyQuery{}) {
 			t.Errorf("%q: %+v with %v", s, q, err)
+		}
+	})
+}
+
+// TestClaim: the claim of an answer is the answer's own, and belongs to the
+// question.
+func TestClaim(t *testing.T) {
+	q := (&Autoreply{Mode: AutoreplyReply, Text: "x", Timeout: time.Hour}).Query(from(Address{Local: "ann", Domain: "example.net"}))
+	c := AutoreplyClaim{Pair: "pair1", Mailbox: "bob@example.org", Hash: q.Hash, Period: q.Period}
+	env := &Envelope{Origin: "relay1", RootID: "answer", QueueID: "answer"}
+	first := c.Query(env)
+	if first.Hash != q.Hash || first.Period != q.Period || !first.Only || first.By == (DeliveryKey{}) {
+		t.Errorf("%+v", first)
+	}
+	env.QueueID = "reprocessed"
+	if c.Query(env) != first {
+		t.Error("another claim for the same answer")
+	}
+	env.RootID = "other"
+	if c.Query(env).By == first.By {
+		t.Error("one claim for two answers")
+	}
+	for _, want := range []AutoreplyQuery{first, {Later: true}, {Only: true, Later: true, Period: 1}} {
+		got := want
+		got.Later, got.By = false, DeliveryKey{}
+		if err := got.ReadClaim(want.ClaimString()); err != nil || got != want {
+			t.Errorf("%+v read as %+v, %v", want, got, err)
+		}
+	}
+}
+
+func FuzzReadClaim(f *testing.F) {
+	for _, s := range []string{"", "later", "Later", strings.Repeat("0a", 16), strings.Repeat("0A", 16), strings.Repeat("00", 16), "0a"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, base := range []AutoreplyQuery{{}, {Only: true, Period: time.Second}} {
+			q := base
+			if err := q.ReadClaim(s); err != nil && q != base || err == nil && (q.ClaimString() != s || q.By != (DeliveryKey{}) && !q.Only) {
+				t.Errorf("%q read as %+v: %v", s, q, err)
+			}
 		}
 	})
 }

@@ -186,4 +186,6 @@ type Envelope struct {
 	RootID  string // queue id of the message it descends from
 	Origin  string // relay that gave RootID
 	Arrival time.Time
+
+	Claim *AutoreplyClaim // of an autoreply: asked before each attempt; nil: nothing to ask
 }

@@ -21,6 +21,8 @@ import (
 type Pairs interface {
 	deliver.Agent
 	Probe(ctx context.Context, pair string) error
+	// Claim asks for the answer in env before it is sent, see lmtp.Agent.
+	Claim(ctx context.Context, env *mail.Envelope, c *mail.AutoreplyClaim) deliver.Result
 }
 
 // Door takes the answers. transaction.Acceptor is one.
@@ -50,10 +52,9 @@ type Agent struct {
 	cfg   Config
 	door  Door
 	limit limit
-	done  recent // ids of answers that were queued
 }
 
-var _ Pairs = (*Agent)(nil)
+var _ deliver.Agent = (*Agent)(nil)
 
 // New checks cfg and returns an Agent, which answers nothing before Use.
 func New(cfg Config) (*Agent, error) {
@@ -88,6 +89,9 @@ func (a *Agent) Probe(ctx context.Context, pair string) error { return a.cfg.Pai
 // Deliver delivers d to its pair and answers for those of its recipients whose
 // pair says so.
 func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Result {
+	if settled := a.claim(ctx, d); settled != nil {
+		return settled
+	}
 	if !slices.ContainsFunc(d.Recipients, func(r mail.Recipient) bool { return r.Autoreply != nil }) {
 		return a.cfg.Pairs.Deliver(ctx, d)
 	}
@@ -170,18 +174,19 @@ const injectTime = 10 * time.Second
 // answer queues the answer to d for r.
 func (a *Agent) answer(ctx context.Context, d *deliver.Delivery, r *mail.Recipient, header []byte) {
 	id := answerID(d.Envelope, r)
-	if a.door == nil || a.done.has(id) {
+	if a.door == nil {
 		return
 	}
+	q := r.Autoreply.Query(d.Envelope)
 	m := a.compose(id, d, r, header)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), injectTime)
 	defer cancel()
 	err := a.door.Inject(ctx, transaction.Injection{
 		Envelope: mail.Envelope{
 			QueueID: id, RootID: id, Origin: d.Envelope.Origin, Arrival: a.cfg.Now(), Body: m.body, SMTPUTF8: m.utf8,
+			Claim: &mail.AutoreplyClaim{Pair: r.NextHop, Mailbox: mailboxOf(r), Hash: q.Hash, Period: q.Period},
 		},
 		Recipients: []mail.Recipient{{Address: d.Envelope.ReversePath, Notify: mail.NotifyNever}},
-		Once:       true,
 	}, m.bytes)
 	e := maillog.Event{
 		QueueID: d.Envelope.QueueID, TraceID: d.Envelope.RootID, ReversePath: d.Envelope.ReversePath,
@@ -190,21 +195,22 @@ func (a *Agent) answer(ctx context.Context, d *deliver.Delivery, r *mail.Recipie
 	if err != nil {
 		e.Reply = "autoreply not queued: " + mail.AsError("autoreply", err).Reply
 		a.cfg.Log.Warn("autoreply not queued", "queue_id", d.Envelope.QueueID, "recipient", r.Address.String(), "error", err)
-	} else {
-		a.done.add(id)
 	}
 	a.cfg.Mail.Notified(e)
 }
 
 // answerID is the queue id of the answer to a message by one of its recipients.
 func answerID(env *mail.Envelope, r *mail.Recipient) string {
-	mailbox := strings.ToLower(r.Mailbox)
-	if mailbox == "" {
-		mailbox = r.Address.Key()
-	}
 	h := sha256.New()
-	for _, s := range [...]string{"autoreply", env.Origin, env.RootID, mailbox} {
+	for _, s := range [...]string{"autoreply", env.Origin, env.RootID, mailboxOf(r)} {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(nil)[:16]))
+}
+
+func mailboxOf(r *mail.Recipient) string {
+	if r.Mailbox == "" {
+		return r.Address.Key()
+	}
+	return strings.ToLower(r.Mailbox)
 }

@@ -46,6 +46,13 @@ type pairs struct {
 	got     []deliver.Delivery
 	outcome deliver.Outcome
 	answer  bool
+	claimed []string       // root ids of answers
+	claim   deliver.Result // of each claim
+}
+
+func (p *pairs) Claim(_ context.Context, env *mail.Envelope, _ *mail.AutoreplyClaim) deliver.Result {
+	p.claimed = append(p.claimed, env.RootID)
+	return p.claim
 }
 
 func (p *pairs) Probe(context.Context, string) error { return nil }
@@ -232,10 +239,18 @@ func TestOnly(t *testing.T) {
 	}
 }
 
+// sent counts what leaves by a channel.
+type sent struct{ ids []string }
+
+func (s *sent) Deliver(_ context.Context, d *deliver.Delivery) []deliver.Result {
+	s.ids = append(s.ids, d.Envelope.QueueID)
+	return deliver.All(d, deliver.Result{Outcome: deliver.Relayed, Status: mail.StatusOK})
+}
+
 // TestTwoRelays: two relays, one memory. It is the fake pair of lmtptest; the
 // real one is tested with the programs.
 func TestTwoRelays(t *testing.T) {
-	s, err := lmtptest.Start(nil, lmtptest.Vacation)
+	s, err := lmtptest.Start(nil, lmtptest.Claims)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,6 +258,7 @@ func TestTwoRelays(t *testing.T) {
 	table := new(route.Table)
 	table.Update(route.Node{Name: "n0", Pair: "pair1", Alive: true, Serving: true, Addr: map[route.Service]string{route.LMTP: s.Addr}})
 	both := &door{}
+	out := &sent{}
 	var relays [2]*Agent
 	for i := range relays {
 		l, err := lmtp.New(lmtp.Config{Hello: "relay.example", Routes: table})
@@ -253,39 +269,92 @@ func TestTwoRelays(t *testing.T) {
 		relays[i], _ = newAgent(t, l)
 		relays[i].Use(both)
 	}
-	changed, echo := reply(), reply()
-	changed.Text = "Away for longer.\n"
+	leave := func(relay int, answers ...int) {
+		for _, n := range answers {
+			in := &both.in[n]
+			d := &deliver.Delivery{Envelope: &in.Envelope, Recipients: in.Recipients, Body: [][]byte{both.body[n]}}
+			for range 2 { // the second attempt is as good as the first
+				if res := relays[relay].Gate(out).Deliver(t.Context(), d); !res[0].Outcome.Done() {
+					t.Errorf("%+v", res)
+				}
+			}
+		}
+	}
+	changed, echo, later := reply(), reply(), reply()
+	changed.Text, later.Text = "Away for longer.\n", "Away for ever.\n"
 	echo.Mode = mail.AutoreplyEcho
 	for i, tt := range []struct {
 		relay int
 		root  string
 		a     *mail.Autoreply
-		want  int // answers so far
+		want  int // answers that have left so far
 	}{
 		{0, "q1", reply(), 1},
 		{1, "q2", reply(), 1},
 		{0, "q1", reply(), 1}, // the same delivery repeated
-		{1, "q1", reply(), 2}, // by the other relay: the queue or the sender's pair drops it by its id
-		{1, "q3", changed, 3}, // another text
-		{0, "q4", echo, 4},    // every message
-		{1, "q5", echo, 5},
+		{1, "q1", reply(), 1}, // by the other relay
+		{1, "q3", changed, 2}, // another text
+		{0, "q4", echo, 3},    // every message
+		{1, "q5", echo, 4},
+		{1, "q5", echo, 4},
 	} {
+		before := len(both.in)
 		if res := relays[tt.relay].Deliver(t.Context(), msg(tt.root, sample, tt.a)); res[0].Outcome != deliver.Delivered {
 			t.Fatalf("%d: %+v", i, res)
 		}
-		if len(both.in) != tt.want {
-			t.Errorf("%d: %d answers, want %d", i, len(both.in), tt.want)
+		for n := range both.in[before:] {
+			leave(tt.relay, before+n)
+		}
+		if len(out.ids) != 2*tt.want {
+			t.Errorf("%d: %d answers have left, want %d", i, len(out.ids)/2, tt.want)
 		}
 	}
-	if !bytes.Equal(both.body[0], both.body[1]) || both.in[0].Envelope.QueueID != both.in[1].Envelope.QueueID {
+	// Both have queued one before either has left: the first to leave is sent.
+	for relay, root := range []string{"q6", "q7", "q6"} {
+		relays[relay%2].Deliver(t.Context(), msg(root, sample, later))
+	}
+	n := len(both.in)
+	if both.in[n-1].Envelope.QueueID != both.in[n-3].Envelope.QueueID || !bytes.Equal(both.body[n-1], both.body[n-3]) {
 		t.Error("the repeated answer is another one")
 	}
-	ids := map[string]bool{}
-	for _, in := range both.in {
-		ids[in.Envelope.QueueID] = true
+	before := len(out.ids)
+	leave(1, n-2)
+	leave(0, n-3, n-1)
+	if got := out.ids[before:]; len(got) != 2 || got[0] != both.in[n-2].Envelope.QueueID {
+		t.Errorf("%q have left", got)
 	}
-	if len(ids) != 4 {
-		t.Errorf("%d ids of 4 answers", len(ids))
+}
+
+// TestGate: what is no answer is not asked about; while the pair does not
+// answer the answer waits, and nothing is known of its destination.
+func TestGate(t *testing.T) {
+	for name, tt := range map[string]struct {
+		claim    *mail.AutoreplyClaim
+		res      deliver.Result
+		asked    int
+		left     int
+		outcome  deliver.Outcome
+		notAsked bool
+	}{
+		"no answer":  {nil, deliver.Result{}, 0, 1, deliver.Relayed, false},
+		"granted":    {&mail.AutoreplyClaim{}, deliver.Result{Outcome: deliver.Delivered, Answer: true}, 1, 1, deliver.Relayed, false},
+		"refused":    {&mail.AutoreplyClaim{}, deliver.Result{Outcome: deliver.Delivered}, 1, 0, deliver.Delivered, true},
+		"pair away":  {&mail.AutoreplyClaim{}, deliver.Result{Outcome: deliver.Deferred, Answer: true}, 1, 0, deliver.Deferred, true},
+		"no reply":   {&mail.AutoreplyClaim{}, deliver.Result{Outcome: deliver.Unknown}, 1, 0, deliver.Deferred, true},
+		"no account": {&mail.AutoreplyClaim{}, deliver.Result{Outcome: deliver.Failed}, 1, 0, deliver.Deferred, true},
+	} {
+		p, out := &pairs{outcome: deliver.Relayed, claim: tt.res}, &sent{}
+		a, _ := newAgent(t, p)
+		for kind, agent := range map[string]deliver.Agent{"gate": a.Gate(out), "pairs": a} {
+			d := msg("root", sample, nil)
+			d.Envelope.Claim = tt.claim
+			res := agent.Deliver(t.Context(), d)[0]
+			left := len(out.ids) + len(p.got)
+			if res.Outcome != tt.outcome || res.NotAsked != tt.notAsked || left != tt.left || len(p.claimed) != tt.asked {
+				t.Errorf("%s, %s: %+v, %d left, %d claimed", name, kind, res, left, len(p.claimed))
+			}
+			p.got, p.claimed, out.ids = nil, nil, nil
+		}
 	}
 }
 
@@ -306,6 +375,9 @@ func TestInjection(t *testing.T) {
 	}
 	if len(in.Recipients) != 1 || in.Recipients[0].Address != ann || in.Recipients[0].Notify != mail.NotifyNever || in.Recipients[0].Autoreply != nil {
 		t.Errorf("%+v", in.Recipients)
+	}
+	if c := env.Claim; c == nil || c.Pair != "pair1" || c.Mailbox != "bob@example.test" || c.Hash != reply().Query(d.Envelope).Hash || c.Period != time.Hour {
+		t.Errorf("claim %+v", c)
 	}
 	// A door that is shut loses the answer and nothing else.
 	out.err = errors.New("full")
@@ -354,14 +426,4 @@ func TestBoundsPerHour(t *testing.T) {
 			t.Errorf("%d counted", len(a.limit.count))
 		}
 	})
-}
-
-func TestRecentIsBounded(t *testing.T) {
-	var r recent
-	for i := range 5 * maxRecent {
-		r.add(fmt.Sprint(i))
-	}
-	if len(r.now)+len(r.old) > 2*maxRecent || !r.has(fmt.Sprint(5*maxRecent-1)) || r.has("0") {
-		t.Errorf("%d and %d kept", len(r.now), len(r.old))
-	}
 }

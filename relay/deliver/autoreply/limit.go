@@ -61,28 +61,3 @@ func (l *limit) release(sender mail.Address, r *mail.Recipient) {
 		}
 	}
 }
-
-// maxRecent is how many ids are kept at least.
-const maxRecent = 10_000
-
-// recent remembers the last ids of answers, so that a delivery repeated by this
-// process is not answered again after its answer has left the queue.
-type recent struct {
-	mu       sync.Mutex // guards what follows
-	now, old map[string]bool
-}
-
-func (r *recent) has(id string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.now[id] || r.old[id]
-}
-
-func (r *recent) add(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.now == nil || len(r.now) >= maxRecent {
-		r.now, r.old = map[string]bool{}, r.now
-	}
-	r.now[id] = true
-}

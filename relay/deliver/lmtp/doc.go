@@ -27,7 +27,8 @@ A recipient with an Autoreply is sent with XVACATION, the question whether to
 answer, to peers that list it behind X-TT 1; the answer comes back as
 Result.Answer. Other peers get the message without the question, and nothing is
 answered; a recipient whose mail is only to be answered is then not sent to them
-at all, and counts as delivered.
+at all, and counts as delivered. To peers that list XCLAIM too, the question says
+that the answer will be claimed, which Claim does.
 
 A recipient with a Welcome is sent with XWELCOME=1 to peers that list it; a reply
 that ends in "welcome=N" says that the mailbox was made at that Unix time and has

@@ -24,11 +24,13 @@ type try struct {
 	rcpts   []mail.Recipient
 	results []deliver.Result
 
-	open    []int  // recipients, by index, that may still be asked about
-	keyed   bool   // the last peer understood keys
-	answers bool   // and remembers who was answered
-	stores  bool   // and is told the partition
-	greets  bool   // and says which mailboxes are new
+	open    []int // recipients, by index, that may still be asked about
+	keyed   bool  // the last peer understood keys
+	answers bool  // and remembers who was answered
+	stores  bool  // and is told the partition
+	greets  bool  // and says which mailboxes are new
+	claims  bool  // and lets answers be claimed
+	claim   *mail.AutoreplyQuery
 	leader  string // who the last peer said serves
 	foreign *Foreign
 	hops    int
@@ -191,7 +193,7 @@ func (t *try) settle(n *node, res *smtp.Result, err error) {
 		switch {
 		case reply != nil:
 			*r = deliver.FromReply(reply, n.name)
-			r.Answer = t.answers && t.rcpts[i].Autoreply != nil && answered(reply)
+			r.Answer = t.answers && (t.claim != nil || t.rcpts[i].Autoreply != nil) && answered(reply)
 			if t.greets && t.rcpts[i].Welcome != "" {
 				r.Created = created(reply)
 			}
@@ -332,7 +334,13 @@ func (s *scratch) transaction(t *try) *smtp.Transaction {
 				p[paramWelcome] = "1"
 			}
 			if r.Autoreply != nil && t.answers {
-				p[paramVacation] = r.Autoreply.Query(env.ReversePath).String()
+				q := r.Autoreply.Query(env)
+				q.Later = t.claims
+				askVacation(p, q)
+			}
+			if t.claim != nil {
+				delete(p, "XKEY")
+				askVacation(p, *t.claim)
 			}
 			a.Private = p
 		}

@@ -1,6 +1,7 @@
 package lmtp
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,9 +15,35 @@ import (
 // says that it knows it.
 const (
 	paramVacation = "XVACATION" // whether to answer
+	paramClaim    = "XCLAIM"    // that the answer will be claimed, or who claims it
 	paramStore    = "XPART"     // partition of the mailbox, should it be made
 	paramWelcome  = "XWELCOME"  // whether the mailbox is new and has no welcome yet
 )
+
+// Claim asks the pair of c for the answer in env, before it is sent. Answer of
+// the result says whether it is given: to the first that asks, as often as it
+// asks. A pair that knows no claims has given it when it was asked whether to
+// answer. A result that is not Delivered leaves the question open.
+func (a *Agent) Claim(ctx context.Context, env *mail.Envelope, c *mail.AutoreplyClaim) deliver.Result {
+	q := c.Query(env)
+	d := deliver.Delivery{
+		Envelope:   &mail.Envelope{RootID: env.RootID, QueueID: env.QueueID, Origin: env.Origin, Arrival: env.Arrival},
+		Recipients: []mail.Recipient{{Channel: mail.ChannelLMTP, NextHop: c.Pair, Mailbox: c.Mailbox}},
+		Body:       [][]byte{[]byte("\r\n")},
+	}
+	results := make([]deliver.Result, 1)
+	t := try{a: a, d: &d, rcpts: d.Recipients, results: results, claim: &q}
+	t.run(ctx)
+	return results[0]
+}
+
+// askVacation adds q to the parameters of a recipient.
+func askVacation(p map[string]string, q mail.AutoreplyQuery) {
+	p[paramVacation] = q.String()
+	if v := q.ClaimString(); v != "" {
+		p[paramClaim] = v
+	}
+}
 
 // greet notes what the peer understands.
 func (t *try) greet(c *smtp.Client) {
@@ -26,6 +53,7 @@ func (t *try) greet(c *smtp.Client) {
 	t.answers = ok && slices.Contains(words, paramVacation)
 	t.stores = ok && slices.Contains(words, paramStore)
 	t.greets = ok && slices.Contains(words, paramWelcome)
+	t.claims = t.answers && slices.Contains(words, paramClaim)
 }
 
 // answered reports whether a reply to XVACATION says to answer. The words are
@@ -54,6 +82,13 @@ func created(r *smtp.Reply) int64 {
 // stored, when n cannot be asked whether to answer: sent to it, the mail would
 // be stored.
 func (t *try) skipUnstored(n *node) {
+	if t.claim != nil {
+		if !t.claims {
+			t.results[0] = deliver.Result{Outcome: deliver.Delivered, Status: mail.StatusOK, Relay: n.name, Answer: true}
+			t.open = t.open[:0]
+		}
+		return
+	}
 	if t.answers || !slices.ContainsFunc(t.open, t.unstored) {
 		return
 	}

@@ -44,7 +44,7 @@ func TestVacation(t *testing.T) {
 		t.Fatalf("stored %+v", stored)
 	}
 	d := away()
-	q := d.Recipients[0].Autoreply.Query(d.Envelope.ReversePath)
+	q := d.Recipients[0].Autoreply.Query(d.Envelope)
 	if got := stored[0].Private[paramVacation]; got != q.String() || !strings.HasSuffix(got, ",3600") {
 		t.Errorf("asked %q", got)
 	}
@@ -193,6 +193,69 @@ func TestVacationRefused(t *testing.T) {
 		if got := answered(&r); got != want {
 			t.Errorf("%s: %v, want %v", text, got, want)
 		}
+	}
+}
+
+// TestClaims: with a pair that knows claims an answer stays due, to a repeated
+// delivery and to the next message, until it is claimed; the one that claimed it
+// claims it again. A pair that knows none gives the answer to any claim.
+func TestClaims(t *testing.T) {
+	s := sink(t, nil, lmtptest.Claims)
+	a := agent(t, Config{Routes: pair(s)})
+	const yes, no = "delivered true, delivered true, delivered false", "delivered false, delivered false, delivered false"
+	next := func(id string) *deliver.Delivery {
+		d := away()
+		for i := range d.Recipients {
+			d.Recipients[i].Key = mail.NewDeliveryKey("o", id, fmt.Sprint(i))
+		}
+		return d
+	}
+	for _, d := range []*deliver.Delivery{away(), away(), next("second")} {
+		if got := decisions(a.Deliver(t.Context(), d)); got != yes {
+			t.Errorf("before the claim: %s", got)
+		}
+	}
+	claim := func(a *Agent, pair, id string) bool {
+		t.Helper()
+		d := away()
+		for i := range 2 {
+			r := &d.Recipients[i]
+			q := r.Autoreply.Query(d.Envelope)
+			c := mail.AutoreplyClaim{Pair: pair, Mailbox: r.Mailbox, Hash: q.Hash, Period: q.Period}
+			res := a.Claim(t.Context(), &mail.Envelope{Origin: "o", RootID: id, QueueID: id}, &c)
+			if res.Outcome != deliver.Delivered {
+				t.Fatalf("%+v", res)
+			}
+			if i == 1 {
+				return res.Answer
+			}
+		}
+		return false
+	}
+	name := away().Recipients[0].NextHop
+	for i, tt := range []struct {
+		id   string
+		want bool
+	}{{"first", true}, {"first", true}, {"other", false}, {"first", true}} {
+		if got := claim(a, name, tt.id); got != tt.want {
+			t.Errorf("claim %d by %s: %v", i, tt.id, got)
+		}
+	}
+	for _, d := range []*deliver.Delivery{away(), next("third")} {
+		if got := decisions(a.Deliver(t.Context(), d)); got != no {
+			t.Errorf("after the claim: %s", got)
+		}
+	}
+	if n := len(s.Stored()); n != 6 {
+		t.Errorf("%d deliveries stored", n)
+	}
+	old := sink(t, nil, lmtptest.Vacation)
+	if b := agent(t, Config{Routes: pair(old)}); !claim(b, name, "any") {
+		t.Error("a pair without claims refuses one")
+	}
+	gone := agent(t, Config{Routes: pair(), Rounds: 1})
+	if res := gone.Claim(t.Context(), &mail.Envelope{}, &mail.AutoreplyClaim{Pair: name, Mailbox: "u0@example.org", Period: 1}); res.Outcome.Done() {
+		t.Errorf("nobody was asked: %+v", res)
 	}
 }
 

@@ -23,7 +23,7 @@ type Pairs interface {
 // Door takes the messages. transaction.Acceptor is one.
 type Door interface {
 	// Inject queues mail of our own. Mail that the queue holds already under
-	// this id, or remembers, is queued once.
+	// this id is queued once.
 	Inject(ctx context.Context, in transaction.Injection, body []byte) error
 }
 
@@ -95,7 +95,7 @@ func (a *Agent) welcome(ctx context.Context, d *deliver.Delivery, r *mail.Recipi
 		Recipients: []mail.Recipient{{
 			Address: to, Notify: mail.NotifyNever, Channel: mail.ChannelLMTP, NextHop: r.NextHop, Mailbox: r.Mailbox, Key: key, Quota: r.Quota,
 		}},
-		Once: true, Final: true,
+		Final: true,
 	}, compose(id, to, date, r.Welcome))
 	e := maillog.Event{QueueID: d.Envelope.QueueID, TraceID: d.Envelope.RootID, Recipient: to, NullSender: true, Reply: "welcome " + id}
 	if err != nil {

@@ -46,7 +46,7 @@ type Sink struct {
 	mu       sync.Mutex // guards the fields below
 	stored   []Delivery
 	byKey    map[string][32]byte
-	answered map[string]bool   // recipient and hash
+	answered map[string]string // by recipient and hash: "later", or who has it
 	decided  map[string]string // by key
 	repeats  int
 	conflict int
@@ -80,6 +80,13 @@ func Welcome(c *smtp.ServerConfig) {
 	c.PrivateRcpt = append(c.PrivateRcpt, "XWELCOME")
 }
 
+// Claims makes the Sink one whose answers are due until they are claimed.
+func Claims(c *smtp.ServerConfig) {
+	Vacation(c)
+	c.Private += " XCLAIM"
+	c.PrivateRcpt = append(c.PrivateRcpt, "XCLAIM")
+}
+
 // Start starts a Sink on loopback. wrap, which may be nil, is put around every
 // connection.
 func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {
@@ -87,7 +94,7 @@ func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{Addr: l.Addr().String(), l: l, byKey: map[string][32]byte{}, answered: map[string]bool{}, decided: map[string]string{}}
+	s := &Sink{Addr: l.Addr().String(), l: l, byKey: map[string][32]byte{}, answered: map[string]string{}, decided: map[string]string{}}
 	cfg := smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: "pair.example", Private: "X-TT 1",
 		PrivateMail: []string{"XTRACE", "XTIME"}, PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA"},
@@ -215,6 +222,9 @@ func (s *Sink) store(m *smtp.MailArgs, r *smtp.RcptArgs, body []byte) *smtp.Repl
 				return &smtp.Reply{Code: 554, Status: mail.StatusBadContent, Text: "delivery key seen with another body"}
 			}
 			if d := s.decided[key]; d != "" {
+				if q, err := query(r); err == nil && q.Later {
+					d = s.decide(r.To, q)
+				}
 				return &smtp.Reply{Code: 250, Status: mail.StatusDelivered, Text: "OK" + d}
 			}
 			return delivered
@@ -222,8 +232,8 @@ func (s *Sink) store(m *smtp.MailArgs, r *smtp.RcptArgs, body []byte) *smtp.Repl
 		s.byKey[key] = hash
 	}
 	decision := ""
-	if v := r.Private["XVACATION"]; v != "" {
-		q, err := mail.ParseAutoreplyQuery(v)
+	if r.Private["XVACATION"] != "" {
+		q, err := query(r)
 		if err != nil {
 			return &smtp.Reply{Code: 501, Status: mail.StatusBadParameter, Text: err.Error()}
 		}
@@ -247,11 +257,27 @@ func (s *Sink) store(m *smtp.MailArgs, r *smtp.RcptArgs, body []byte) *smtp.Repl
 // decide is a pair's answer to XVACATION.
 func (s *Sink) decide(to mail.Address, q mail.AutoreplyQuery) string {
 	id := fmt.Sprintf("%s %x", to.Key(), q.Hash)
-	if q.Period > 0 && s.answered[id] {
+	switch was := s.answered[id]; {
+	case q.Later && was == "":
+		s.answered[id] = "later"
+	case q.Later && was == "later":
+	case q.By != mail.DeliveryKey{} && (was == "" || was == "later" || was == q.By.String()):
+		s.answered[id] = q.By.String()
+	case q.Period > 0 && was != "" || q.Later:
 		return " vacation=none"
+	default:
+		s.answered[id] = "noted"
 	}
-	s.answered[id] = true
 	return " vacation=reply"
+}
+
+// query reads the question of a recipient.
+func query(r *smtp.RcptArgs) (mail.AutoreplyQuery, error) {
+	q, err := mail.ParseAutoreplyQuery(r.Private["XVACATION"])
+	if v := r.Private["XCLAIM"]; err == nil && v != "" {
+		err = q.ReadClaim(v)
+	}
+	return q, err
 }
 
 func (x *session) Reset() {}

@@ -168,6 +168,11 @@ var scenarios = []*Scenario{
 		Needs:  []Kind{PowerCut, MendDisk}, SMTP: 15 * time.Second, IMAP: 15 * time.Second, Outage: true, run: loseAll(PowerCut),
 	},
 	{
+		Name: "dns-outage", Summary: "the relays get no answer from DNS",
+		Expect: "mail for our users flows; mail to elsewhere is accepted, waits, and arrives once when DNS is back",
+		Needs:  []Kind{DNSOff, DNSOn}, SMTP: 5 * time.Second, IMAP: none, Hold: 8 * time.Second, run: dnsOutage,
+	},
+	{
 		Name: "gossip-dead", Summary: "no gossip reaches anybody, and the pair hands over meanwhile",
 		Expect: "relays find the replica that serves by asking; clients notice a moment",
 		Needs:  []Kind{GossipOff, GossipOn, Transfer}, SMTP: planned, IMAP: 5 * time.Second, run: gossipDead,

@@ -117,6 +117,16 @@ type Target interface {
 	Real(ctx context.Context, a Action) (saw string, err error)
 }
 
+// Elsewhere is a target with a server of its own on the other side of the
+// Internet, found by DNS.
+type Elsewhere interface {
+	// Submission is where users' programs bring their mail.
+	Submission() (addr string)
+	// Elsewhere is a recipient there; texts that have arrived for it are in the
+	// order of their arrival.
+	Elsewhere() (address string, texts []string)
+}
+
 func byRole(t Target, pair string, roles ...string) (names []string) {
 	for _, n := range t.Nodes() {
 		if slices.Contains(roles, n.Role) && (pair == "" || n.Pair == pair) {

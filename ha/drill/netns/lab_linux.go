@@ -76,6 +76,7 @@ type Lab struct {
 	spawner *spawner
 	procs   map[string]*process
 	disks   []*disk
+	inbox   inbox // elsewhere
 	end     context.CancelFunc
 	servers sync.WaitGroup
 
@@ -199,6 +200,11 @@ func (lab *Lab) serve() error {
 			}
 		}
 	}
+	for _, rec := range []string{elsewhereDomain + ". MX 10 mx." + elsewhereDomain + ".", "mx." + elsewhereDomain + ". A " + lab.l.addr[worldHost]} {
+		if err := zone.Add(rec); err != nil {
+			return err
+		}
+	}
 	var l net.Listener
 	var d *dns.Server
 	if err := within(lab.f.ns(directoryHost), func() (err error) {
@@ -214,6 +220,9 @@ func (lab *Lab) serve() error {
 	lab.end = cancel
 	lab.servers.Go(func() { _ = errors.Join(s.Serve(ctx, l), s.Close()) }) // its end is seen as a directory that is away
 	lab.servers.Go(func() { _ = d.Run(ctx) })
+	if err := lab.serveElsewhere(ctx); err != nil {
+		return err
+	}
 	for i := range lab.o.Users {
 		uid := fixture.UID(i + 1)
 		lab.users = append(lab.users, drill.User{Login: uid, Password: fixture.Password, Address: uid + "@" + mailDomain, Pair: pairName})

@@ -51,11 +51,19 @@ func (c *Controller) releaseDue(ctx context.Context) {
 		err := c.cfg.Queue.Scan(ctx, func(it *queue.Item) error {
 			if slices.ContainsFunc(it.Recipients, onHold) {
 				ids = append(ids, it.ID())
+				c.mu.Lock()
+				c.keep(it.ID()) // and so finds whether there are more still
+				c.mu.Unlock()
 			}
 			return nil
 		})
-		if err != nil && ctx.Err() == nil {
-			c.cfg.Log.Error("queue not read to the end", "error", err)
+		if err != nil {
+			c.mu.Lock()
+			c.keptMore = true
+			c.mu.Unlock()
+			if ctx.Err() == nil {
+				c.cfg.Log.Error("queue not read to the end", "error", err)
+			}
 		}
 	}
 	slices.Sort(ids)

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"encoding/base64"
 	"math"
 	"os"
@@ -174,6 +175,81 @@ func TestReadKeys(t *testing.T) {
 	if _, err := ReadKeys(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a missing file is accepted")
 	}
+}
+
+// TestChangeKeys: add, use, remove on a file with comments; what is made already
+// is none, the key that encrypts stays, and a file that somebody has changed is
+// left alone.
+func TestChangeKeys(t *testing.T) {
+	a, b, c := NewKey(), NewKey(), NewKey()
+	b64 := func(k []byte) string { return base64.StdEncoding.EncodeToString(k) + "\n" }
+	file := filepath.Join(t.TempDir(), "gossip.keys")
+	if err := os.WriteFile(file, []byte("# ours\n\n"+b64(a)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ring := [][]byte{a}
+	for i, tt := range []struct {
+		op, id string
+		key    []byte
+		want   string // the file
+		err    string
+	}{
+		{RemoveKey, KeyID(a), nil, "", "encrypts"},
+		{UseKey, KeyID(b), nil, "", "there is no key " + KeyID(b)},
+		{AddKey, "", b[:16], "", "16 octets"},
+		{"rotate", KeyID(a), nil, "", "no change is called"},
+		{AddKey, "", b, "# ours\n\n" + b64(a) + b64(b), ""},
+		{AddKey, "", b, "# ours\n\n" + b64(a) + b64(b), ""},
+		{UseKey, KeyID(b), nil, "# ours\n\n" + b64(b) + b64(a), ""},
+		{UseKey, KeyID(b), nil, "# ours\n\n" + b64(b) + b64(a), ""},
+		{RemoveKey, KeyID(b), nil, "", "encrypts"},
+		{RemoveKey, KeyID(a), nil, "# ours\n\n" + b64(b), ""},
+		{RemoveKey, KeyID(a), nil, "# ours\n\n" + b64(b), ""},
+	} {
+		keys, err := ChangeKeys(file, tt.op, tt.id, tt.key, ring)
+		text, rerr := os.ReadFile(file)
+		if tt.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%d: %v, want %q", i, err, tt.err)
+			}
+			continue
+		}
+		if err != nil || rerr != nil || string(text) != tt.want {
+			t.Errorf("%d: %v, %v, file:\n%s", i, err, rerr, text)
+		}
+		ring = keys
+	}
+	if _, err := ChangeKeys(file, AddKey, "", c, [][]byte{a}); err == nil || !strings.Contains(err.Error(), "not what is in use") {
+		t.Errorf("a file that was changed: %v", err)
+	}
+	for range maxKeys - 1 {
+		var err error
+		if ring, err = ChangeKeys(file, AddKey, "", NewKey(), ring); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := ChangeKeys(file, AddKey, "", c, ring); err == nil || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("too many: %v", err)
+	}
+	if again, err := ReadKeys(file); err != nil || len(again) != maxKeys {
+		t.Errorf("%d keys, %v", len(again), err)
+	}
+}
+
+func FuzzKeys(f *testing.F) {
+	key := base64.StdEncoding.EncodeToString(make([]byte, KeySize))
+	f.Add("# x\n " + key + " \r\n\n" + key)
+	f.Add(key[:20])
+	f.Fuzz(func(t *testing.T, text string) {
+		lines, err := parseKeys("f", text)
+		if err != nil {
+			return
+		}
+		n := len(lines.keys())
+		if changed, err := lines.change(AddKey, "", bytes.Repeat([]byte{7}, KeySize)); err != nil || changed && len(lines.keys()) != n+1 {
+			t.Errorf("%d keys, %v", len(lines.keys()), err)
+		}
+	})
 }
 
 func TestReplaceKeys(t *testing.T) {

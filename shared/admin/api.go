@@ -1,6 +1,9 @@
 package admin
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Version is the version of the API, in every path.
 const Version = "v1"
@@ -21,33 +24,36 @@ var (
 	GetConfig  = Method[None, Config]{Name: "config"}
 	// CompareConfig changes nothing; what it is given may hold secrets.
 	CompareConfig = Method[ConfigText, ConfigDifferences]{Name: "config.compare"}
-	Reload        = Method[None, ReloadResult]{Name: "reload", Mutating: true}
-	Drain         = Method[DrainRequest, None]{Name: "drain", Mutating: true}
-	Trace         = Method[TraceRequest, TraceResult]{Name: "trace"}
-	QueueList     = Method[QueueQuery, QueueListing]{Name: "queue.list"}
-	QueueShow     = Method[QueueID, QueueMessage]{Name: "queue.show"}
-	QueueHold     = Method[QueueID, None]{Name: "queue.hold", Mutating: true}
-	QueueRelease  = Method[QueueID, None]{Name: "queue.release", Mutating: true}
-	QueueRetry    = Method[QueueID, None]{Name: "queue.retry", Mutating: true}
-	QueueDelete   = Method[QueueID, None]{Name: "queue.delete", Mutating: true}
-	PairStatus    = Method[PairName, GroupStatus]{Name: "pair.status"}
-	PairTransfer  = Method[TransferRequest, GroupStatus]{Name: "pair.transfer", Mutating: true}
-	PairDigest    = Method[PairName, Digest]{Name: "pair.digest"}
-	PairMembers   = Method[PairName, MemberList]{Name: "pair.members"}
-	PairJoin      = Method[JoinRequest, GroupMember]{Name: "pair.join", Mutating: true}
-	PairAdd       = Method[AddRequest, MemberList]{Name: "pair.add", Mutating: true}
-	PairRemove    = Method[RemoveRequest, MemberList]{Name: "pair.remove", Mutating: true}
-	PairRecover   = Method[RecoverRequest, Recovery]{Name: "pair.recover", Mutating: true}
-	BackupList    = Method[PairName, BackupListing]{Name: "backup.list"}
-	BackupShow    = Method[BackupQuery, BackupContent]{Name: "backup.show"}
-	UpkeepRun     = Method[UpkeepTask, UpkeepJob]{Name: "upkeep.run", Mutating: true}
-	UpkeepPoll    = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
-	PairRelease   = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
-	MailboxList   = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
-	MailboxShow   = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
-	Explain       = Method[ExplainRequest, ExplainResult]{Name: "explain"}
-	Finalize      = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
-	Flush         = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
+	GossipKeys    = Method[None, KeyRing]{Name: "gossip.keys"}
+	// ChangeGossipKeys changes the keys of one node, in use and in its file.
+	ChangeGossipKeys = Method[KeyChange, KeyRing]{Name: "gossip.keys.change", Mutating: true}
+	Reload           = Method[None, ReloadResult]{Name: "reload", Mutating: true}
+	Drain            = Method[DrainRequest, None]{Name: "drain", Mutating: true}
+	Trace            = Method[TraceRequest, TraceResult]{Name: "trace"}
+	QueueList        = Method[QueueQuery, QueueListing]{Name: "queue.list"}
+	QueueShow        = Method[QueueID, QueueMessage]{Name: "queue.show"}
+	QueueHold        = Method[QueueID, None]{Name: "queue.hold", Mutating: true}
+	QueueRelease     = Method[QueueID, None]{Name: "queue.release", Mutating: true}
+	QueueRetry       = Method[QueueID, None]{Name: "queue.retry", Mutating: true}
+	QueueDelete      = Method[QueueID, None]{Name: "queue.delete", Mutating: true}
+	PairStatus       = Method[PairName, GroupStatus]{Name: "pair.status"}
+	PairTransfer     = Method[TransferRequest, GroupStatus]{Name: "pair.transfer", Mutating: true}
+	PairDigest       = Method[PairName, Digest]{Name: "pair.digest"}
+	PairMembers      = Method[PairName, MemberList]{Name: "pair.members"}
+	PairJoin         = Method[JoinRequest, GroupMember]{Name: "pair.join", Mutating: true}
+	PairAdd          = Method[AddRequest, MemberList]{Name: "pair.add", Mutating: true}
+	PairRemove       = Method[RemoveRequest, MemberList]{Name: "pair.remove", Mutating: true}
+	PairRecover      = Method[RecoverRequest, Recovery]{Name: "pair.recover", Mutating: true}
+	BackupList       = Method[PairName, BackupListing]{Name: "backup.list"}
+	BackupShow       = Method[BackupQuery, BackupContent]{Name: "backup.show"}
+	UpkeepRun        = Method[UpkeepTask, UpkeepJob]{Name: "upkeep.run", Mutating: true}
+	UpkeepPoll       = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
+	PairRelease      = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
+	MailboxList      = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
+	MailboxShow      = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
+	Explain          = Method[ExplainRequest, ExplainResult]{Name: "explain"}
+	Finalize         = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
+	Flush            = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
 )
 
 // NodeStatus is what a node says of itself.
@@ -381,6 +387,27 @@ type ConfigDifference struct {
 	NewSource string `json:"new_source,omitempty"`
 	Reload    bool   `json:"reload"`
 }
+
+// KeyRing names the keys of gossip that a node uses: the first one encrypts, all
+// of them decrypt. A name is a part of a hash.
+type KeyRing struct {
+	File string   `json:"file"`
+	Keys []string `json:"keys"`
+}
+
+// KeyChange adds a key ("add", Key), encrypts with one that is known ("use", ID)
+// or forgets one ("remove", ID). What is so already is no error.
+type KeyChange struct {
+	Op  string `json:"op"`
+	ID  string `json:"id,omitempty"`
+	Key Hidden `json:"key,omitempty"` // base64
+}
+
+// Hidden is text that is sent and never logged.
+type Hidden string
+
+// Format hides the text from every verb.
+func (h Hidden) Format(f fmt.State, _ rune) { fmt.Fprint(f, "***") }
 
 // ReloadResult says what a reload has changed.
 type ReloadResult struct {

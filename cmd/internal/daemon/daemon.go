@@ -75,6 +75,8 @@ type Node[T config.Node] struct {
 	common   *config.Common
 	level    *slog.LevelVar
 	gossip   *gossip.Gossip
+	keysMu   sync.Mutex // guards keys and their file
+	keys     [][]byte   // of gossip, in use
 	started  time.Time
 	ready    atomic.Bool
 	draining atomic.Bool

@@ -121,6 +121,10 @@ func (n *Node[T]) methods() {
 	admin.Handle(n.Admin, admin.CompareConfig, func(_ context.Context, in admin.ConfigText) (admin.ConfigDifferences, error) {
 		return n.compareConfig(in)
 	})
+	admin.Handle(n.Admin, admin.GossipKeys, func(context.Context, admin.None) (admin.KeyRing, error) { return n.keyRing() })
+	admin.Handle(n.Admin, admin.ChangeGossipKeys, func(_ context.Context, in admin.KeyChange) (admin.KeyRing, error) {
+		return n.changeKeys(in)
+	})
 	admin.Handle(n.Admin, admin.Reload, func(context.Context, admin.None) (admin.ReloadResult, error) {
 		ch, err := n.reload()
 		if err != nil {
@@ -196,6 +200,8 @@ func (n *Node[T]) hangups(ctx context.Context) {
 
 func (n *Node[T]) reload() (config.Change, error) {
 	load := func(file string) (*T, error) { return config.Load[T](file, config.Flags(n.Config)) }
+	n.keysMu.Lock()
+	defer n.keysMu.Unlock()
 	ch, err := n.Live.Reload(load, func(old, next *T) error {
 		// All that can refuse comes before anything is changed.
 		common := n.program.Common(next)
@@ -213,7 +219,7 @@ func (n *Node[T]) reload() (config.Change, error) {
 		}
 		if n.gossip != nil {
 			// It refuses no keys that ReadKeys has accepted.
-			if err := n.gossip.SetKeys(keys); err != nil {
+			if err := n.setKeys(keys); err != nil {
 				return err
 			}
 		}
@@ -241,6 +247,7 @@ func (n *Node[T]) newGossip() (*gossip.Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.keys = keys
 	return gossip.New(gossip.Config{
 		Cluster: n.common.Cluster, Name: n.common.Node, Role: n.program.Role, Version: version.String(), Known: version.Format,
 		Listen: g.Listen, Advertise: g.Advertise, Join: g.Join, Keys: keys, Interval: g.Interval,

@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"crypto/rand"
-	"encoding/base64"
 	"fmt"
 	"io"
 	"runtime"
@@ -29,27 +27,4 @@ func (a *app) versionCmd() *cobra.Command {
 			})
 		},
 	}
-}
-
-func (a *app) gossipCmd() *cobra.Command {
-	newKey := &cobra.Command{
-		Use:   "new",
-		Short: "Make a key for the membership protocol",
-		Long: `new prints a random key of 32 octets in base64, for gossip.key_file. To replace a
-key, add the new one as second line on every node and reload, then make it the
-first and reload, then remove the old one and reload.`,
-		Example: `  postern gossip key new > gossip.key`,
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			var key [32]byte
-			_, _ = rand.Read(key[:]) // never fails
-			text := base64.StdEncoding.EncodeToString(key[:])
-			return a.emit(map[string]string{"key": text}, func(w io.Writer) error {
-				_, err := fmt.Fprintln(w, text)
-				return err
-			})
-		},
-	}
-	return group("gossip", "Keys of the membership protocol", "",
-		group("key", "Keys of the membership protocol", "", newKey))
 }

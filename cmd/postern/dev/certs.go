@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/postern-mail/postern/cmd/postern/clusterfile"
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
@@ -71,7 +72,31 @@ func (l *layout) secrets(dir string, now time.Time) error {
 	if err := issue(filepath.Join(adminDir, "admin"), tlsconf.Request{Node: "operator", Roles: []tlsconf.Role{tlsconf.Admin}}); err != nil {
 		return err
 	}
-	return gossipSecret(filepath.Join(dir, gossipKey))
+	if err := gossipSecret(filepath.Join(dir, gossipKey)); err != nil {
+		return err
+	}
+	for _, n := range l.Nodes {
+		if err := own(nodeFile(dir, n, tlsconf.CACertName), filepath.Join(dir, caDir, tlsconf.CACertName)); err != nil {
+			return err
+		}
+		if err := own(nodeFile(dir, n, gossipKey), filepath.Join(dir, gossipKey)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// own gives a node its copy of a file, unless it has one, which may have been
+// changed since.
+func own(name, from string) error {
+	if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return clusterfile.Replace(name, data, 0o600)
 }
 
 // gossipSecret makes the key of the membership protocol unless it exists.

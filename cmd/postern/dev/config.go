@@ -178,11 +178,17 @@ func (l *layout) configs(dir string, o *Options) error {
 
 func configFile(dir string, n *node) string { return filepath.Join(dir, n.Name, n.Name+".yaml") }
 
+// nodeFile is a file among the certificates and keys of a node, which are its
+// own as on a machine of its own: they change node by node.
+func nodeFile(dir string, n *node, name string) string {
+	return filepath.Join(dir, n.Name, "tls", name)
+}
+
 func (l *layout) common(dir string, n *node) common {
 	c := common{
 		Node: n.Name, Cluster: clusterName, Dir: filepath.Join(dir, n.Name),
-		TLS:    tlsCA{CA: filepath.Join(dir, caDir, "ca.pem")},
-		Gossip: gossip{Listen: n.Addr["gossip"], KeyFile: filepath.Join(dir, gossipKey)},
+		TLS:    tlsCA{CA: nodeFile(dir, n, "ca.pem")},
+		Gossip: gossip{Listen: n.Addr["gossip"], KeyFile: nodeFile(dir, n, gossipKey)},
 		Admin:  listen{n.Addr["admin"]}, Metrics: listen{n.Addr["metrics"]}, Log: logForm{"text"},
 	}
 	for _, other := range l.Nodes {

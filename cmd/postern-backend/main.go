@@ -104,11 +104,10 @@ func start(_ context.Context, n *daemon.Node[config.Backend]) error {
 	if err := check(c); err != nil {
 		return err
 	}
-	mailLog, err := journal.Open(c.Node, c.Journal, n.Log, nil)
+	mailLog, err := journal.Open(journal.Config{Service: "postern-backend", Node: c.Node, Journal: c.Journal, Tracing: c.Tracing, Log: n.Log}, n.OnClose)
 	if err != nil {
 		return err
 	}
-	n.OnClose("record of mail events", mailLog)
 	journal.Handle(n.Admin, mailLog)
 	port, err := group.OpenPort(&c.Raft, n.TLS, n.Log)
 	if err != nil {

@@ -81,10 +81,12 @@ func start(_ context.Context, n *daemon.Node[config.Relay]) error {
 func (r *relay) has(role string) bool { return slices.Contains(r.c.Roles, role) }
 
 func (r *relay) openLog() (err error) {
-	if r.mailLog, err = journal.Open(r.c.Node, r.c.Journal, r.n.Log, count); err != nil {
+	r.mailLog, err = journal.Open(journal.Config{
+		Service: "postern-relay", Node: r.c.Node, Journal: r.c.Journal, Tracing: r.c.Tracing, Log: r.n.Log, Observe: count,
+	}, r.n.OnClose)
+	if err != nil {
 		return err
 	}
-	r.n.OnClose("record of mail events", r.mailLog)
 	journal.Handle(r.n.Admin, r.mailLog)
 	return nil
 }

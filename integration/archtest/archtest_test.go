@@ -51,6 +51,7 @@ var homes = map[string][]string{
 	"github.com/spf13/cobra":            {"cmd/postern"},
 	"github.com/vbauerster/mpb":         {"cmd/postern"},
 	"github.com/prometheus/":            {"shared/metrics", "cmd"},
+	"go.opentelemetry.io/":              {"shared/tracing"},
 	"github.com/rogpeppe/go-internal":   {"integration"},
 	"github.com/hashicorp/hcl/":         {"integration"},
 	"go.uber.org/goleak":                {},
@@ -62,7 +63,7 @@ var homes = map[string][]string{
 var testOnly = []string{
 	"go.uber.org/goleak", "pgregory.net/rapid",
 	"github.com/emersion/go-message", "github.com/emersion/go-smtp", "github.com/emersion/go-imap",
-	"github.com/cockroachdb/pebble", "github.com/prometheus/",
+	"github.com/cockroachdb/pebble", "github.com/prometheus/", "go.opentelemetry.io/",
 }
 
 type file struct {

@@ -71,6 +71,7 @@ type Relay struct {
 	Retry      Retry
 	Outbound   Outbound
 	Journal    Journal
+	Tracing    Tracing
 }
 
 // PublicTLS are the files of the certificate shown to the Internet.
@@ -264,6 +265,12 @@ type Journal struct {
 	Files    int
 }
 
+// Tracing is where the spans of messages go.
+type Tracing struct {
+	Endpoint string
+	Sample   int
+}
+
 // Backend is the configuration of a tier-2 node.
 type Backend struct {
 	Common    `mapstructure:",squash"`
@@ -276,6 +283,7 @@ type Backend struct {
 	Upkeep    Upkeep
 	Snapshots Snapshots
 	Journal   Journal
+	Tracing   Tracing
 }
 
 // Raft is the transport of the groups and their common limits.

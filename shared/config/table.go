@@ -267,6 +267,8 @@ var Table = []Option{
 	{Name: "journal.dir", Type: File, Default: "journal", Tier: mail, Help: "Directory of the record of mail events, which postern trace reads. Empty: none is kept."},
 	{Name: "journal.file_size", Type: Octets, Default: "16MB", Tier: mail, Min: 64 << 10, Help: "Size at which a file of the record is closed."},
 	{Name: "journal.files", Type: Int, Unit: "files", Default: "8", Tier: mail, Min: 1, Max: 10000, Help: "Files of the record that are kept."},
+	{Name: "tracing.endpoint", Type: String, Tier: mail, Help: "OpenTelemetry collector that gets a trace of each message, http://host:4318 or https://host; OTLP over HTTP. No addresses of people and no contents are sent. Empty: no traces."},
+	{Name: "tracing.sample", Type: Int, Unit: "percent", Default: "100", Tier: mail, Min: 1, Max: 100, Help: "Part of the messages that is traced, the same ones on every node."},
 }
 
 // find returns the row of name in tier; indexes of lists are written "[]".

@@ -8,20 +8,54 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/postern-mail/postern/cmd/internal/version"
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/maillog"
+	"github.com/postern-mail/postern/shared/tracing"
 )
 
 // defaultLimit is how many events an answer has when the caller does not say.
 const defaultLimit = 1000
 
-// Open opens the record of node as c says. observe, which may be nil, is told of
-// each event.
-func Open(node string, c config.Journal, log *slog.Logger, observe func(*maillog.Event)) (*maillog.Log, error) {
-	return maillog.Open(maillog.Config{
-		Node: node, Logger: log, Dir: c.Dir, FileBytes: int64(c.FileSize), Files: c.Files, Observe: observe,
+// Config says what is recorded and who is told.
+type Config struct {
+	Service string // name of the daemon
+	Node    string
+	Journal config.Journal
+	Tracing config.Tracing
+	Log     *slog.Logger
+	Observe func(*maillog.Event) // is told of each event; nil: nobody
+}
+
+// Open opens the record of a node, and the way of its events to a collector, which
+// OnClose ends with the node.
+func Open(cfg Config, onClose func(name string, c interface{ Close() error })) (*maillog.Log, error) {
+	observe := cfg.Observe
+	spans, err := tracing.Open(tracing.Config{
+		Endpoint: cfg.Tracing.Endpoint, Sample: cfg.Tracing.Sample, Service: cfg.Service, Node: cfg.Node, Version: version.String(), Log: cfg.Log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	if spans != nil {
+		onClose("traces", spans)
+		observe = func(e *maillog.Event) {
+			if cfg.Observe != nil {
+				cfg.Observe(e)
+			}
+			spans.Observe(e)
+		}
+	}
+	c := &cfg.Journal
+	l, err := maillog.Open(maillog.Config{
+		Node: cfg.Node, Logger: cfg.Log, Dir: c.Dir, FileBytes: int64(c.FileSize), Files: c.Files, Observe: observe,
+	})
+	if err != nil {
+		return nil, err
+	}
+	onClose("record of mail events", l)
+	return l, nil
 }
 
 // Handle answers admin.Trace from l.

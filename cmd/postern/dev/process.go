@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -259,12 +260,15 @@ func openLog(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
+// passed are the options of all nodes that may be given to dev in its environment.
+var passed = []string{"POSTERN_LOG_LEVEL", "POSTERN_TRACING_ENDPOINT", "POSTERN_TRACING_SAMPLE"}
+
 // nodeEnv is env without the options of a node that was started by hand: a
 // node of a development cluster has them from its file.
 func nodeEnv(env []string) (out []string) {
 	for _, kv := range env {
 		name, _, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, "POSTERN_") || name == "POSTERN_LOG_LEVEL" {
+		if !strings.HasPrefix(name, "POSTERN_") || slices.Contains(passed, name) {
 			out = append(out, kv)
 		}
 	}

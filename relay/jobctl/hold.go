@@ -47,7 +47,6 @@ func (c *Controller) releaseDue(ctx context.Context) {
 	}
 	c.mu.Unlock()
 	if more {
-		ids = ids[:0]
 		err := c.cfg.Queue.Scan(ctx, func(it *queue.Item) error {
 			if slices.ContainsFunc(it.Recipients, onHold) {
 				ids = append(ids, it.ID())
@@ -67,6 +66,7 @@ func (c *Controller) releaseDue(ctx context.Context) {
 		}
 	}
 	slices.Sort(ids)
+	ids = slices.Compact(ids)
 	asked := map[string]bool{} // answers of this round, by address
 	for _, id := range ids {
 		if ctx.Err() != nil {

@@ -15,7 +15,7 @@ recipient, after its mailbox has the message on a majority of the pair.
 Any RFC 2033 client may deliver. To clients that Config.PrivateFor accepts, the
 relays, the server offers X-TT 1, with the names of the parameters that are
 newer than its version 1, and reads on MAIL XTRACE (message id for the
-log) and XTIME (arrival, Unix nanoseconds), on RCPT XKEY (delivery key, 32
+log), XTIME (arrival, Unix nanoseconds) and XBODY, on RCPT XKEY (delivery key, 32
 hexadecimal digits), XFOLDER (UTF-8), XQUOTA ("octets,messages,stamp", -1 for no
 limit), XFLAGS (system flags, comma-separated), XDFLG (bit 2: deliver even
 over quota) and XVACATION ("hash,seconds", and ",only" for mail that is not to be
@@ -33,6 +33,12 @@ XWELCOME=1 asks whether the mailbox is new; the reply then says "welcome=N", the
 Unix time at which it was made, before any word about an answer, for a day and
 as long as the message with the key that package mail's WelcomeKey gives for it
 has not been delivered.
+
+XBODY lets the message of a large list travel and be stored once. "new" says that
+more transactions with this message may follow; 64 hexadecimal digits are its
+SHA-256 and say that it is the one that came with "new" under the same XTRACE
+and sender a short while ago, and that no octets follow now (BDAT 0 LAST). MAIL
+is answered 451 4.6.0 when this replica has no such message: it is to be sent.
 
 Package lmtpd stores nothing itself, and it sends nothing back: a notification
 is the relay's.

@@ -28,6 +28,7 @@ const maxRecipients = 2000
 type Mailboxes interface {
 	Ready(ctx context.Context) error
 	Deliver(ctx context.Context, d *mailbox.Delivery) ([]mailbox.DeliveryResult, error)
+	Known(d *mailbox.Delivery, name mailbox.BodyName) *mailbox.Known
 }
 
 // Config describes an LMTP listener.
@@ -66,11 +67,12 @@ func New(cfg Config) (*Server, error) {
 		limits.Size = cfg.MaxMessage
 	}
 	limits.Transactions = 1 << 30 // relays keep their connections
+	limits.Errors = 1 << 30       // each recipient behind a refused MAIL is one
 	s := &Server{cfg: cfg}
 	engine, err := smtp.NewServer(smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: cfg.Hostname, Limits: limits, Log: cfg.Log,
 		TLS: cfg.TLS, ImplicitTLS: cfg.TLS != nil,
-		Private: "X-TT 1 XVACATION XCLAIM XPART XWELCOME", PrivateMail: []string{"XTRACE", "XTIME"},
+		Private: "X-TT 1 XVACATION XCLAIM XPART XWELCOME XBODY", PrivateMail: []string{"XTRACE", "XTIME", "XBODY"},
 		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION", "XCLAIM", "XPART", "XWELCOME"}, PrivateFor: cfg.PrivateFor,
 		NewSession: func(context.Context, *smtp.ConnInfo) (smtp.Session, error) { return &session{srv: s}, nil },
 	})
@@ -114,6 +116,26 @@ func (s *session) Mail(ctx context.Context, m *smtp.MailArgs) error {
 			return badParameter("XTIME")
 		}
 		s.d.Arrival = time.Unix(0, ns)
+	}
+	return s.body(m.Private["XBODY"])
+}
+
+// errUnknownBody asks for the message itself.
+var errUnknownBody = &smtp.Reply{Code: 451, Status: mail.StatusUnknownBody, Text: "No such message here, send it"}
+
+// body reads XBODY: the message may be named by more transactions, or it is
+// the one with this name.
+func (s *session) body(v string) error {
+	if v == "" || v == "new" {
+		s.d.Named = v != ""
+		return nil
+	}
+	var name mailbox.BodyName
+	if n, err := hex.Decode(name[:], []byte(v[:min(len(v), 2*len(name))])); err != nil || n != len(name) || len(v) != 2*n {
+		return badParameter("XBODY")
+	}
+	if s.d.Same = s.srv.cfg.Mailboxes.Known(&s.d, name); s.d.Same == nil {
+		return errUnknownBody
 	}
 	return nil
 }
@@ -207,9 +229,19 @@ var flagBits = map[string]mailbox.Flags{
 func (s *session) Data(ctx context.Context, m *smtp.Message) []*smtp.Reply {
 	ctx, cancel := context.WithTimeout(ctx, s.srv.cfg.Commit)
 	defer cancel()
-	began := time.Now()
+	began, size := time.Now(), len(m.Bytes)
 	s.d.Message = m.Bytes
-	results, err := s.srv.cfg.Mailboxes.Deliver(ctx, &s.d)
+	var results []mailbox.DeliveryResult
+	var err error
+	switch {
+	case s.d.Same == nil:
+		results, err = s.srv.cfg.Mailboxes.Deliver(ctx, &s.d)
+	case size > 0: // it would be lost
+		err = errBodyTwice
+	default:
+		size = int(s.d.Same.Size())
+		results, err = s.srv.cfg.Mailboxes.Deliver(ctx, &s.d)
+	}
 	replies := make([]*smtp.Reply, len(s.d.Recipients))
 	for i := range replies {
 		if err != nil {
@@ -218,8 +250,12 @@ func (s *session) Data(ctx context.Context, m *smtp.Message) []*smtp.Reply {
 			replies[i] = s.srv.result(&s.d.Recipients[i], s.addrs[i], &results[i])
 		}
 	}
-	s.note(results, replies, err, len(m.Bytes), began)
+	s.note(results, replies, err, size, began)
 	return replies
+}
+
+var errBodyTwice = &mail.Error{
+	Op: "lmtpd.Data", Code: 451, Status: mail.StatusNotServing, Reply: "The message was named, and another one sent",
 }
 
 // note counts what became of a transaction and tells the mail log of what was

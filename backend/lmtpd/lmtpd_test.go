@@ -2,6 +2,7 @@ package lmtpd
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -72,7 +73,7 @@ const text = "Subject: hello\r\n\r\n.body\r\n"
 func TestReplies(t *testing.T) {
 	boxes := mailboxtest.New(t)
 	c := serve(t, boxes, true)
-	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XCLAIM XPART XWELCOME" {
+	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XCLAIM XPART XWELCOME XBODY" {
 		t.Fatalf("X-TT %q, %v", p, ok)
 	}
 	key := mail.NewDeliveryKey("r", "q", "k").String()
@@ -163,6 +164,51 @@ func TestBadParameters(t *testing.T) {
 	}
 }
 
+// TestBodyByName: a message that came with "new" need not come again for more
+// recipients.
+func TestBodyByName(t *testing.T) {
+	boxes := mailboxtest.New(t)
+	c := serve(t, boxes, true)
+	transaction := func(word, body, who string) *smtp.Result {
+		t.Helper()
+		res, err := c.Send(context.Background(), &smtp.Transaction{
+			Mail:  smtp.MailArgs{From: mail.Address{Local: "a", Domain: "x.test"}, Private: map[string]string{"XTRACE": "root", "XBODY": word}},
+			Rcpts: []smtp.RcptArgs{to(who)}, Body: [][]byte{[]byte(body)}, UseBDAT: true,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	name := fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
+	if r := transaction(name, "", "bob").Mail; r.Code != 451 || r.Status != mail.StatusUnknownBody {
+		t.Errorf("before it came: %v", r)
+	}
+	for _, step := range []struct {
+		word, body, who string
+		code            int
+	}{{"new", text, "ann", 250}, {name, "", "bob", 250}, {name, "another\r\n", "cat", 451}, {name, "", "dan", 250}} {
+		if r := transaction(step.word, step.body, step.who).Data[0]; r == nil || r.Code != step.code {
+			t.Errorf("%s: %v, want %d", step.who, r, step.code)
+		}
+	}
+	for who, want := range map[string]uint32{"ann": 1, "bob": 1, "cat": 0, "dan": 1} {
+		acc, err := boxes.Account(context.Background(), who+"@example.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := acc.Status(context.Background(), "INBOX")
+		if err != nil || uint32(info.Messages) != want || want == 1 && int(info.Size) != len("Return-Path: <a@x.test>\r\n"+text) {
+			t.Errorf("%s: %+v, %v", who, info, err)
+		}
+	}
+	for _, bad := range []string{"old", name[2:], name + "00", strings.Repeat("z", 64)} {
+		if r := transaction(bad, "", "ann").Mail; r.Code != 501 {
+			t.Errorf("XBODY=%s: %v", bad, r)
+		}
+	}
+}
+
 // TestStranger shows that private parameters are refused where they are not
 // offered, and that plain LMTP works.
 func TestStranger(t *testing.T) {
@@ -216,6 +262,8 @@ func TestReply(t *testing.T) {
 type stuck struct{}
 
 func (stuck) Ready(context.Context) error { return nil }
+
+func (stuck) Known(*mailbox.Delivery, mailbox.BodyName) *mailbox.Known { return nil }
 
 func (stuck) Deliver(ctx context.Context, _ *mailbox.Delivery) ([]mailbox.DeliveryResult, error) {
 	<-ctx.Done()

@@ -153,6 +153,8 @@ type Delivery struct {
 	TraceID     string
 	Trace       []byte // header fields of this hop, put before Message: Return-Path; not kept
 	Message     []byte // whole, CRLF, with the trace fields of the relay; not kept
+	Named       bool   // more recipients may follow by the name of Message: see Known
+	Same        *Known // stands for Message, which is empty then
 	Arrival     time.Time
 	Recipients  []DeliveryRecipient
 }

@@ -24,7 +24,9 @@ const (
 )
 
 // Deliver stores one message and adds it to each recipient's mailbox. Over 500
-// recipients go in several entries; the octets are written once.
+// recipients go in several entries; the octets are written once, and not again
+// for a later delivery of the same message, by d.Same or, if d.Named, by what it
+// is.
 func (s *Service) Deliver(ctx context.Context, d *Delivery) ([]DeliveryResult, error) {
 	size := int64(len(d.Trace)) + int64(len(d.Message))
 	if size > s.cfg.MaxMessage+maxTrace {
@@ -41,7 +43,7 @@ func (s *Service) Deliver(ctx context.Context, d *Delivery) ([]DeliveryResult, e
 	if len(rcpts) == 0 {
 		return results, nil
 	}
-	e := newEntry(d.Trace, d.Message)
+	e, keep := s.entryOf(d)
 	if storedByNone(rcpts) {
 		e.drop()
 	}
@@ -69,9 +71,30 @@ func (s *Service) Deliver(ctx context.Context, d *Delivery) ([]DeliveryResult, e
 			}
 			results[done[k]] = res
 		}
+		if first {
+			keep(e)
+		}
 		rcpts = rcpts[n:]
 	}
 	return results, nil
+}
+
+// entryOf is the entry for the message of d, and what is to be done with it once
+// it is committed.
+func (s *Service) entryOf(d *Delivery) (e *entry, keep func(*entry)) {
+	forget := func(*entry) {}
+	if d.Same != nil {
+		return &entry{message: d.Same.message}, forget
+	}
+	if !d.Named || d.TraceID == "" {
+		return newEntry(d.Trace, d.Message), forget
+	}
+	key := d.key(sha256.Sum256(d.Message))
+	if k := s.bodies.get(key, s.cfg.Now()); k != nil {
+		return &entry{message: k.message}, forget
+	}
+	now := s.cfg.Now()
+	return newEntry(d.Trace, d.Message), func(e *entry) { s.bodies.put(key, e.message, now) }
 }
 
 // maxTrace is what the trace fields of this hop may add to a message.

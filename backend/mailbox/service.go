@@ -39,6 +39,7 @@ type Config struct {
 type Service struct {
 	cfg      Config
 	inFlight atomic.Int64 // octets reserved by take
+	bodies   bodies       // messages that a delivery may name
 }
 
 // New checks cfg.

@@ -32,7 +32,7 @@ import (
 
 var (
 	recipients = flag.Int("recipients", 300, "distinct recipients that nobody has asked for")
-	members    = flag.Int("members", 400, "members of the list")
+	members    = flag.Int("members", 1200, "members of the list")
 	sessions   = flag.Int("sessions", 16, "sessions that send at the same time")
 	alone      = flag.Bool("alone", false, "leave out what Postern is compared with")
 )

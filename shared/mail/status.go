@@ -32,6 +32,7 @@ var (
 	StatusNoQuorum         = Status{4, 4, 5}
 	StatusLoop             = Status{5, 4, 6}
 	StatusExpired          = Status{4, 4, 7}
+	StatusUnknownBody      = Status{4, 6, 0} // between the tiers: a message was named that is not there
 	StatusInvalidCommand   = Status{5, 5, 1}
 	StatusSyntax           = Status{5, 5, 2}
 	StatusTooManyRcpt      = Status{4, 5, 3}

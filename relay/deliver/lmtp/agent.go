@@ -57,6 +57,8 @@ type Agent struct {
 	cfg   Config
 	mu    sync.Mutex // guards nodes
 	nodes map[string]*node
+
+	bodies bodies
 }
 
 var _ deliver.Agent = (*Agent)(nil)
@@ -210,9 +212,10 @@ func (a *Agent) probe(ctx context.Context, n *node, foreign bool, f *Foreign) er
 // transaction for each MaxRecipients of them.
 func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Result {
 	results := make([]deliver.Result, len(d.Recipients))
+	name, named := a.bodies.nameOf(d)
 	for from := 0; from < len(results); from += a.cfg.MaxRecipients {
 		to := min(from+a.cfg.MaxRecipients, len(results))
-		t := try{a: a, d: d, rcpts: d.Recipients[from:to], results: results[from:to]}
+		t := try{a: a, d: d, rcpts: d.Recipients[from:to], results: results[from:to], name: name, named: named}
 		t.run(ctx)
 	}
 	return results

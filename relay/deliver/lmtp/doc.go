@@ -23,6 +23,11 @@ RCPT, XKEY, the delivery key in hexadecimal, XFOLDER, the folder in UTF-8, and
 XQUOTA, "octets,messages,stamp" with -1 for no limit. XPART, the partition in
 which the mailbox is to be made, goes to peers that list it behind X-TT 1.
 
+The message of a large list is sent to a node once: the transactions that
+follow name it (XBODY on MAIL), those of later pieces of the list, which are
+messages of their own with the same root queue id, too. A node that does not
+know it, having restarted perhaps, says so and gets it again.
+
 A recipient with an Autoreply is sent with XVACATION, the question whether to
 answer, to peers that list it behind X-TT 1; the answer comes back as
 Result.Answer. Other peers get the message without the question, and nothing is

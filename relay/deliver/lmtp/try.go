@@ -23,11 +23,14 @@ type try struct {
 	d       *deliver.Delivery
 	rcpts   []mail.Recipient
 	results []deliver.Result
+	name    bodyName // of the message
+	named   bool     // it is to be used
 
 	open    []int // recipients, by index, that may still be asked about
 	keyed   bool  // the last peer understood keys
 	answers bool  // and remembers who was answered
 	stores  bool  // and is told the partition
+	names   bool  // and takes a message by its name
 	greets  bool  // and says which mailboxes are new
 	claims  bool  // and lets answers be claimed
 	claim   *mail.AutoreplyQuery
@@ -168,8 +171,7 @@ func (t *try) send(ctx context.Context, n *node, c *smtp.Client) bool {
 	}
 	s := scratches.Get().(*scratch)
 	defer s.free()
-	tx := s.transaction(t)
-	res, err := c.Send(ctx, tx)
+	res, err := t.exchange(ctx, n, c, s)
 	if err == nil && c.Usable() {
 		n.give(c, time.Now(), t.a.cfg.MaxIdle, t.a.cfg.IdleTime)
 	} else {
@@ -256,6 +258,9 @@ func (t *try) judge(r *deliver.Result, reply *smtp.Reply, afterData bool) (retry
 		r.Busy = true
 		r.Outcome = deliver.Unknown
 		return true
+	case s == mail.StatusUnknownBody:
+		r.Busy = true
+		return true
 	case s == mail.Status{4, 2, 1} || s == mail.Status{4, 2, 0}:
 		r.Busy = true // mailbox locked
 	}
@@ -299,10 +304,12 @@ func (s *scratch) free() {
 	scratches.Put(s)
 }
 
-// transaction fills in what t's open recipients need.
-func (s *scratch) transaction(t *try) *smtp.Transaction {
+// transaction fills in what t's open recipients need. body is the value of
+// XBODY, "" without one.
+func (s *scratch) transaction(t *try, body string) *smtp.Transaction {
 	env := t.d.Envelope
 	m := &s.tx.Mail
+	s.tx.Rcpts = s.tx.Rcpts[:0]
 	m.From, m.Size, m.Body, m.SMTPUTF8 = env.ReversePath, t.d.Size(), env.Body, env.SMTPUTF8
 	if t.d.EightBit || m.Body == "" {
 		m.Body = mail.Body8BitMIME
@@ -311,6 +318,9 @@ func (s *scratch) transaction(t *try) *smtp.Transaction {
 		s.mail["XTRACE"] = env.RootID
 		s.mail["XTIME"] = strconv.FormatInt(env.Arrival.UnixNano(), 10)
 		m.Private = s.mail
+	}
+	if body != "" {
+		s.mail[paramBody] = body
 	}
 	for at, i := range t.open {
 		r := &t.rcpts[i]
@@ -346,8 +356,10 @@ func (s *scratch) transaction(t *try) *smtp.Transaction {
 		}
 		s.tx.Rcpts = append(s.tx.Rcpts, a)
 	}
-	s.tx.Body = t.d.Body
-	s.tx.UseBDAT = true
+	s.tx.Body, s.tx.UseBDAT = t.d.Body, true
+	if body != "" && body != "new" {
+		s.tx.Body = nil
+	}
 	return &s.tx
 }
 

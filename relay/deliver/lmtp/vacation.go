@@ -54,6 +54,7 @@ func (t *try) greet(c *smtp.Client) {
 	t.stores = ok && slices.Contains(words, paramStore)
 	t.greets = ok && slices.Contains(words, paramWelcome)
 	t.claims = t.answers && slices.Contains(words, paramClaim)
+	t.names = ok && slices.Contains(words, paramBody)
 }
 
 // answered reports whether a reply to XVACATION says to answer. The words are

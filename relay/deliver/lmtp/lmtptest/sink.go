@@ -48,6 +48,8 @@ type Sink struct {
 	byKey    map[string][32]byte
 	answered map[string]string // by recipient and hash: "later", or who has it
 	decided  map[string]string // by key
+	bodies   map[string][]byte // that may be named, by sender, XTRACE and name
+	octets   int
 	repeats  int
 	conflict int
 	sessions int
@@ -87,6 +89,12 @@ func Claims(c *smtp.ServerConfig) {
 	c.PrivateRcpt = append(c.PrivateRcpt, "XCLAIM")
 }
 
+// Names makes the Sink one that takes a message by its name.
+func Names(c *smtp.ServerConfig) {
+	c.Private += " XBODY"
+	c.PrivateMail = append(c.PrivateMail, "XBODY")
+}
+
 // Start starts a Sink on loopback. wrap, which may be nil, is put around every
 // connection.
 func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {
@@ -94,12 +102,12 @@ func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{Addr: l.Addr().String(), l: l, byKey: map[string][32]byte{}, answered: map[string]string{}, decided: map[string]string{}}
+	s := &Sink{Addr: l.Addr().String(), l: l, byKey: map[string][32]byte{}, answered: map[string]string{}, decided: map[string]string{}, bodies: map[string][]byte{}}
 	cfg := smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: "pair.example", Private: "X-TT 1",
 		PrivateMail: []string{"XTRACE", "XTIME"}, PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA"},
 		PrivateFor: func(*smtp.ConnInfo) bool { return true },
-		Limits:     smtp.Limits{Recipients: 10000, Transactions: 1 << 30},
+		Limits:     smtp.Limits{Recipients: 10000, Transactions: 1 << 30, Errors: 1 << 30},
 		NewSession: func(context.Context, *smtp.ConnInfo) (smtp.Session, error) {
 			s.mu.Lock()
 			s.sessions++
@@ -156,9 +164,29 @@ func (s *Sink) Counts() (sessions, messages, repeats, conflicts int) {
 	return s.sessions, s.messages, s.repeats, s.conflict
 }
 
+// Octets is how many of messages came, those of a message that was named not
+// among them.
+func (s *Sink) Octets() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.octets
+}
+
+// Forget forgets the messages that may be named, as a restart would.
+func (s *Sink) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.bodies)
+}
+
+func bodyID(m *smtp.MailArgs, name string) string {
+	return m.From.String() + " " + m.Private["XTRACE"] + " " + name
+}
+
 type session struct {
 	s     *Sink
 	mail  smtp.MailArgs
+	same  []byte // the message that was named
 	rcpts []*smtp.RcptArgs
 }
 
@@ -174,7 +202,14 @@ func (x *session) Mail(_ context.Context, m *smtp.MailArgs) error {
 			return r
 		}
 	}
-	x.mail, x.rcpts = *m, x.rcpts[:0]
+	x.mail, x.rcpts, x.same = *m, x.rcpts[:0], nil
+	if name := m.Private["XBODY"]; name != "" && name != "new" {
+		x.s.mu.Lock()
+		defer x.s.mu.Unlock()
+		if x.same = x.s.bodies[bodyID(m, name)]; x.same == nil {
+			return &smtp.Reply{Code: 451, Status: mail.StatusUnknownBody, Text: "send it"}
+		}
+	}
 	return nil
 }
 
@@ -190,16 +225,24 @@ func (x *session) Rcpt(_ context.Context, r *smtp.RcptArgs) error {
 
 func (x *session) Data(_ context.Context, m *smtp.Message) []*smtp.Reply {
 	replies := make([]*smtp.Reply, len(x.rcpts))
+	body := m.Bytes
+	if x.same != nil {
+		body = x.same
+	}
 	for i, r := range x.rcpts {
 		if x.s.Answer != nil {
 			replies[i] = x.s.Answer(r)
 		}
 		if replies[i] == nil {
-			replies[i] = x.s.store(&x.mail, r, m.Bytes)
+			replies[i] = x.s.store(&x.mail, r, body)
 		}
 	}
 	x.s.mu.Lock()
 	x.s.messages++
+	x.s.octets += len(m.Bytes)
+	if x.mail.Private["XBODY"] == "new" {
+		x.s.bodies[bodyID(&x.mail, fmt.Sprintf("%x", sha256.Sum256(m.Bytes)))] = append([]byte(nil), m.Bytes...)
+	}
 	x.s.mu.Unlock()
 	return replies
 }

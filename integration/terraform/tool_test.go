@@ -19,6 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	code := m.Run()
 	cluster.RemoveBinaries()
+	removeReleases()
 	os.Exit(code)
 }
 
@@ -68,7 +69,7 @@ func work(t *testing.T) string {
 	}
 	// What somebody's own run has left is no part of it.
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && (d.Name() == ".terraform" || strings.HasPrefix(d.Name(), "terraform.tfstate") || d.Name() == ".terraform.lock.hcl") {
+		if err == nil && (d.Name() == ".terraform" || strings.HasPrefix(d.Name(), "terraform.tfstate") || d.Name() == ".terraform.lock.hcl" || strings.HasSuffix(d.Name(), ".auto.tfvars")) {
 			if err := os.RemoveAll(path); err != nil {
 				return err
 			}

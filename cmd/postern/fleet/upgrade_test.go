@@ -1,7 +1,11 @@
 package fleet
 
 import (
+	"context"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -173,6 +177,33 @@ func TestJudge(t *testing.T) {
 		err := before.judge(tt.w, o)
 		if (tt.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestShut: a port behind a firewall is told from one at which nobody listens.
+func TestShut(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	if err := greet(t.Context(), addr, ""); err == nil || shut(err) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+	defer cancel()
+	if err := greet(ctx, addr, ""); !shut(err) {
+		t.Errorf("no answer in time: %v", err)
+	}
+	for err, want := range map[error]bool{
+		&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}: true,
+		&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNRESET)}:   false,
+		nil: false,
+	} {
+		if got := shut(err); got != want {
+			t.Errorf("%v: %v", err, got)
 		}
 	}
 }

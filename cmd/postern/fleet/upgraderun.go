@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/postern-mail/postern/shared/admin"
@@ -260,7 +262,9 @@ func (f *Fleet) await(ctx context.Context, within time.Duration, well func(*Stat
 var greetings = map[string]string{"smtp": "220", "imap": "* OK", "pop3": "+OK"}
 
 // probe speaks to the services of a node, at the addresses that it says by
-// gossip; a node without gossip has answered the admin API only.
+// gossip; a node without gossip has answered the admin API only. Replicas are for
+// relays: where the firewalls let operators reach relays only, as the ports matrix
+// has it, what a replica says of itself has to do.
 func (f *Fleet) probe(ctx context.Context, n *Node) error {
 	c, err := Call(ctx, n, admin.GetCluster, admin.None{})
 	if err != nil {
@@ -276,13 +280,28 @@ func (f *Fleet) probe(ctx context.Context, n *Node) error {
 				if m.Role != Relay {
 					want = "" // these ask for a relay's certificate
 				}
-				if err := greet(ctx, addr, want); err != nil {
+				err := greet(ctx, addr, want)
+				if m.Role != Relay && shut(err) {
+					return nil
+				}
+				if err != nil {
 					return fmt.Errorf("%s: %w", service, err)
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// shut reports whether a firewall keeps us from a port. A reset is another thing:
+// there is nobody.
+func shut(err error) bool {
+	for _, e := range []error{syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES, syscall.EPERM, os.ErrDeadlineExceeded, context.DeadlineExceeded} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func greet(ctx context.Context, addr, want string) error {

@@ -14,5 +14,6 @@ output "try" {
     ${join(" ", local.enter["management"])} ${local.tool} status ${join(" ", module.topology.tool.arguments)}
     ${local.tool} status --dir ${var.state_dir}
     ${join(" ", local.enter["internet"])} curl -sS --cacert ${local.operator}/ca.pem -u u0001:secret --resolve mail.${var.domain}:993:${module.topology.nodes["relay1"].address} imaps://mail.${var.domain}/INBOX
+    ${local.tool} probe --matrix ${var.state_dir}/probe.json --enter 'exec nsenter --net="/run/netns/${var.prefix}-$POSTERN_FROM" "$@"'
   T
 }

@@ -1,0 +1,160 @@
+package terraform
+
+import (
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// specified is the matrix once more, written by hand from the specification's table
+// of ports and not from the module, so that both would have to be wrong alike: what a
+// kind of host may reach of another, with the ports of the example.
+var specified = map[[2]string]string{
+	{"internet", "relay"}:     "25 110 143 465 587 993 995",
+	{"management", "relay"}:   "25 110 143 465 587 993 995 8443 9154",
+	{"management", "backend"}: "8443 9155",
+	{"management", "witness"}: "8443 9156",
+	{"relay", "internet"}:     "53", // and 25, where nobody listens in the example
+	{"relay", "directory"}:    "389",
+	{"relay", "relay"}:        "7946",
+	{"relay", "backend"}:      "1100 1430 2424 7946",
+	{"relay", "witness"}:      "7946",
+	{"backend", "relay"}:      "7946",
+	{"backend", "backend"}:    "7946 8300",
+	{"backend", "witness"}:    "7946 8300",
+	{"witness", "relay"}:      "7946",
+	{"witness", "backend"}:    "7946 8300",
+}
+
+// kind is what a host is in the table.
+func kind(name string) string {
+	name, _, _ = strings.Cut(name, ",") // one that stands for several groups
+	switch {
+	case strings.HasPrefix(name, "relay"):
+		return "relay"
+	case strings.HasPrefix(name, "pair"):
+		return "backend"
+	case strings.HasPrefix(name, "witness"):
+		return "witness"
+	}
+	return name
+}
+
+// report is what postern probe says.
+type report struct {
+	From     []string
+	Findings []struct {
+		From, To, Protocol, What string
+		Port                     int
+	}
+	Open, Closed, Silent int
+	Probes               []struct {
+		From, To, Protocol, State string
+		Port                      int
+	}
+}
+
+// ask runs postern probe from places, by default all.
+func (l *local) ask(release string, from ...string) (*report, error) {
+	l.t.Helper()
+	args := []string{
+		"probe", "--matrix", filepath.Join(l.state, "probe.json"), "-o", "json",
+		"--enter", `exec nsenter --net="/run/netns/` + l.prefix + `-$POSTERN_FROM" "$@"`,
+	}
+	if len(from) > 0 {
+		args = append(args, "--from", strings.Join(from, ","))
+	}
+	text, err := l.tool(release, args...)
+	r := new(report)
+	if bad := json.Unmarshal([]byte(text), r); bad != nil {
+		l.t.Fatalf("%v: %v\n%s", err, bad, text)
+	}
+	return r, err
+}
+
+// probe: the tool has no finding, and what it saw open is what the table says.
+func (l *local) probe(release string, from ...string) {
+	t := l.t
+	t.Helper()
+	r, err := l.ask(release, from...)
+	if err != nil {
+		t.Errorf("the network is not as the matrix says: %+v", r.Findings)
+	}
+	if len(from) == 0 && len(r.From) != 8 {
+		t.Errorf("probed from %v", r.From)
+	}
+	open := map[[2]string][]int{}
+	for _, p := range r.Probes {
+		way := [2]string{p.From, p.To}
+		if _, ok := open[way]; !ok {
+			open[way] = nil
+		}
+		if p.Protocol == "tcp" && p.State == "open" {
+			open[way] = append(open[way], p.Port)
+		}
+		// Of UDP only the example's DNS answers.
+		if p.Protocol == "udp" && (p.State == "open") != (p.Port == 53 && kind(p.From) == "relay" && kind(p.To) == "internet") {
+			t.Errorf("%s to %s: UDP port %d is %s", p.From, p.To, p.Port, p.State)
+		}
+	}
+	if len(open) < 6*len(r.From) {
+		t.Errorf("only %d ways were tried from %v", len(open), r.From)
+	}
+	for way, ports := range open {
+		slices.Sort(ports)
+		var got []string
+		for _, p := range ports {
+			got = append(got, strconv.Itoa(p))
+		}
+		if want := specified[[2]string{kind(way[0]), kind(way[1])}]; strings.Join(got, " ") != want {
+			t.Errorf("%s to %s: open are %v, the specification says %q", way[0], way[1], got, want)
+		}
+	}
+	t.Logf("probed from %v: %d open, %d closed, %d silent (UDP)", r.From, r.Open, r.Closed, r.Silent)
+}
+
+// holes: the probe sees a port that firewalls let through too much, and one that
+// they do not let through.
+func (l *local) holes() {
+	t := l.t
+	t.Helper()
+	nft := func(host string, args ...string) string {
+		t.Helper()
+		out, err := exec.Command("nsenter", append([]string{"--net=/run/netns/" + l.prefix + "-" + host, "nft"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("nft %v: %v: %s", args, err, out)
+		}
+		return string(out)
+	}
+	// A hole needs both ends: every machine has rules of its own.
+	rules := []struct{ host, chain, rule string }{
+		{"pair1-a", "incoming", "tcp dport 2424 accept"},
+		{"directory", "outgoing", "tcp dport 2424 accept"},
+		{"pair1-a", "incoming", "ip saddr 10.77.2.11 tcp dport 8300 drop"},
+	}
+	for i, r := range rules {
+		out := nft(r.host, append([]string{"--handle", "--echo", "insert", "rule", "inet", "postern", r.chain}, strings.Fields(r.rule)...)...)
+		_, handle, ok := strings.Cut(strings.TrimSpace(out), "# handle ")
+		if !ok {
+			t.Fatalf("nft does not say the handle of %s: %s", r.rule, out)
+		}
+		handle, _, _ = strings.Cut(handle, "\n")
+		defer nft(rules[i].host, "delete", "rule", "inet", "postern", r.chain, "handle", handle)
+	}
+	r, err := l.ask(oldRelease, "directory", "pair1-b")
+	var seen []string
+	for _, f := range r.Findings {
+		seen = append(seen, f.From+" "+f.To+" "+strconv.Itoa(f.Port)+" "+f.What)
+	}
+	want := []string{
+		"directory pair1-a 2424 is open, and no rule allows it",
+		"pair1-b pair1-a 8300 is allowed, but does not get through",
+	}
+	slices.Sort(seen)
+	if err == nil || !slices.Equal(seen, want) {
+		t.Errorf("found %q, want %q", seen, want)
+	}
+}

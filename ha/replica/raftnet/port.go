@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -120,6 +122,11 @@ func (p *Port) handle(c net.Conn) {
 		err = fmt.Errorf("%s %s %s", pre.from, noMember, pre.pair)
 	default:
 		err = t.speaks(pre.from, l)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		// A member that has heard enough from others hangs up.
+		p.log.Debug("connection ended before it said what for", "remote", c.RemoteAddr().String(), "err", err)
+		return
 	}
 	if err != nil {
 		p.log.Warn("connection refused", "remote", c.RemoteAddr().String(), "err", err)

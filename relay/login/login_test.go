@@ -102,13 +102,13 @@ func TestAccess(t *testing.T) {
 	text = text[:i] + strings.Replace(text[i:], "inetUserStatus: active\n", "inetUserStatus: active\nmailAllowedServiceAccess: +imaps,smtp:*$+pop:192.0.2.1\n", 1)
 	i = strings.Index(text, "uid: u0002")
 	text = text[:i] + strings.Replace(text[i:], "inetUserStatus: active\n", "inetUserStatus: active\nmailAllowedServiceAccess: imap of everybody\n", 1)
-	for name, start := range map[string]func() dirtest.Server{
-		"embedded": func() dirtest.Server { return dirtest.Embedded(t, []byte(text)) },
-		"OpenLDAP": func() dirtest.Server { return dirtest.OpenLDAP(t, []byte(text)) },
+	for name, start := range map[string]func(testing.TB) dirtest.Server{
+		"embedded": func(t testing.TB) dirtest.Server { return dirtest.Embedded(t, []byte(text)) },
+		"OpenLDAP": func(t testing.TB) dirtest.Server { return dirtest.OpenLDAP(t, []byte(text)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &login.Checker{
-				Directory: dirtest.Dial(t, start()),
+				Directory: dirtest.Dial(t, start(t)),
 				Pair:      func(host string) (string, bool) { return host, host == "pair1" },
 			}
 			secure := &tls.ConnectionState{}

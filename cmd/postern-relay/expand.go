@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/relay/mapping"
 	"github.com/postern-mail/postern/shared/mail"
 )
 
@@ -26,9 +27,19 @@ func (r *relay) openExpander() error {
 	if err != nil {
 		return err
 	}
+	var tables *mapping.Tables
+	if c.Mappings != "" {
+		text, err := os.ReadFile(c.Mappings)
+		if err == nil {
+			tables, err = mapping.Parse(c.Mappings, text)
+		}
+		if err != nil {
+			return fmt.Errorf("expand.mappings: %w", err)
+		}
+	}
 	r.expander, err = expand.New(expand.Config{
 		Directory: r.dir.cache, Pair: r.n.Routes.Pair, Hostnames: slices.Concat([]string{r.c.Hostname}, c.Hostnames),
-		Options: c.Options, ListLimit: c.ListLimit, ChunkSize: c.Piece, Trim: c.Trim, Texts: texts,
+		Options: c.Options, ListLimit: c.ListLimit, ChunkSize: c.Piece, Trim: c.Trim, Texts: texts, Mappings: tables,
 		OverQuotaTemporary: c.OverQuotaTemporary, RouteToRoutingHost: c.RouteToRoutingHost, SRS: srs, Log: r.n.Log,
 	})
 	return err

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-mail/postern/relay/mapping"
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/mail"
 )
@@ -44,6 +45,8 @@ type Config struct {
 	// SRS rewrites the reverse-path of mail that is forwarded to other domains;
 	// nil: it is kept.
 	SRS *SRS
+	// Mappings has the mapping tables that lists name; nil: there are none.
+	Mappings *mapping.Tables
 	// Trim are fields that no list passes on, besides those of its entry.
 	Trim []string
 	Log  *slog.Logger

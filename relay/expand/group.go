@@ -172,21 +172,26 @@ func (w *walk) members(r mail.Recipient, e *directory.Entry, limit int, take fun
 	}
 	// Groups that a search finds wait until it is over: they may need another one.
 	var groups []string
-	below := func(u string) error {
-		return w.search(r, e, u, min(limit, MaxFinal), func(m *directory.Entry) error {
-			switch {
-			case m.Mail == "": // members without an address are skipped (directory.md 13.3)
-				return nil
-			case m.Kind == directory.Group:
-				groups = append(groups, m.DN)
-				return nil
-			}
-			return add(m.Mail, m)
-		})
+	plain := func(m *directory.Entry) error {
+		switch {
+		case m.Mail == "": // members without an address are skipped (directory.md 13.3)
+			return nil
+		case m.Kind == directory.Group:
+			groups = append(groups, m.DN)
+			return nil
+		}
+		return add(m.Mail, m)
+	}
+	below := func(u string, own bool) error {
+		found := plain
+		if own && e.List != nil && e.List.ResultMapping != "" {
+			found = func(m *directory.Entry) error { return w.mapped(r, e, u, m, plain, add) }
+		}
+		return w.search(r, e, u, min(limit, MaxFinal), found)
 	}
 	// The order of the specification's rows 11-14.
 	for _, u := range e.MemberURLs {
-		if err := below(u); err != nil {
+		if err := below(u, true); err != nil {
 			return err
 		}
 	}
@@ -197,7 +202,7 @@ func (w *walk) members(r mail.Recipient, e *directory.Entry, limit int, take fun
 				return add(m.Mail, m)
 			case m.Kind == directory.Other:
 				// A name may stand for all that is below it (directory.md 13.2, row 13).
-				return below("ldap:///" + url.PathEscape(m.DN) + "??sub?(mail=*)")
+				return below("ldap:///"+url.PathEscape(m.DN)+"??sub?(mail=*)", false)
 			}
 			return nil
 		})

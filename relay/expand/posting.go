@@ -64,38 +64,56 @@ type check struct {
 	final                  bool // a failure counts whatever else is passed
 }
 
-// checks are the rows 3 to 9, in their order.
-var checks = []check{
-	{"13.2/3", "mgrpBroadcasterPolicy", ansAuth, false},
-	{"13.2/4", "mgrpAllowedDomain", ansDomain, false},
-	{"13.2/5", "mgrpDisallowedDomain", ansDomain, false},
-	{"13.2/6", "mgrpAllowedBroadcaster", ansSender, false},
-	{"13.2/7", "mgrpDisallowedBroadcaster", ansSender, false},
-	{"13.2/8", "mgrpMsgMaxSize", ansListSize, true},
-	{"13.2/8", "posternMaxAttachments", ansAttachments, true},
-	{"13.2/9", "mgrpAuthPassword", ansPassword, false},
+// The checks, in the order of the rows 3 to 9.
+const (
+	checkLogin = iota
+	checkAllowedDomain
+	checkDisallowedDomain
+	checkAllowed
+	checkDisallowed
+	checkSize
+	checkAttachments
+	checkPassword
+)
+
+var checks = [...]check{
+	checkLogin:            {"13.2/3", "mgrpBroadcasterPolicy", ansAuth, false},
+	checkAllowedDomain:    {"13.2/4", "mgrpAllowedDomain", ansDomain, false},
+	checkDisallowedDomain: {"13.2/5", "mgrpDisallowedDomain", ansDomain, false},
+	checkAllowed:          {"13.2/6", "mgrpAllowedBroadcaster", ansSender, false},
+	checkDisallowed:       {"13.2/7", "mgrpDisallowedBroadcaster", ansSender, false},
+	checkSize:             {"13.2/8", "mgrpMsgMaxSize", ansListSize, true},
+	checkAttachments:      {"13.2/8", "posternMaxAttachments", ansAttachments, true},
+	checkPassword:         {"13.2/9", "mgrpAuthPassword", ansPassword, false},
 }
 
-// do makes the i-th check. It is no table of functions: through one, whoever is
-// being expanded would move to the heap, for everybody.
+// do makes a check. It is no table of functions: through one, whoever is being
+// expanded would move to the heap, for everybody.
 func (p *posting) do(w *walk, i int) (outcome, error) {
 	switch i {
-	case 0:
-		return p.login(w)
-	case 1:
+	case checkLogin:
+		return p.login(w), nil
+	case checkAllowedDomain:
 		return p.allowedDomain(w)
-	case 2:
-		return p.disallowedDomain(w)
-	case 3:
+	case checkDisallowedDomain:
+		return failsIf(anyGlob(p.l.DisallowedDomains, p.sender.address.Domain)), nil
+	case checkAllowed:
 		return p.allowed(w)
-	case 4:
+	case checkDisallowed:
 		return p.disallowed(w)
-	case 5:
-		return p.size(w)
-	case 6:
-		return p.attachments(w)
+	case checkSize:
+		return p.size(w), nil
+	case checkAttachments:
+		return p.attachments(w), nil
 	}
-	return p.password(w)
+	return p.password(w), nil
+}
+
+func failsIf(yes bool) outcome {
+	if yes {
+		return failed
+	}
+	return neutral
 }
 
 // posting is one message that is to be posted to one list.
@@ -166,30 +184,43 @@ func (p *posting) moderated(w *walk) (verdict, error) {
 	if len(p.l.Moderators) == 0 || p.approved {
 		return postYes, nil
 	}
-	in, err := w.among(p.r, p.e, p.l.Moderators, p.sender)
+	o, err := p.among(w, "mgrpModerator", p.l.Moderators)
 	switch {
-	case errors.Is(err, errLater):
-		return postLater, nil
-	case errors.Is(err, errBadURL):
-		w.x.alarms.raise("moderator is no usable URL", p.e.DN, p.r.Address, err)
 	case err != nil:
 		return 0, err
-	}
-	if in {
+	case o == undecided:
+		return postLater, nil
+	case o == passed:
 		w.rule(p.r.Address, p.e.DN, "13.2/10", "mgrpModerator", "from a moderator", nil)
 		return postYes, nil
 	}
 	return postModerate, nil
 }
 
-func (p *posting) login(w *walk) (outcome, error) {
+// among says whether the sender is one of those that the values of an attribute
+// stand for: passed, or neutral; failed when a value is no URL that can be used.
+func (p *posting) among(w *walk, attribute string, values []string) (outcome, error) {
+	in, err := w.among(p.r, p.e, values, p.sender)
+	switch {
+	case errors.Is(err, errLater):
+		return undecided, nil
+	case errors.Is(err, errBadURL):
+		w.x.alarms.raise(attribute+" has a value that is no usable URL", p.e.DN, p.r.Address, err)
+		return failed, nil
+	case in && err == nil:
+		return passed, nil
+	}
+	return neutral, err
+}
+
+func (p *posting) login(w *walk) outcome {
 	switch {
 	case !p.policy.login:
-		return neutral, nil
+		return neutral
 	case w.env == nil || w.env.AuthUser == "":
-		return failed, nil
+		return failed
 	}
-	return passed, nil
+	return passed
 }
 
 func (p *posting) allowedDomain(w *walk) (outcome, error) {
@@ -209,75 +240,45 @@ func (p *posting) allowedDomain(w *walk) (outcome, error) {
 	return failed, nil
 }
 
-func (p *posting) disallowedDomain(w *walk) (outcome, error) {
-	if anyGlob(p.l.DisallowedDomains, p.sender.address.Domain) {
-		return failed, nil
-	}
-	return neutral, nil
-}
-
 func (p *posting) allowed(w *walk) (outcome, error) {
 	if len(p.l.AllowedBroadcasters) == 0 {
 		return neutral, nil
 	}
-	in, err := p.among(w, "mgrpAllowedBroadcaster", p.l.AllowedBroadcasters)
-	switch {
-	case errors.Is(err, errLater):
-		return undecided, nil
-	case errors.Is(err, errBadURL) || err == nil && !in:
-		return failed, nil
-	case err != nil:
-		return neutral, err
+	o, err := p.among(w, "mgrpAllowedBroadcaster", p.l.AllowedBroadcasters)
+	if o == neutral && err == nil {
+		o = failed
 	}
-	return passed, nil
+	return o, err
 }
 
 func (p *posting) disallowed(w *walk) (outcome, error) {
-	if len(p.l.DisallowedBroadcasters) == 0 {
-		return neutral, nil
+	o, err := p.among(w, "mgrpDisallowedBroadcaster", p.l.DisallowedBroadcasters)
+	if o == passed {
+		o = failed
 	}
-	in, err := p.among(w, "mgrpDisallowedBroadcaster", p.l.DisallowedBroadcasters)
-	switch {
-	case errors.Is(err, errLater):
-		return undecided, nil
-	case errors.Is(err, errBadURL) || in:
-		return failed, nil
-	case err != nil:
-		return neutral, err
-	}
-	return neutral, nil
+	return o, err
 }
 
-func (p *posting) among(w *walk, attribute string, values []string) (bool, error) {
-	in, err := w.among(p.r, p.e, values, p.sender)
-	if errors.Is(err, errBadURL) {
-		w.x.alarms.raise(attribute+" has a value that is no usable URL", p.e.DN, p.r.Address, err)
-	}
-	return in, err
-}
-
-func (p *posting) size(w *walk) (outcome, error) {
+func (p *posting) size(w *walk) outcome {
 	switch {
 	case p.l.MaxSize == 0:
-		return neutral, nil
+		return neutral
 	case w.size() > p.l.MaxSize:
-		return failed, nil
+		return failed
 	case w.pass == nil: // what is announced is not what comes
-		return undecided, nil
+		return undecided
 	}
-	return neutral, nil
+	return neutral
 }
 
-func (p *posting) attachments(w *walk) (outcome, error) {
+func (p *posting) attachments(w *walk) outcome {
 	switch {
 	case p.l.MaxAttachments < 0:
-		return neutral, nil
+		return neutral
 	case w.pass == nil:
-		return undecided, nil
-	case attachments(message.Parse(w.pass.msg.Bytes)) > p.l.MaxAttachments:
-		return failed, nil
+		return undecided
 	}
-	return neutral, nil
+	return failsIf(attachments(message.Parse(w.pass.msg.Bytes)) > p.l.MaxAttachments)
 }
 
 // attachments counts the parts that are meant as files.
@@ -303,24 +304,21 @@ func attachments(p *message.Part) int {
 
 // password is row 9. A list with moderators that does not demand its password
 // takes it as their approval.
-func (p *posting) password(w *walk) (outcome, error) {
+func (p *posting) password(w *walk) outcome {
 	demanded := p.policy.password || p.l.Password != "" && len(p.l.Moderators) == 0
 	switch {
 	case p.l.Password == "" && !demanded:
-		return neutral, nil
+		return neutral
 	case w.pass == nil:
-		return undecided, nil
+		return undecided
 	}
 	msg := w.pass.msg.Bytes
 	given, _ := message.Get(msg[:message.HeaderLen(msg)], "Approved")
 	if p.l.Password != "" && subtle.ConstantTimeCompare(given, []byte(p.l.Password)) == 1 {
 		p.approved = true
-		return passed, nil
+		return passed
 	}
-	if !demanded {
-		return neutral, nil
-	}
-	return failed, nil
+	return failsIf(demanded)
 }
 
 // anyGlob reports whether a domain matches one of the patterns, in which "*"

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/relay/mapping"
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/cache"
 	"github.com/postern-mail/postern/shared/directory/dirtest"
@@ -47,6 +48,12 @@ func people() []byte {
 	list("either", ana+"mgrpBroadcasterPolicy: OR\nmgrpAllowedDomain: ok.example\nmgrpAuthPassword: s3cret\n")
 	list("tagged", ana+"businessCategory: [tagged]\ndescription: https://example.org/unsubscribe\nmgrpMsgSuffixText: -- $tagged list\nmgrpRequestTo: bob@example.org\nmailRejectText: no\n")
 	list("each", ana+"mgrpRFC822MailMember: loopa@example.org\nmgrpNoDuplicateChecks: yes\n")
+	user("called", "mailHost: pair1\npager: +49 1\npager: 22\n")
+	user("silent", "mailHost: pair1\npager: none\n")
+	list("pagers", "memberURL: ldap:///ou=people,"+base+"?pager?sub?(pager=*)\nuniqueMember: ou=people,"+trees.Base("example.com")+"\nmgrpURLResultMapping: pagers\n")
+	list("mapped", bob+"mgrpDeliverTo: ldap:///ou=people,"+base+"??sub?(|(uid=ana)(uid=bob)(uid=fran))\nmgrpURLResultMapping: ADDRESSES\n")
+	list("nomap", ana+"memberURL: ldap:///ou=people,"+base+"??sub?(uid=ana)\nmgrpURLResultMapping: ELSEWHERE\n")
+	list("secret", "uniqueMember: uid=nobody,ou=people,"+base+"\nmemberURL: ldap:///ou=people,"+base+"?userPassword?sub?(uid=ana)\nmgrpURLResultMapping: ADDRESSES\n")
 	list("errors", "uniqueMember: uid=ana,ou=people,"+base+"\nmgrpErrorsTo: ldap:///uid=bob,ou=people,"+base+"\n")
 	return []byte(text)
 }
@@ -58,6 +65,23 @@ func renamed(t testing.TB) directory.Schema {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// tables are the mapping tables of lists.
+func tables(t testing.TB) *mapping.Tables {
+	t.Helper()
+	tables, err := mapping.Parse("mappings", []byte(`PAGERS
+  *|none       $N
+  *?pager?*|+*  "$2"@pager.example$Y
+  *|*          "$1"@pager.example$Y
+ADDRESSES
+  *|bob@*      $N
+  *|fran@*     x@far.example$Y
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tables
 }
 
 // patient lets a busy machine answer.
@@ -75,7 +99,7 @@ func TestPeople(t *testing.T) {
 			schema := renamed(t)
 			d := cache.New(dirtest.Dial(t, start(t, people()), patient, func(c *ldap.Config) { c.Schema = schema }), cache.Config{Timeout: time.Minute})
 			now := time.Date(2026, 1, 15, 0, 0, 0, 0, time.UTC)
-			x, err := New(Config{Directory: d, Pair: Pairs("pair1"), Now: func() time.Time { return now }})
+			x, err := New(Config{Directory: d, Pair: Pairs("pair1"), Now: func() time.Time { return now }, Mappings: tables(t)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -171,6 +195,11 @@ func serverLists(t *testing.T, x *Expander) {
 		{"eve@example.org", "auth@example.org", "550 5.7.1"},
 		{"x@ok.example", "either@example.org", "reprocess either@example.org"},
 		{"x@bad.example", "staff@example.org", "550 5.7.1"},
+		{"", "pagers@example.org", "tcp_lmtpcs pair1 bob@example.com, tcp_local \"49 1\"@pager.example, " +
+			"tcp_local 22@pager.example, tcp_local nms@example.com, tcp_local plain@example.com, tcp_local sims@example.com"},
+		{"", "mapped@example.org", ana + ", " + bob + ", tcp_local x@far.example"}, // bob by his name
+		{"", "nomap@example.org", "451 4.3.5"},
+		{"", "secret@example.org", "550 5.2.4"},
 		{"", "tagged-request@example.org", bob},
 		{"", "owner-staff@example.org", "550 5.1.1"}, // postmaster is nobody's here: the door answers for it
 	} {

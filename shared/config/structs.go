@@ -217,6 +217,7 @@ type Expand struct {
 	ListLimit          int      `mapstructure:"list_limit"`
 	Piece              int      `mapstructure:"piece"`
 	Trim               []string `mapstructure:"trim"`
+	Mappings           string
 	Texts              []string
 	OverQuotaTemporary bool `mapstructure:"overquota_temporary"`
 	RouteToRoutingHost bool `mapstructure:"route_to_routing_host"`

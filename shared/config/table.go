@@ -195,6 +195,7 @@ var Table = []Option{
 	{Name: "expand.list_limit", Type: Int, Default: "1000", Unit: "members", Tier: TierRelay, Min: 1, Max: 50000, Help: "Members of a list beyond which it is expanded after the client was answered."},
 	{Name: "expand.piece", Type: Int, Default: "5000", Unit: "members", Tier: TierRelay, Min: 100, Max: 50000, Help: "Members that are queued at once then."},
 	{Name: "expand.trim", Type: Words, Default: "Disposition-Notification-To,Return-Receipt-To,X-Confirm-Reading-To", Tier: TierRelay, Help: "Header fields that a list which changes its mail never passes on."},
+	{Name: "expand.mappings", Type: File, Tier: TierRelay, Help: "Mapping tables, in the format of the old servers' mapping file. Lists name one in mgrpURLResultMapping for what their member URLs find. Empty: there are none, and such a list is not expanded."},
 	{Name: "expand.texts", Type: Words, Tier: TierRelay, Help: "Texts of refusals in place of the usual ones, name=text: user_disabled=This account is closed. A name that is not known is refused with a list of those that are."},
 	{Name: "expand.overquota_temporary", Type: Bool, Default: "no", Tier: TierRelay, Help: "Answer 452 and not 552 for users whose status is overquota."},
 	{Name: "expand.route_to_routing_host", Type: Bool, Default: "no", Tier: TierRelay, Help: "Send mail for a domain that other relays expand to the first of its mailRoutingHosts, not to where its name leads."},

@@ -19,6 +19,7 @@ type EntrySchema struct {
 	RemoveHeader, AddHeader                     string
 	PrefixText, SuffixText, SubjectTag          string
 	UnsubscribeURL, NoDuplicateChecks           string
+	ResultMapping                               string
 
 	// Users who are away.
 	AutoReplyMode, AutoReplySubject, AutoReplyText string
@@ -51,6 +52,7 @@ func sunEntries() EntrySchema {
 		SubjectTag:            "posternSubjectTag",
 		UnsubscribeURL:        "posternUnsubscribeURL",
 		NoDuplicateChecks:     "mgrpNoDuplicateChecks",
+		ResultMapping:         "mgrpURLResultMapping",
 
 		AutoReplyMode:         "mailAutoReplyMode",
 		AutoReplySubject:      "mailAutoReplySubject",
@@ -72,6 +74,7 @@ func (s *EntrySchema) attributes() []string {
 		s.RejectAction, s.RejectText, s.BroadcasterPolicy, s.AllowedDomain, s.DisallowedDomain, s.AllowedBroadcaster,
 		s.DisallowedBroadcaster, s.ListMaxSize, s.ListMaxAttachments, s.AuthPassword, s.Moderator, s.RequestTo,
 		s.RemoveHeader, s.AddHeader, s.PrefixText, s.SuffixText, s.SubjectTag, s.UnsubscribeURL, s.NoDuplicateChecks,
+		s.ResultMapping,
 		s.AutoReplyMode, s.AutoReplySubject, s.AutoReplyText, s.AutoReplyTextInternal, s.AutoReplyTimeout,
 		s.AutoReplyAddress, s.VacationStart, s.VacationEnd, s.UserLanguage, s.DeferProcessing, s.OptIn, s.Capture,
 		s.ProgramDelivery, s.DeliveryFile, s.SpareE, s.SpareG,
@@ -128,6 +131,7 @@ type List struct {
 	SubjectTag              string
 	Unsubscribe             []string // URLs
 	NoDuplicateChecks       bool
+	ResultMapping           string // mapping table for what member URLs find
 }
 
 // Restricted reports whether somebody may be refused.
@@ -188,7 +192,7 @@ func (s *EntrySchema) list(r *reader) *List {
 		Password: r.one(s.AuthPassword), Moderators: r.all(s.Moderator), RequestTo: r.one(s.RequestTo),
 		RemoveHeader: r.words(s.RemoveHeader), AddHeader: r.all(s.AddHeader),
 		Prefix: text(r.one(s.PrefixText)), Suffix: text(r.one(s.SuffixText)), SubjectTag: r.one(s.SubjectTag),
-		Unsubscribe: r.all(s.UnsubscribeURL), MaxAttachments: -1,
+		Unsubscribe: r.all(s.UnsubscribeURL), MaxAttachments: -1, ResultMapping: r.one(s.ResultMapping),
 	}
 	l.Policy = slices.DeleteFunc(slices.Clone(l.Policy), func(v string) bool { return strings.EqualFold(v, "NO_REQUIREMENTS") })
 	if n := r.limit(s.ListMaxSize); n > 0 {
@@ -205,7 +209,7 @@ func (s *EntrySchema) list(r *reader) *List {
 	if v := r.one(s.NoDuplicateChecks); v != "" {
 		l.NoDuplicateChecks = !strings.EqualFold(v, "no") && !strings.EqualFold(v, "false") && v != "0"
 	}
-	if !l.Restricted() && !l.Changes() && !l.NoDuplicateChecks {
+	if !l.Restricted() && !l.Changes() && !l.NoDuplicateChecks && l.ResultMapping == "" {
 		return nil
 	}
 	return l

@@ -7,6 +7,17 @@ import (
 	"github.com/postern-mail/postern/shared/mail"
 )
 
+// Secret reports whether an attribute is known to hold passwords or keys,
+// whatever a schema says.
+func Secret(attribute string) bool {
+	name, _, _ := strings.Cut(strings.ToLower(attribute), ";")
+	switch name {
+	case "userpassword", "authpassword", "mgrpauthpassword", "sambantpassword", "userpkcs12", "krbprincipalkey":
+		return true
+	}
+	return false
+}
+
 // Kind says what an entry is to mail, by its object classes.
 type Kind uint8
 

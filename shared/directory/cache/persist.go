@@ -41,10 +41,6 @@ const (
 	maxAhead   = 5 * time.Minute
 )
 
-// secrets are attributes that are never written, besides the one that the
-// schema has for the password of a list.
-var secrets = []string{"userpassword", "authpassword", "mgrpauthpassword", "sambantpassword", "userpkcs12", "krbprincipalkey"}
-
 // Persistence says where answers are kept for the next start.
 type Persistence struct {
 	FS     fsx.FS // fsx.OS by default
@@ -104,7 +100,7 @@ func (p *Persistence) secret(name string) bool {
 	if p.Schema != nil {
 		own = p.Schema.AuthPassword
 	}
-	return slices.Contains(secrets, strings.ToLower(name)) || own != "" && strings.EqualFold(name, own)
+	return directory.Secret(name) || own != "" && strings.EqualFold(name, own)
 }
 
 // guarded reports whether an entry says something else without its secrets: a

@@ -73,6 +73,7 @@ var groupFields = slices.Concat(common, []Field{
 	{"disallowed-sender", true, "who may not post", func(s *directory.Schema) string { return s.DisallowedBroadcaster }},
 	{"policy", true, "further rules for posting, such as SMTP_AUTH_REQUIRED", func(s *directory.Schema) string { return s.BroadcasterPolicy }},
 	{"max-size", false, "largest message in octets", func(s *directory.Schema) string { return s.ListMaxSize }},
+	{"result-mapping", false, "mapping table for what member URLs find", func(s *directory.Schema) string { return s.ResultMapping }},
 	{"subject-tag", false, "text before the subject", func(s *directory.Schema) string { return s.SubjectTag }},
 	{"add-header", true, "field to add: Name: value", func(s *directory.Schema) string { return s.AddHeader }},
 	{"remove-header", true, "field to remove", func(s *directory.Schema) string { return s.RemoveHeader }},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
@@ -112,7 +113,7 @@ func (d *Directory) selected(ctx context.Context, url string, limit int, take fu
 		u.DN = d.cfg.Base
 	}
 	q := request{
-		base: u.DN, filter: filter, attrs: d.entry, page: min(d.cfg.PageSize, max(limit, 0)+1),
+		base: u.DN, filter: filter, attrs: d.wanted(u), page: min(d.cfg.PageSize, max(limit, 0)+1),
 		scope: [...]int{ldap.ScopeBaseObject, ldap.ScopeSingleLevel, ldap.ScopeWholeSubtree}[u.Scope],
 	}
 	taken := 0
@@ -134,6 +135,34 @@ func (d *Directory) selected(ctx context.Context, url string, limit int, take fu
 		err = d.missing(ctx, err)
 	}
 	return d.note("search "+url, err)
+}
+
+// maxWanted bounds the attributes that a URL may ask for beside the usual ones.
+const maxWanted = 8
+
+// wanted are the attributes to ask for: the usual ones, and those that the URL
+// names. Nobody gets passwords by a URL.
+func (d *Directory) wanted(u *directory.URL) []string {
+	attrs := d.entry
+	for _, a := range u.Attributes {
+		known := slices.ContainsFunc(attrs, func(b string) bool { return strings.EqualFold(a, b) })
+		if !known && attribute(a) && !directory.Secret(a) && len(attrs) < len(d.entry)+maxWanted {
+			attrs = append(attrs[:len(attrs):len(attrs)], a)
+		}
+	}
+	return attrs
+}
+
+// attribute reports whether s is the description of one attribute (RFC 4512
+// 2.5), so that "*" and "+" are none.
+func attribute(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || i > 0 && (c >= '0' && c <= '9' || c == '-' || c == '.' || c == ';')) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 128
 }
 
 // usable is an LDAP URL taken apart, and its filter in BER.

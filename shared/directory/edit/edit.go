@@ -11,6 +11,10 @@ addresses already, and refused when an error is found. Warnings are handed back.
 Between the check and the write somebody else may take an address; a relay then
 calls it ambiguous, and lint finds it.
 
+A request that needs several writes has all of them or none: when one fails, those
+before it are put back (Rename). What the tool, or the server, did not live to
+put back is in the audit log.
+
 Every change that was tried is a line of the audit log, with old and new values
 and without passwords. When the log cannot be written nothing is changed any
 more.
@@ -150,7 +154,8 @@ type Editor struct {
 	planned map[string]directory.Attributes // entries of a dry run, by folded name; nil: deleted
 	owners  map[string]string               // their names by address
 	spelled map[string]string
-	broken  error // of the audit log
+	broken  error    // of the audit log
+	undo    []change // what a request in hand has written, when it is to be taken back; else nil
 }
 
 // New returns an editor.
@@ -492,7 +497,11 @@ func (ed *Editor) do(ctx context.Context, res *Result, raw directory.Attributes,
 		}
 		return res, errors.Join(ed.plan(ctx, res.DN, nil), ed.plan(ctx, res.NewDN, raw))
 	}
+	full := slices.Clone(res.Changes)
 	err := write()
+	if err == nil {
+		ed.wrote(res, full)
+	}
 	for _, dn := range []string{res.DN, res.NewDN} {
 		ed.check.Ask(dn)
 	}

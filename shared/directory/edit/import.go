@@ -193,7 +193,7 @@ func (ed *Editor) record(ctx context.Context, rec *embedded.Record, update bool)
 	case !exists:
 		return nil, fmt.Errorf("%s: %w", rec.DN, directory.ErrNotFound)
 	case rec.Op == "rename":
-		return ed.renameRecord(ctx, rec, dn, old)
+		return ed.whole(ctx, func() (*Result, error) { return ed.renameRecord(ctx, rec, dn, old) })
 	case rec.Op == "delete":
 		return ed.remove(ctx, Request{Op: Delete, Kind: ed.kindOf(dn, old), Name: dn})
 	}

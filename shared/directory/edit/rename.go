@@ -14,8 +14,13 @@ import (
 )
 
 // rename gives a domain or an entry another name. What names it by the old one
-// (members, URLs, bases, aliases) is changed afterwards, one by one.
+// (members, URLs, bases, aliases) is changed afterwards, one by one. All of it is
+// done, or nothing.
 func (ed *Editor) rename(ctx context.Context, req Request) (*Result, error) {
+	return ed.whole(ctx, func() (*Result, error) { return ed.renameAll(ctx, req) })
+}
+
+func (ed *Editor) renameAll(ctx context.Context, req Request) (*Result, error) {
 	dn, old, err := ed.Show(ctx, req.Kind, req.Name)
 	if err != nil {
 		return nil, err
@@ -96,24 +101,12 @@ func (ed *Editor) move(ctx context.Context, m *moving) (*Result, error) {
 	}
 	put(&renamed, m.attr, more(renamed.Get(m.attr), []string{m.value})...)
 	mods := modifications(diff(renamed, m.raw))
-	res, err := ed.do(ctx, m.res, m.raw, func() error {
-		rdn, _, _ := strings.Cut(m.res.NewDN, ",")
-		if parent := ldap.Parent(m.res.NewDN); parent != "" {
-			rdn = strings.TrimSuffix(m.res.NewDN, ","+parent)
-		}
-		if err := ed.d.Rename(ctx, m.res.DN, rdn, m.below, keep); err != nil {
-			return err
-		}
-		if len(mods) == 0 {
-			return nil
-		}
-		if err := ed.d.Modify(ctx, m.res.NewDN, mods); err != nil {
-			return fmt.Errorf("the name is changed, and the attributes are not: %w", err)
-		}
-		return nil
-	})
+	res, err := ed.do(ctx, m.res, m.raw, func() error { return ed.renameAndSet(ctx, m, keep, mods) })
 	if err != nil {
 		return res, err
+	}
+	if n := len(ed.undo); n > 0 {
+		ed.undo[n-1].old = m.old
 	}
 	return res, ed.references(ctx, res)
 }

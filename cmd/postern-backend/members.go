@@ -8,6 +8,7 @@ import (
 	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/cmd/internal/group"
 	"github.com/postern-mail/postern/cmd/internal/version"
+	"github.com/postern-mail/postern/ha/pair"
 	"github.com/postern-mail/postern/ha/replica"
 	"github.com/postern-mail/postern/shared/admin"
 )
@@ -36,10 +37,8 @@ func (o *operator) handleMembers() {
 			return admin.MemberList{}, err
 		}
 		m := in.Member
-		if level := l.machine.Level(); level > version.FormatBefore {
-			if err := daemon.Support(o.n.Members(), []string{m.Node}, level); err != nil {
-				return admin.MemberList{}, err
-			}
+		if err := l.supports(m.Node); err != nil {
+			return admin.MemberList{}, err
 		}
 		if err := l.replica.AddMember(ctx, replica.Peer{ID: m.ID, Name: m.Node, Addr: m.Addr, Witness: m.Witness}); err != nil {
 			return admin.MemberList{}, notNow(err)
@@ -58,6 +57,33 @@ func (o *operator) handleMembers() {
 		return l.members(ctx), nil
 	})
 	admin.Handle(s, admin.PairRecover, o.recover)
+}
+
+// supports reports why the program on a node cannot apply what is in the log.
+func (l *live) supports(node string) error {
+	level := l.machine.Level()
+	if level <= version.FormatBefore {
+		return nil
+	}
+	return daemon.Support(l.place.n.Members(), []string{node}, level)
+}
+
+// renew takes a replica in that is to be seeded, in the place of the one on the
+// same node that asks for it.
+func (l *live) renew(ctx context.Context, from string, self pair.Peer) ([]pair.Peer, error) {
+	if err := l.supports(self.Name); err != nil {
+		return nil, err
+	}
+	if err := l.replica.ReplaceMember(ctx, from, self); err != nil {
+		return nil, err
+	}
+	var list []pair.Peer
+	for _, m := range l.replica.Configured() {
+		if m.ID != self.ID {
+			list = append(list, m.Peer)
+		}
+	}
+	return list, nil
 }
 
 // notNow tells the caller that the pair is not in the state for it.

@@ -37,6 +37,7 @@ func newPlace(n *daemon.Node[config.Backend], g *config.Group, port *raftnet.Por
 	p.slot = group.NewSlot(group.SlotConfig{
 		Node: n.Config.Node, Group: g, Raft: &n.Config.Raft, Port: port, TLS: n.TLS, Log: n.Log,
 		Open: p.open, Check: checkState, Applied: appliedOf, Changed: n.Changed,
+		Renew: n.Config.Raft.Reseed == "automatic",
 	})
 	return p
 }
@@ -199,7 +200,7 @@ func (l *live) join(m voter.Config) error {
 	l.log.open(r)
 	source := pair.NewSource(pair.SourceConfig{
 		Dir: p.group.Dir, Checkpoint: l.rows.Checkpoint, Applied: l.machine.Applied, CopyLog: r.Log().CopyTo, Base: r.Base,
-		Rate: int64(p.n.Config.Raft.SeedRate), Log: p.n.Log,
+		Renew: l.renew, Rate: int64(p.n.Config.Raft.SeedRate), Log: p.n.Log,
 	})
 	l.source.Store(source)
 	r.Observe(func(bool) {

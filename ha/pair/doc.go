@@ -42,6 +42,11 @@ there by an operator, as one without a vote, before. Its name stands in that
 configuration and must be that of its certificate. From that moment on the floor
 waits for it: it answers with the index of the checkpoint that it is given.
 
-Package pair adds and removes nobody: package replica does.
+Package pair adds and removes nobody: package replica does. A data replica that
+has to be seeded again, since the log of the others begins behind its end, can
+ask for it itself (Renew): its directory is put aside and made anew under another
+id, and it asks the replica that serves, in its old name, to take the new one in
+its place. Interrupted after it was taken out and before the new one was taken in,
+it waits for an operator, as a member that was removed.
 */
 package pair

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/postern-mail/postern/ha/replica/manifest"
 	"github.com/postern-mail/postern/ha/replica/voter"
@@ -27,6 +29,7 @@ type Marker struct {
 	Self    Peer   `json:"self"`
 	Peers   []Peer `json:"peers"`             // that were members when it was made
 	Aside   string `json:"aside,omitempty"`   // directory of the member before, removed at the end
+	Instead string `json:"instead,omitempty"` // id of the member whose place it has yet to be given
 	Session string `json:"session,omitempty"` // of the giver, "" before the first
 	From    string `json:"from,omitempty"`    // id of the giver
 	Applied uint64 `json:"applied"`           // by the state that is given, at least
@@ -81,6 +84,19 @@ func ReadPeers(fsys fsx.FS, dir string) ([]Peer, error) {
 	return peers, nil
 }
 
+// Made is when the directory of a member was filled by a Puller; the zero time if
+// it was not.
+func Made(dir string) (time.Time, error) {
+	info, err := os.Stat(filepath.Join(dir, peersName))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return time.Time{}, nil
+	case err != nil:
+		return time.Time{}, fmt.Errorf("pair: %w", err)
+	}
+	return info.ModTime(), nil
+}
+
 func (m *Marker) writePeers(fsys fsx.FS, dir string) error {
 	data, err := json.Marshal(m.Peers)
 	if err != nil {
@@ -109,6 +125,10 @@ func (m *Marker) write(fsys fsx.FS, dir string) error {
 // the new one is complete. A directory that Join made before keeps its id, and
 // takes over the peers.
 func Join(fsys fsx.FS, dir, pair string, self Peer, peers []Peer, aside string) (*Marker, error) {
+	return join(fsys, dir, pair, self, peers, aside, "")
+}
+
+func join(fsys fsx.FS, dir, pair string, self Peer, peers []Peer, aside, instead string) (*Marker, error) {
 	m, err := ReadMarker(fsys, dir)
 	switch {
 	case err == nil && m.Pair != pair:
@@ -128,11 +148,17 @@ func Join(fsys fsx.FS, dir, pair string, self Peer, peers []Peer, aside string) 
 		return nil, fmt.Errorf("pair: %w", err)
 	}
 	self.ID = voter.NewID()
-	m = &Marker{Version: markerVersion, Pair: pair, Self: self, Peers: peers, Aside: aside}
+	m = &Marker{Version: markerVersion, Pair: pair, Self: self, Peers: peers, Aside: aside, Instead: instead}
 	if err := m.write(fsys, dir); err != nil {
 		return nil, err
 	}
 	return m, voter.WriteID(fsys, dir, pair, self.ID)
+}
+
+// Renew is Join for a member that has to be seeded again and asks the group for
+// that itself, under its old id: the Puller does so first.
+func Renew(fsys fsx.FS, dir, pair string, self Peer, peers []Peer, aside, old string) (*Marker, error) {
+	return join(fsys, dir, pair, self, peers, aside, old)
 }
 
 // PutAside renames the directory of a member that does not run and is no member

@@ -79,6 +79,17 @@ func (g *group) edit(n *replicatest.Node, cfg *replica.Config) {
 				Applied:    n.List.Applied,
 				CopyLog:    func(dir string) (uint64, error) { return n.R.Log().CopyTo(dir) },
 				Base:       func(witness bool) (voter.Base, error) { return n.R.Base(witness) },
+				Renew: func(ctx context.Context, from string, self Peer) (list []Peer, err error) {
+					if err := n.R.ReplaceMember(ctx, from, self); err != nil {
+						return nil, err
+					}
+					for _, m := range n.R.Configured() {
+						if m.ID != self.ID {
+							list = append(list, m.Peer)
+						}
+					}
+					return list, nil
+				},
 			})
 			g.mu.Lock()
 			g.srcs = append(g.srcs, made)

@@ -113,7 +113,7 @@ func (p *Puller) say(f func(*Progress)) {
 func (p *Puller) SetPeers(peers []Peer) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.m.Peers = peers
+	p.m.Peers, p.m.Instead = peers, ""
 	return p.m.write(p.cfg.FS, p.cfg.Dir)
 }
 
@@ -213,6 +213,11 @@ func (p *Puller) SeesDead(context.Context, string) bool { return false }
 func (p *Puller) attempt(ctx context.Context) error {
 	p.say(func(g *Progress) { g.Stage, g.From = Waiting, "" })
 	var errs []error
+	if p.marker().Instead != "" {
+		if err := p.renew(ctx); err != nil {
+			errs = append(errs, err) // it may have been done, and not been heard
+		}
+	}
 	for _, peer := range p.givers(ctx) {
 		err := p.fetchFrom(ctx, peer)
 		if err == nil {
@@ -284,6 +289,11 @@ func (p *Puller) fetchFrom(ctx context.Context, peer Peer) error {
 	o, err := parseOffer(b)
 	if err != nil {
 		return err
+	}
+	if m.Instead != "" { // only members are given anything
+		if err := p.mark(func(m *Marker) { m.Instead = "" }); err != nil {
+			return err
+		}
 	}
 	p.say(func(g *Progress) {
 		g.Stage, g.From, g.Files, g.Total, g.Applied, g.Err = Fetching, peer.Name, len(o.Files), o.total(), o.Applied, ""

@@ -38,6 +38,10 @@ type SourceConfig struct {
 	// Base is what raft begins with, as of now.
 	Base func(witness bool) (voter.Base, error)
 
+	// Renew takes self into the group in the place of the member from; it returns
+	// the members. Nil: never.
+	Renew func(ctx context.Context, from string, self Peer) ([]Peer, error)
+
 	Rate int64         // octets a second for all that is given; 0: no limit
 	Keep time.Duration // a frozen copy is kept after the last request; 1 h
 	Log  *slog.Logger
@@ -146,6 +150,8 @@ func (s *Source) Serve(ctx context.Context, from string, st *raftnet.Stream) err
 			err = fmt.Errorf("pair: request of version %d, this program reads %d", q.Version, protocol)
 		case q.Op == opHello && q.Witness:
 			err = s.giveBase(st)
+		case q.Op == opRenew:
+			err = s.renew(ctx, from, st, q.Self)
 		case q.Op == opHello:
 			s.leave(f)
 			if f, err = s.enter(from, q.Session); err == nil {
@@ -162,6 +168,22 @@ func (s *Source) Serve(ctx context.Context, from string, st *raftnet.Stream) err
 			return errors.Join(err, st.Refuse(err))
 		}
 	}
+}
+
+// renewTime bounds one change of the group.
+const renewTime = 10 * time.Second
+
+func (s *Source) renew(ctx context.Context, from string, st *raftnet.Stream, self *Peer) error {
+	if s.cfg.Renew == nil || self == nil || self.ID == "" || self.Addr == "" {
+		return errors.New("pair: an operator has to replace this member")
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewTime)
+	defer cancel()
+	list, err := s.cfg.Renew(ctx, from, *self)
+	if err != nil {
+		return err
+	}
+	return sendJSON(st, &renewed{Version: protocol, Members: list})
 }
 
 func (s *Source) giveBase(st *raftnet.Stream) error {

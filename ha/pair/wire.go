@@ -27,6 +27,7 @@ const (
 	opHello = "hello" // begin, or go on with a session
 	opGet   = "get"   // a part of a file
 	opDone  = "done"  // the frozen copy is not needed any more
+	opRenew = "renew" // take Self into the group in the place of the one that asks
 )
 
 // request is one turn of the member that asks.
@@ -38,6 +39,13 @@ type request struct {
 	File    int    `json:"file,omitempty"`
 	Offset  int64  `json:"offset,omitempty"`
 	Size    int64  `json:"size,omitempty"`
+	Self    *Peer  `json:"self,omitempty"`
+}
+
+// renewed answers renew.
+type renewed struct {
+	Version int    `json:"version"`
+	Members []Peer `json:"members"`
 }
 
 // offer answers hello.

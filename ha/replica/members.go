@@ -130,6 +130,44 @@ func (r *Replica) RemoveMember(ctx context.Context, q Removal) error {
 	return nil
 }
 
+// ReplaceMember takes out a data replica that has lost its state, and takes one
+// in on the same node that will be seeded: it asks for that itself, so nothing is
+// lost that was there. Asked again it changes nothing. If the second half is not
+// done in time the group goes on without it, as after RemoveMember.
+func (r *Replica) ReplaceMember(ctx context.Context, old string, p Peer) error {
+	if !r.Serving() {
+		return fmt.Errorf("replace member: %w", r.notServing())
+	}
+	list := r.Members(ctx)
+	if slices.ContainsFunc(list, func(m Member) bool { return m.ID == p.ID }) {
+		return nil
+	}
+	i := slices.IndexFunc(list, func(m Member) bool { return m.ID == old })
+	if i < 0 {
+		return fmt.Errorf("replace member: %s: %w", old, ErrNoMember)
+	}
+	if m := &list[i]; m.Name != p.Name || m.Witness || p.Witness {
+		return fmt.Errorf("replace member: %s is not a data replica on %s: %w", old, p.Name, ErrMember)
+	}
+	if err := addable(slices.Delete(slices.Clone(list), i, i+1), p); err != nil {
+		return fmt.Errorf("replace member: %w", err)
+	}
+	if err := r.RemoveMember(ctx, Removal{ID: old, Dead: true, OneCopy: true}); err != nil {
+		return err
+	}
+	for {
+		err := r.AddMember(ctx, p)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(r.cfg.Timings.Election / 2):
+		case <-ctx.Done():
+			return fmt.Errorf("replace member: %s is out, and %s not in yet: %w", old, p.ID, err)
+		}
+	}
+}
+
 // removable returns why a member may not be taken out by the one that serves.
 func removable(list []Member, self string, q Removal) error {
 	i := slices.IndexFunc(list, func(m Member) bool { return m.ID == q.ID })

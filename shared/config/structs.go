@@ -294,6 +294,7 @@ type Raft struct {
 	EntryCache       Size          `mapstructure:"entry_cache"`
 	SegmentSize      Size          `mapstructure:"segment_size"`
 	SeedRate         Size          `mapstructure:"seed_rate"`
+	Reseed           string
 }
 
 // Group is a replica that this node holds.

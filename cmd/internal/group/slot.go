@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/postern-mail/postern/ha/pair"
 	"github.com/postern-mail/postern/ha/replica/manifest"
@@ -47,6 +49,8 @@ type SlotConfig struct {
 	// Applied is the last entry in the state of a replica that does not run; for
 	// Recover.
 	Applied func(dir string) (uint64, error)
+	// Renew lets a replica that must be seeded again ask for that itself.
+	Renew bool
 	// Changed is told when a member has begun or ceased to run.
 	Changed func()
 }
@@ -129,6 +133,9 @@ func (s *Slot) settle() error {
 	}
 	_, id, err := voter.ReadID(fsx.OS, dir)
 	if errors.Is(err, fs.ErrNotExist) {
+		if aside := s.leftAside(); aside != "" && s.renews(aside) {
+			return s.renew(strings.TrimPrefix(aside, dir+oldSuffix), aside) // interrupted between the two steps
+		}
 		s.id, s.why = "", ErrAbsent
 		s.cfg.Log.Warn("this node has no member of the pair", "dir", dir)
 		return nil
@@ -142,6 +149,14 @@ func (s *Slot) settle() error {
 		return err
 	}
 	s.running, err = s.cfg.Open(c)
+	if errors.Is(err, manifest.ErrReseed) && s.renews(dir) {
+		s.cfg.Log.Error("the member of the pair cannot take part, and is made anew", "err", err)
+		aside, err := pair.PutAside(fsx.OS, dir, id)
+		if err != nil {
+			return err
+		}
+		return s.renew(id, aside)
+	}
 	if errors.Is(err, manifest.ErrReseed) || errors.Is(err, voter.ErrNoLog) {
 		s.why = err
 		s.cfg.Log.Error("the member of the pair cannot take part: have it replaced", "err", err)
@@ -153,6 +168,39 @@ func (s *Slot) settle() error {
 	s.why = nil
 	s.watch(s.running)
 	return nil
+}
+
+// renewAtMost is how often a member is made anew without an operator.
+const renewAtMost = 10 * time.Minute
+
+// renews reports whether the member in dir may be made anew without an operator:
+// not if it was made only just.
+func (s *Slot) renews(dir string) bool {
+	if !s.cfg.Renew || s.cfg.Witness {
+		return false
+	}
+	made, err := pair.Made(dir)
+	return err == nil && time.Since(made) >= renewAtMost
+}
+
+// renew makes the directory anew that was put aside, and has it filled. The
+// caller holds mu.
+func (s *Slot) renew(old, aside string) error {
+	c, err := s.member(old)
+	if err != nil {
+		return err
+	}
+	if told, err := pair.ReadPeers(fsx.OS, aside); err != nil {
+		return err
+	} else if len(told) > 0 {
+		c.Peers = told
+	}
+	m, err := pair.Renew(fsx.OS, s.cfg.Group.Dir, s.cfg.Group.Pair, s.self(""), c.Peers, aside, old)
+	if err != nil {
+		return err
+	}
+	s.id, s.why = m.Self.ID, nil
+	return s.seed()
 }
 
 // watch passes on how a member ended by itself.
@@ -314,10 +362,13 @@ func (s *Slot) Join(ctx context.Context, in admin.JoinRequest) (admin.GroupMembe
 	return answer()
 }
 
+// oldSuffix is what pair.PutAside adds to a directory's name, before the id.
+const oldSuffix = ".old-"
+
 // leftAside finds the directory that was put aside by an earlier Join which did
 // not get further.
 func (s *Slot) leftAside() string {
-	if found, err := filepath.Glob(s.cfg.Group.Dir + ".old-*"); err == nil && len(found) == 1 {
+	if found, err := filepath.Glob(s.cfg.Group.Dir + oldSuffix + "*"); err == nil && len(found) == 1 {
 		return found[0]
 	}
 	return ""

@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/postern-mail/postern/ha/pair"
 	"github.com/postern-mail/postern/ha/replica/manifest"
 	"github.com/postern-mail/postern/ha/replica/raftnet"
 	"github.com/postern-mail/postern/ha/replica/voter"
@@ -169,6 +170,73 @@ func TestSlotLost(t *testing.T) {
 		t.Errorf("%+v, %v", m, err)
 	}
 	if err := s.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSlotRenewed has a member made anew that must be seeded again, without an
+// operator, and goes on with that after interruptions; not twice in a row.
+func TestSlotRenewed(t *testing.T) {
+	dir := t.TempDir()
+	home := filepath.Join(dir, "p1")
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := voter.WriteID(fsx.OS, home, "p1", "000a"); err != nil {
+		t.Fatal(err)
+	}
+	start := func() *Slot {
+		s := slotOf(t, dir, func(voter.Config) (Running, error) { return nil, manifest.ErrReseed })
+		s.cfg.Renew = true
+		if err := s.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := start()
+	first := state(s)
+	if first.State != "Seeding" || first.ID == "000a" || first.ID == "" {
+		t.Errorf("%+v", first)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m, err := pair.ReadMarker(fsx.OS, home)
+	if err != nil || m.Instead != "000a" || len(m.Peers) == 0 {
+		t.Errorf("marker %+v, %v", m, err)
+	}
+	s = start()
+	if g := state(s); g.State != "Seeding" || g.ID != first.ID {
+		t.Errorf("after a restart: %+v", g)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	// The process ended after the old directory was put aside.
+	if err := os.RemoveAll(home); err != nil {
+		t.Fatal(err)
+	}
+	s = start()
+	if g := state(s); g.State != "Seeding" || g.ID == first.ID {
+		t.Errorf("after an end between the steps: %+v", g)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	// It is complete, and must be seeded again at once: an operator has to look.
+	if err := os.Remove(filepath.Join(home, voter.SeedingName)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, "peers"), []byte("[]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = start()
+	if g := state(s); g.State != "Lost" {
+		t.Errorf("made anew twice: %+v", g)
+	}
+	if err := s.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }

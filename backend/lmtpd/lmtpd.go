@@ -35,6 +35,7 @@ type Mailboxes interface {
 type Config struct {
 	Mailboxes  Mailboxes
 	Hostname   string
+	Pair       string      // for the figures
 	Domain     string      // completes a recipient without a domain
 	TLS        *tls.Config // spoken at once, with client certificates; nil: plain, for measuring on loopback only
 	PrivateFor func(c *smtp.ConnInfo) bool
@@ -263,14 +264,14 @@ var errBodyTwice = &mail.Error{
 func (s *session) note(results []mailbox.DeliveryResult, replies []*smtp.Reply, err error, size int, began time.Time) {
 	stored := 0
 	for i, r := range replies {
-		metrics.LMTPDeliveries.With(class(r.Code)).Inc()
+		metrics.LMTPDeliveries.With(s.srv.cfg.Pair, class(r.Code)).Inc()
 		if !r.OK() {
 			continue
 		}
 		stored++
 		res := &results[i]
 		if res.Duplicate {
-			metrics.LMTPDuplicates.Inc()
+			metrics.LMTPDuplicates.With(s.srv.cfg.Pair).Inc()
 		}
 		if s.srv.cfg.Mail == nil {
 			continue
@@ -290,7 +291,7 @@ func (s *session) note(results []mailbox.DeliveryResult, replies []*smtp.Reply, 
 		s.srv.cfg.Mail.Stored(e)
 	}
 	if stored > 0 {
-		metrics.LMTPBytes.Add(float64(size))
+		metrics.LMTPBytes.With(s.srv.cfg.Pair).Add(float64(size))
 	}
 	if stored < len(replies) {
 		s.srv.cfg.Log.Info("lmtp delivery", "trace", s.d.TraceID, "reverse_path", s.d.ReversePath.String(),

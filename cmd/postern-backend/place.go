@@ -152,10 +152,11 @@ func (p *place) open(m voter.Config) (_ group.Running, err error) {
 		return nil, err
 	}
 	l.onStop(func(context.Context) error { return l.rows.Close() })
+	metrics.LMTPKeyMismatch.With(p.group.Pair).Add(0) // an alert sees the first one
 	l.machine, err = fsm.New(fsm.Config{
 		Store: l.rows, Hub: l.hub, Fatal: p.fatal, Raise: p.raise,
 		Mismatch: func(account string, _ command.Key) {
-			metrics.LMTPKeyMismatch.Inc()
+			metrics.LMTPKeyMismatch.With(p.group.Pair).Inc()
 			p.n.Log.Error("delivery refused: its key was seen with another body", "account", account)
 		},
 	})
@@ -196,6 +197,7 @@ func (l *live) join(m voter.Config) error {
 		return err
 	}
 	l.onStop(func(context.Context) error { seen.set(nil); return nil })
+	metrics.OpenMended.With(p.group.Pair).Add(float64(r.Log().Stats().Mended))
 	l.replica = r
 	l.log.open(r)
 	source := pair.NewSource(pair.SourceConfig{

@@ -34,13 +34,13 @@ func (l *live) serve() error {
 		return err
 	}
 	lmtp := lmtpd.Config{
-		Mailboxes: l.boxes, Hostname: c.Node, Domain: c.Bench.Domain, TLS: n.TLS.Server(tlsconf.RelayMX),
+		Mailboxes: l.boxes, Hostname: c.Node, Pair: l.place.group.Pair, Domain: c.Bench.Domain, TLS: n.TLS.Server(tlsconf.RelayMX),
 		PrivateFor: func(*smtp.ConnInfo) bool { return true }, // no other peer gets through the handshake
 		MaxMessage: int64(c.Mail.MaxSize), Log: n.Log, Mail: l.place.mail,
 	}
 	imap := imapd.Config{
 		Mailboxes: l.boxes, Hostname: c.Node, TLS: n.TLS.Server(tlsconf.RelayProxy), Authenticate: external,
-		Log: n.Log, Metrics: counts{}, MaxSessions: c.Mail.MaxSessions, MaxAppend: int64(c.Mail.MaxSize),
+		Log: n.Log, Metrics: counts{l.place.group.Pair}, MaxSessions: c.Mail.MaxSessions, MaxAppend: int64(c.Mail.MaxSize),
 		AuthDelay: time.Millisecond, // the relay has made the client wait already
 	}
 	pop3 := pop3d.Config{
@@ -126,9 +126,19 @@ func refused(text string) error {
 	return &mail.Error{Op: "login", Status: mail.StatusRefused, Reply: text}
 }
 
-// counts keeps the IMAP server's figures.
-type counts struct{}
+// counts keeps the IMAP server's figures of a pair.
+type counts struct{ pair string }
 
-func (counts) SessionChange(delta int)              { metrics.IMAPSessions.Add(float64(delta)) }
-func (counts) Login(bool)                           {}
-func (counts) Command(_, _ string, _ time.Duration) {}
+func (c counts) SessionChange(delta int) { metrics.IMAPSessions.With(c.pair).Add(float64(delta)) }
+
+func (c counts) Login(ok bool) {
+	result := "ok"
+	if !ok {
+		result = "refused"
+	}
+	metrics.IMAPLogins.With(c.pair, result).Inc()
+}
+
+func (c counts) Command(_, answer string, _ time.Duration) {
+	metrics.IMAPCommands.With(c.pair, answer).Inc()
+}

@@ -110,7 +110,7 @@ var (
 )
 
 type counters struct {
-	syncs, batches, entries, bytes, payload, busy atomic.Int64
+	syncs, batches, entries, bytes, payload, busy, mended atomic.Int64
 }
 
 // Stats are totals since Open, except Segments and Low.
@@ -122,6 +122,7 @@ type Stats struct {
 	Payload  int64         // of that, data of entries
 	Busy     time.Duration // spent writing and flushing batches
 	Segments int           // files now
+	Mended   int64         // damaged places that the peer mended when the log was opened
 	Low      bool          // the next segment could not be reserved
 }
 
@@ -132,7 +133,7 @@ func (l *Log) Stats() Stats {
 	l.mu.RUnlock()
 	return Stats{
 		Batches: l.stats.batches.Load(), Entries: l.stats.entries.Load(), Syncs: l.stats.syncs.Load(),
-		Bytes: l.stats.bytes.Load(), Payload: l.stats.payload.Load(), Busy: time.Duration(l.stats.busy.Load()), Segments: n, Low: l.Low(),
+		Bytes: l.stats.bytes.Load(), Payload: l.stats.payload.Load(), Busy: time.Duration(l.stats.busy.Load()), Segments: n, Mended: l.stats.mended.Load(), Low: l.Low(),
 	}
 }
 

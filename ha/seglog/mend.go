@@ -258,6 +258,7 @@ func (l *Log) scanMend(f fsx.File, h header, size int64) (scanResult, error) {
 		if merr := l.mend(f, h, r.chain, bad); merr != nil {
 			return r, errors.Join(err, merr)
 		}
+		l.stats.mended.Add(1)
 		l.cfg.Logger.Warn("damaged log entry fetched from the peer", "file", bad.name, "index", bad.index, "offset", bad.off)
 	}
 	return scanResult{}, fmt.Errorf("seglog: %s: too many bad frames: %w", f.Name(), ErrCorrupt)

@@ -143,6 +143,9 @@ func TestOpenMends(t *testing.T) {
 			if fetched < len(bad) {
 				t.Errorf("%d entries fetched", fetched)
 			}
+			if n := a.Stats().Mended; n < 1 || n > int64(len(bad)) {
+				t.Errorf("mended %d times", n)
+			}
 			must(t, a.Close())
 			cfg.Fetch = nil
 			must(t, open(t, cfg).Close())

@@ -55,11 +55,13 @@ const (
 
 // Figures of backends.
 var (
-	LMTPDeliveries  = Backend.counters("postern_lmtp_deliveries_total", "Recipients answered, by class of the reply.", "class")
-	LMTPDuplicates  = Backend.counter("postern_lmtp_duplicates_total", "Deliveries recognised by their key.")
-	LMTPKeyMismatch = Backend.counter("postern_lmtp_key_mismatches_total", "Deliveries refused because their key was seen with another body.")
-	LMTPBytes       = Backend.counter("postern_lmtp_bytes_total", "Octets of the messages delivered.")
-	IMAPSessions    = Backend.gauge("postern_imap_sessions_open", "IMAP sessions open now.")
+	LMTPDeliveries  = Backend.counters("postern_lmtp_deliveries_total", "Recipients answered, by class of the reply.", "pair", "class")
+	LMTPDuplicates  = Backend.counters("postern_lmtp_duplicates_total", "Deliveries recognised by their key.", "pair")
+	LMTPKeyMismatch = Backend.counters("postern_lmtp_key_mismatches_total", "Deliveries refused because their key was seen with another body.", "pair")
+	LMTPBytes       = Backend.counters("postern_lmtp_bytes_total", "Octets of the messages delivered.", "pair")
+	IMAPSessions    = Backend.gauges("postern_imap_sessions_open", "IMAP sessions open now.", "pair")
+	IMAPLogins      = Backend.counters("postern_imap_logins_total", "Logins that relays made for their clients, by result: ok or refused.", "pair", "result")
+	IMAPCommands    = Backend.counters("postern_imap_commands_total", "IMAP commands answered, by answer: OK, NO or BAD.", "pair", "answer")
 	GroupMemberUp   = Backend.gauges("postern_group_member_up", "1 while a member of the pair answers the replica that serves, which alone says this.", "pair", "member", "kind")
 	GroupLag        = Backend.gauges("postern_group_lag_entries", "Entries that a member of the pair does not have, as the replica that serves sees it.", "pair", "member")
 	CommitSeconds   = Backend.seconds("postern_commit_seconds", "Time from proposing an entry to its being applied here.")
@@ -73,6 +75,7 @@ var (
 	ScrubOctets    = Backend.counters("postern_scrub_bytes_total", "Octets read by scrubs.", "pair")
 	ScrubDamaged   = Backend.counters("postern_scrub_damaged_frames_total", "Damaged frames of the log that scrubs found.", "pair")
 	ScrubRepaired  = Backend.counters("postern_scrub_repaired_frames_total", "Frames of the log repaired from the other replica.", "pair")
+	OpenMended     = Backend.counters("postern_open_mended_total", "Damaged places of the log that were mended from the other replica at the start, before this one took part.", "pair")
 	ScrubLost      = Backend.gauges("postern_scrub_lost", "Frames and messages that the last scrub found damaged and could not repair.", "pair")
 	ScrubFinished  = Backend.gauges("postern_scrub_finished_timestamp_seconds", "When the last scrub ended.", "pair")
 	SnapshotTime   = Backend.gauges("postern_snapshot_timestamp_seconds", "When the newest snapshot was made.", "pair")

@@ -56,12 +56,6 @@ func (t *Tier) counters(name, help string, labels ...string) Counters {
 	return Counters{c}
 }
 
-func (t *Tier) gauge(name, help string) Gauge {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
-	t.add(g)
-	return g
-}
-
 func (t *Tier) gauges(name, help string, labels ...string) Gauges {
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
 	t.add(g)

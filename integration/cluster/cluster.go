@@ -66,6 +66,7 @@ type Node struct {
 	PID                     int
 	LMTP, IMAP, Raft, Admin string
 	Dir, Metrics            string
+	AdminTLS                string `json:"admin_tls"`
 }
 
 // User is somebody who can log in.

@@ -27,33 +27,38 @@ var (
 	GossipKeys    = Method[None, KeyRing]{Name: "gossip.keys"}
 	// ChangeGossipKeys changes the keys of one node, in use and in its file.
 	ChangeGossipKeys = Method[KeyChange, KeyRing]{Name: "gossip.keys.change", Mutating: true}
-	Reload           = Method[None, ReloadResult]{Name: "reload", Mutating: true}
-	Drain            = Method[DrainRequest, None]{Name: "drain", Mutating: true}
-	Trace            = Method[TraceRequest, TraceResult]{Name: "trace"}
-	QueueList        = Method[QueueQuery, QueueListing]{Name: "queue.list"}
-	QueueShow        = Method[QueueID, QueueMessage]{Name: "queue.show"}
-	QueueHold        = Method[QueueID, None]{Name: "queue.hold", Mutating: true}
-	QueueRelease     = Method[QueueID, None]{Name: "queue.release", Mutating: true}
-	QueueRetry       = Method[QueueID, None]{Name: "queue.retry", Mutating: true}
-	QueueDelete      = Method[QueueID, None]{Name: "queue.delete", Mutating: true}
-	PairStatus       = Method[PairName, GroupStatus]{Name: "pair.status"}
-	PairTransfer     = Method[TransferRequest, GroupStatus]{Name: "pair.transfer", Mutating: true}
-	PairDigest       = Method[PairName, Digest]{Name: "pair.digest"}
-	PairMembers      = Method[PairName, MemberList]{Name: "pair.members"}
-	PairJoin         = Method[JoinRequest, GroupMember]{Name: "pair.join", Mutating: true}
-	PairAdd          = Method[AddRequest, MemberList]{Name: "pair.add", Mutating: true}
-	PairRemove       = Method[RemoveRequest, MemberList]{Name: "pair.remove", Mutating: true}
-	PairRecover      = Method[RecoverRequest, Recovery]{Name: "pair.recover", Mutating: true}
-	BackupList       = Method[PairName, BackupListing]{Name: "backup.list"}
-	BackupShow       = Method[BackupQuery, BackupContent]{Name: "backup.show"}
-	UpkeepRun        = Method[UpkeepTask, UpkeepJob]{Name: "upkeep.run", Mutating: true}
-	UpkeepPoll       = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
-	PairRelease      = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
-	MailboxList      = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
-	MailboxShow      = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
-	Explain          = Method[ExplainRequest, ExplainResult]{Name: "explain"}
-	Finalize         = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
-	Flush            = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
+	// The methods of PKI replace certificate and CA of the node that is asked.
+	PKIStatus    = Method[None, Certificates]{Name: "pki.status"}
+	PKITrust     = Method[PEM, Certificates]{Name: "pki.trust", Mutating: true}
+	PKIRequest   = Method[None, CertRequest]{Name: "pki.request", Mutating: true}
+	PKIInstall   = Method[PEM, Certificates]{Name: "pki.install", Mutating: true}
+	Reload       = Method[None, ReloadResult]{Name: "reload", Mutating: true}
+	Drain        = Method[DrainRequest, None]{Name: "drain", Mutating: true}
+	Trace        = Method[TraceRequest, TraceResult]{Name: "trace"}
+	QueueList    = Method[QueueQuery, QueueListing]{Name: "queue.list"}
+	QueueShow    = Method[QueueID, QueueMessage]{Name: "queue.show"}
+	QueueHold    = Method[QueueID, None]{Name: "queue.hold", Mutating: true}
+	QueueRelease = Method[QueueID, None]{Name: "queue.release", Mutating: true}
+	QueueRetry   = Method[QueueID, None]{Name: "queue.retry", Mutating: true}
+	QueueDelete  = Method[QueueID, None]{Name: "queue.delete", Mutating: true}
+	PairStatus   = Method[PairName, GroupStatus]{Name: "pair.status"}
+	PairTransfer = Method[TransferRequest, GroupStatus]{Name: "pair.transfer", Mutating: true}
+	PairDigest   = Method[PairName, Digest]{Name: "pair.digest"}
+	PairMembers  = Method[PairName, MemberList]{Name: "pair.members"}
+	PairJoin     = Method[JoinRequest, GroupMember]{Name: "pair.join", Mutating: true}
+	PairAdd      = Method[AddRequest, MemberList]{Name: "pair.add", Mutating: true}
+	PairRemove   = Method[RemoveRequest, MemberList]{Name: "pair.remove", Mutating: true}
+	PairRecover  = Method[RecoverRequest, Recovery]{Name: "pair.recover", Mutating: true}
+	BackupList   = Method[PairName, BackupListing]{Name: "backup.list"}
+	BackupShow   = Method[BackupQuery, BackupContent]{Name: "backup.show"}
+	UpkeepRun    = Method[UpkeepTask, UpkeepJob]{Name: "upkeep.run", Mutating: true}
+	UpkeepPoll   = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
+	PairRelease  = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
+	MailboxList  = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
+	MailboxShow  = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
+	Explain      = Method[ExplainRequest, ExplainResult]{Name: "explain"}
+	Finalize     = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
+	Flush        = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
 )
 
 // NodeStatus is what a node says of itself.
@@ -401,6 +406,23 @@ type KeyChange struct {
 	Op  string `json:"op"`
 	ID  string `json:"id,omitempty"`
 	Key Hidden `json:"key,omitempty"` // base64
+}
+
+// Certificates are what a node shows to others and whom it trusts, in DER.
+type Certificates struct {
+	Cert []byte   `json:"cert"`
+	CAs  [][]byte `json:"cas"`
+}
+
+// CertRequest is a request for a certificate (PKCS #10, DER), of a new key that
+// stays on the node.
+type CertRequest struct {
+	Request []byte `json:"request"`
+}
+
+// PEM is a certificate with those that lead to its CA, or CAs.
+type PEM struct {
+	Text Hidden `json:"text"`
 }
 
 // Hidden is text that is sent and never logged.

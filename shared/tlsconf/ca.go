@@ -89,6 +89,7 @@ func OpenCA(dir string) (*CA, error) {
 	if block == nil {
 		return nil, fmt.Errorf("%s: no certificate", filepath.Join(dir, CACertName))
 	}
+	pemBytes = pem.EncodeToMemory(block) // others may follow while it is being replaced
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
 		return nil, err
@@ -130,6 +131,32 @@ type Request struct {
 // Issue makes a key and a certificate and writes them as PREFIX.pem and
 // PREFIX-key.pem. Existing files are replaced, the key first.
 func (ca *CA) Issue(prefix string, req Request, now time.Time) (*x509.Certificate, error) {
+	tmpl, err := ca.template(req, now)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(prefix), 0o755); err != nil {
+		return nil, err
+	}
+	if err := writeKey(prefix+"-key.pem", key); err != nil {
+		return nil, err
+	}
+	if err := writePEM(prefix+".pem", 0o644, "CERTIFICATE", der); err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// template is the certificate of req before it is signed.
+func (ca *CA) template(req Request, now time.Time) (*x509.Certificate, error) {
 	tmpl := &x509.Certificate{
 		SerialNumber: serial(),
 		Subject:      pkix.Name{CommonName: req.Node, Organization: []string{ca.Cluster}},
@@ -158,24 +185,7 @@ func (ca *CA) Issue(prefix string, req Request, now time.Time) (*x509.Certificat
 	if tmpl.NotAfter.After(ca.cert.NotAfter) {
 		tmpl.NotAfter = ca.cert.NotAfter
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, key.Public(), ca.key)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(filepath.Dir(prefix), 0o755); err != nil {
-		return nil, err
-	}
-	if err := writeKey(prefix+"-key.pem", key); err != nil {
-		return nil, err
-	}
-	if err := writePEM(prefix+".pem", 0o644, "CERTIFICATE", der); err != nil {
-		return nil, err
-	}
-	return x509.ParseCertificate(der)
+	return tmpl, nil
 }
 
 // Renew issues PREFIX.pem again with the names and roles that it has, a new key
@@ -188,6 +198,11 @@ func (ca *CA) Renew(prefix string, now time.Time) (*x509.Certificate, error) {
 	if err := old.CheckSignatureFrom(ca.cert); err != nil {
 		return nil, fmt.Errorf("%s.pem is not from this CA: %w", prefix, err)
 	}
+	return ca.Issue(prefix, requestOf(old), now)
+}
+
+// requestOf asks for what a certificate says.
+func requestOf(old *x509.Certificate) Request {
 	req := Request{
 		Node: old.Subject.CommonName, DNSNames: old.DNSNames, IPs: old.IPAddresses,
 		Lifetime: old.NotAfter.Sub(old.NotBefore) - backdate,
@@ -195,7 +210,7 @@ func (ca *CA) Renew(prefix string, now time.Time) (*x509.Certificate, error) {
 	if id, err := IdentityOf(old); err == nil {
 		req.Roles = id.Roles
 	}
-	return ca.Issue(prefix, req, now)
+	return req
 }
 
 // ReadCert reads the first certificate of a PEM file.

@@ -17,6 +17,11 @@ change; a set that does not fit together is refused and the old one stays in
 use. Connections that are open go on. Public is the same for the certificate
 shown to the Internet, which carries no role.
 
+Certificate and CAs are replaced while the node runs: Request makes a key that
+never leaves the host, Install takes the certificate of it, SetTrust the CAs. Each
+is written to the files first, so that a restart, also one in the middle, finds
+what fits together. Sessions are not resumed across such a change.
+
 CA makes and signs certificates for "postern pki" and for the development
 cluster. The daemons never hold its key.
 */

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -35,6 +36,7 @@ func FingerprintOf(der []byte) Fingerprint { return sha256.Sum256(der) }
 type material struct {
 	cert  tls.Certificate
 	roots *x509.CertPool
+	ca    []byte // PEM of roots
 	id    Identity
 }
 
@@ -45,8 +47,26 @@ type Store struct {
 	now      func() time.Time
 	current  atomic.Pointer[material]
 	stamp    atomic.Pointer[string]
-	sessions tls.ClientSessionCache
+	sessions sessions
+	change   sync.Mutex // one change of the files at a time
 }
+
+// sessions is a cache that is emptied by renew. A peer resumes a session with the
+// certificates of its beginning, and refuses it for good once it does not trust
+// their CA any more.
+type sessions struct {
+	current atomic.Pointer[tls.ClientSessionCache]
+}
+
+func (s *sessions) renew() {
+	c := tls.NewLRUClientSessionCache(sessionCacheSize)
+	s.current.Store(&c)
+}
+
+func (s *sessions) Get(key string) (*tls.ClientSessionState, bool) {
+	return (*s.current.Load()).Get(key)
+}
+func (s *sessions) Put(key string, cs *tls.ClientSessionState) { (*s.current.Load()).Put(key, cs) }
 
 // sessionCacheSize is the number of peers whose sessions are kept for
 // resumption. A relay talks to every node of every pair.
@@ -55,7 +75,7 @@ const sessionCacheSize = 1024
 // Load reads the files. The certificate must be signed by a CA of CAFile and
 // name this node.
 func Load(files Files) (*Store, error) {
-	s := &Store{files: files, now: time.Now, sessions: tls.NewLRUClientSessionCache(sessionCacheSize)}
+	s := &Store{files: files, now: time.Now}
 	if err := s.Reload(); err != nil {
 		return nil, err
 	}
@@ -74,12 +94,13 @@ func (s *Store) Reload() error {
 			m.id.Node, m.id.Cluster, old.id.Node, old.id.Cluster)
 	}
 	s.current.Store(m)
+	s.sessions.renew()
 	s.stamp.Store(&stamp)
 	return nil
 }
 
 func (s *Store) read() (*material, error) {
-	cert, err := loadPair(s.files.CertFile, s.files.KeyFile)
+	cert, err := s.loadOwn()
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +108,7 @@ func (s *Store) read() (*material, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CA of the cluster: %w", err)
 	}
-	m := &material{cert: cert, roots: x509.NewCertPool()}
+	m := &material{cert: cert, roots: x509.NewCertPool(), ca: pem}
 	if !m.roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("CA of the cluster: no certificate in %s", s.files.CAFile)
 	}
@@ -229,7 +250,7 @@ func (s *Store) Client(node string, roles ...Role) *tls.Config {
 		// VerifyConnection checks chain, cluster, role and node.
 		InsecureSkipVerify: true,
 		VerifyConnection:   func(cs tls.ConnectionState) error { return s.verify(&cs, node, roles) },
-		ClientSessionCache: s.sessions,
+		ClientSessionCache: &s.sessions,
 	}
 }
 

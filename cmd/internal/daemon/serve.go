@@ -27,6 +27,7 @@ const announceEvery = time.Second
 // serveAdmin answers the admin API, metrics and health.
 func (n *Node[T]) serveAdmin() error {
 	n.methods()
+	n.pki()
 	n.figureFormat()
 	n.figures()
 	health := n.Metrics.Handler(append(n.checks, metrics.Check{Name: "node", Ready: n.isReady})...)

@@ -22,7 +22,7 @@ func (a *app) pkiCmd() *cobra.Command {
 		`pki makes the certificates by which nodes know each other, from a CA of the
 cluster's own. The key of the CA stays in the folder --ca-dir, on the operator's
 machine; nodes get ca.pem, their certificate and their key.`,
-		a.pkiInitCmd(&dir), a.pkiIssueCmd(&dir), a.pkiRenewCmd(&dir), a.pkiShowCmd())
+		a.pkiInitCmd(&dir), a.pkiIssueCmd(&dir), a.pkiRenewCmd(&dir), a.pkiRotateCmd(&dir), a.pkiShowCmd())
 	c.PersistentFlags().StringVar(&dir, "ca-dir", "pki", "folder of the CA")
 	_ = c.MarkPersistentFlagDirname("ca-dir")
 	return c

@@ -41,7 +41,7 @@ func (l *layout) secrets(dir string, now time.Time) error {
 	}
 	issue := func(prefix string, req tlsconf.Request) error {
 		prefix = filepath.Join(dir, prefix)
-		if cert, err := tlsconf.ReadCert(prefix + ".pem"); err == nil && cert.NotAfter.Sub(now) > renewBefore {
+		if cert, err := tlsconf.ReadCert(prefix + ".pem"); err == nil && cert.NotAfter.Sub(now) > renewBefore && ca.Issued(cert) {
 			return nil
 		}
 		if _, err := ca.Issue(prefix, req, now); err != nil {

@@ -61,6 +61,8 @@ type Node struct {
 type Fleet struct {
 	Nodes   []*Node
 	Dev     *clusterfile.File // of a development cluster, nil for others
+	own     *tlsconf.Store    // the operator's certificate, for admin ports
+	ca      string            // file of the CAs that it trusts
 	timeout time.Duration
 }
 
@@ -126,6 +128,7 @@ func (f *Fleet) openPorts(ctx context.Context, t Target) error {
 	if !store.Identity().Has(tlsconf.Admin) {
 		return fmt.Errorf("%w: %s holds the roles %v, not %s", ErrTarget, t.Cert, store.Identity().Roles, tlsconf.Admin)
 	}
+	f.own, f.ca = store, t.CA
 	for _, addr := range t.Nodes {
 		f.Nodes = append(f.Nodes, &Node{Addr: addr, client: admin.NewTLSClient(addr, "", store)})
 	}

@@ -48,6 +48,10 @@ output "nodes" {
     condition     = alltrue([for n in values(local.backend_nodes) : length(n.groups) <= 10])
     error_message = "hosts: a machine would hold replicas of more than ten pairs."
   }
+  precondition {
+    condition     = length(distinct([for name, n in local.nodes : "${n.host}:${local.dirs[name]}"])) == length(local.nodes)
+    error_message = "state_dir: two nodes of a machine would have the same directory. Put {tier} or {node} in it."
+  }
 }
 
 output "pairs" {

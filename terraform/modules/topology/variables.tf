@@ -156,6 +156,11 @@ variable "seed" {
   type        = string
   default     = ""
   nullable    = false
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9._-]{0,64}$", var.seed))
+    error_message = "seed: want at most 64 letters, digits, dots, underscores and hyphens."
+  }
 }
 
 variable "versions" {
@@ -168,7 +173,7 @@ variable "versions" {
   nullable = false
 
   validation {
-    condition     = alltrue([for v in values(var.versions) : can(regex("^[0-9]+\\.[0-9]+\\.[0-9]+([-+~.][0-9A-Za-z.+~-]+)?$", v))])
+    condition     = alltrue([for v in values(var.versions) : can(regex("^(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)([-+~.][0-9A-Za-z]+)*$", v)) && length(v) <= 64])
     error_message = "versions: want numbers such as 0.2.0 or 0.3.0-rc1."
   }
   validation {
@@ -242,12 +247,16 @@ variable "directory" {
     error_message = "directory: addresses are IPv4 addresses; the firewalls need them."
   }
   validation {
-    condition     = length(var.directory.ports) > 0 && alltrue([for p in var.directory.ports : p >= 1 && p <= 65535])
+    condition     = length(var.directory.ports) > 0 && alltrue([for p in var.directory.ports : p >= 1 && p <= 65535 && floor(p) == p])
     error_message = "directory: ports are those of LDAP, such as 389 with StartTLS or 636."
   }
   validation {
     condition     = alltrue([for u in var.directory.urls : can(regex("^ldaps?://[^/ ]+/?$", u))])
     error_message = "directory: urls are ldap://host:port or ldaps://host:port."
+  }
+  validation {
+    condition     = alltrue([for x in concat(var.directory.urls, [var.directory.base, var.directory.bind_dn, var.directory.password_file, var.directory.ca]) : !can(regex("[[:cntrl:]]", x))])
+    error_message = "directory: a value holds a line break or another control character."
   }
   validation {
     condition     = var.directory.bind_dn == "" || var.directory.password_file != ""
@@ -321,6 +330,10 @@ variable "public_addresses" {
     condition     = alltrue([for a in values(var.public_addresses) : can(cidrhost("${a}/32", 0))])
     error_message = "public_addresses: want IPv4 addresses."
   }
+  validation {
+    condition     = length(distinct(values(var.public_addresses))) == length(var.public_addresses)
+    error_message = "public_addresses: two relays have the same."
+  }
 }
 
 variable "dns_ttl" {
@@ -330,7 +343,7 @@ variable "dns_ttl" {
   nullable    = false
 
   validation {
-    condition     = var.dns_ttl >= 30 && var.dns_ttl <= 86400
+    condition     = var.dns_ttl >= 30 && var.dns_ttl <= 86400 && floor(var.dns_ttl) == var.dns_ttl
     error_message = "dns_ttl: want 30 to 86400."
   }
 }
@@ -342,8 +355,8 @@ variable "state_dir" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^/[A-Za-z0-9_./{}-]+$", var.state_dir)) && length(var.state_dir) <= 80
-    error_message = "state_dir: want an absolute path of at most 80 letters, digits, dots, hyphens and underscores."
+    condition     = can(regex("^(/([A-Za-z0-9_.-]|\\{tier\\}|\\{node\\})+)+$", var.state_dir)) && length(var.state_dir) <= 80 && !contains(split("/", var.state_dir), "..")
+    error_message = "state_dir: want an absolute path of at most 80 letters, digits, dots, hyphens and underscores, {tier} and {node}, without a part of two dots."
   }
 }
 
@@ -354,8 +367,8 @@ variable "operator_dir" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^/[A-Za-z0-9_./-]+$", var.operator_dir))
-    error_message = "operator_dir: want an absolute path."
+    condition     = can(regex("^(/[A-Za-z0-9_.-]+)+$", var.operator_dir)) && length(var.operator_dir) <= 80 && !contains(split("/", var.operator_dir), "..")
+    error_message = "operator_dir: want an absolute path of at most 80 letters, digits, dots, hyphens and underscores, without a part of two dots."
   }
 }
 
@@ -368,5 +381,27 @@ variable "options" {
   validation {
     condition     = can(keys(var.options)) && alltrue([for k in try(keys(var.options), []) : contains(["relay", "backend", "witness"], k)])
     error_message = "options: want a map with the keys relay, backend, witness."
+  }
+  validation {
+    condition = alltrue(flatten([for sections in try(values(var.options), []) : can(keys(sections)) ? [for name, v in sections :
+    can(keys(v)) && can(regex("^[a-z][a-z0-9_]*$", name)) && alltrue([for k in try(keys(v), []) : can(regex("^[a-z][a-z0-9_]*$", k))])] : [false]]))
+    error_message = "options: want sections with their options below them, such as relay = { smtp = { max_size = \"10MB\" } }, names in lower case."
+  }
+  validation {
+    condition = alltrue(flatten([for sections in try(values(var.options), []) : [for name, v in try(tomap({ for k, x in sections : k => try(keys(x), []) }), {}) :
+      length(setintersection(v, lookup({
+        gossip     = ["listen", "join"]
+        admin      = ["listen"]
+        metrics    = ["listen"]
+        smtp       = ["listen"]
+        submission = ["listen", "tls_listen"]
+        imap       = ["listen", "tls_listen"]
+        pop3       = ["listen", "tls_listen"]
+        raft       = ["listen"]
+        serve      = ["lmtp", "imap", "pop3"]
+        dns        = ["servers"]
+        directory  = ["urls", "base", "default_domain", "schema", "bind_dn", "password", "password_file", "start_tls", "ca", "master"]
+    }, name, []))) == 0]]))
+    error_message = "options: addresses, ports, the directory and the resolvers have variables of their own, from which the firewalls are made too; a password has no place here."
   }
 }

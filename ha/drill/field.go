@@ -83,10 +83,18 @@ const (
 	realWithin = 5 * time.Second
 )
 
+// withinOf is the time of an action.
+func withinOf(k Kind) time.Duration {
+	if k == Upgrade || k == Rollback {
+		return upgradeWithin
+	}
+	return doWithin
+}
+
 // act does one thing. A fault is undone at the end of the drill if the scenario
 // does not do so, and is then seen to be there before act returns.
 func (f *field) act(ctx context.Context, a Action) error {
-	ctx, cancel := context.WithTimeout(ctx, doWithin)
+	ctx, cancel := context.WithTimeout(ctx, withinOf(a.Kind))
 	defer cancel()
 	f.event("%s", a)
 	now := time.Now()
@@ -133,7 +141,11 @@ func (f *field) node(name string) (*Node, error) {
 func (f *field) real(ctx context.Context, a Action) error {
 	var saw string
 	var err error
-	f.until(ctx, realWithin, func() bool {
+	within := realWithin
+	if a.Kind == ExpireCert {
+		within = expireWithin
+	}
+	f.until(ctx, within, func() bool {
 		if saw, err = f.see(ctx, a); err != nil {
 			return false
 		}
@@ -154,6 +166,10 @@ func (f *field) see(ctx context.Context, a Action) (string, error) {
 	n, err := f.node(a.Node)
 	var seen []string
 	switch a.Kind {
+	case ExpireCert:
+		return f.seeExpired(ctx, a.Node)
+	case SkewClock:
+		return f.seeClock(ctx, a)
 	case Kill, Stop, Pause, PowerCut, Drain:
 		if err != nil {
 			return "", err
@@ -182,7 +198,7 @@ func (f *field) see(ctx context.Context, a Action) (string, error) {
 
 // back takes a fault back.
 func (f *field) back(ctx context.Context, a Action) error {
-	ctx, cancel := context.WithTimeout(ctx, doWithin)
+	ctx, cancel := context.WithTimeout(ctx, withinOf(inverse[a.Kind]))
 	defer cancel()
 	u := Action{Kind: inverse[a.Kind], Node: a.Node}
 	if u.Kind == Mend {
@@ -197,7 +213,7 @@ func (f *field) back(ctx context.Context, a Action) error {
 		return inverse[o.Kind] == u.Kind && (u.Kind == Mend || o.Node == a.Node)
 	})
 	for i := range f.res.Faults {
-		if w := &f.res.Faults[i]; w.To.IsZero() && (w.What == a.String() || u.Kind == Mend && strings.HasPrefix(w.What, string(Cut))) {
+		if w := &f.res.Faults[i]; w.To.IsZero() && (w.What == a.String() || a.Kind == SkewClock && strings.HasPrefix(w.What, a.String()) || u.Kind == Mend && strings.HasPrefix(w.What, string(Cut))) {
 			w.To = now
 		}
 	}

@@ -178,6 +178,26 @@ var scenarios = []*Scenario{
 		Needs:  []Kind{GossipOff, GossipOn, Transfer}, SMTP: planned, IMAP: 5 * time.Second, run: gossipDead,
 	},
 	{
+		Name: "clock-skew", Summary: "nodes disagree about the time by two hours, their clocks jump, a relay lives ten years ahead",
+		Expect: "mail flows all the time; nothing expires early, UIDs only grow",
+		Needs:  []Kind{SkewClock, SetClock, Transfer}, Relays: 2, SMTP: planned, IMAP: silent, Hold: 6 * time.Second, run: clockSkew,
+	},
+	{
+		Name: "cert-rotation", Summary: "every certificate is issued again, with a new key",
+		Expect: "nodes use the new ones by themselves; clients notice nothing but the hand-over that proves it",
+		Needs:  []Kind{RenewCert, Transfer}, SMTP: planned, IMAP: planned, run: certRotation,
+	},
+	{
+		Name: "cert-expiry", Summary: "the certificate of the replica that serves runs out, and is renewed",
+		Expect: "open connections go on, new ones between the tiers are refused; none is bounced; all is well when it is renewed",
+		Needs:  []Kind{ExpireCert, RenewCert}, SMTP: 20 * time.Second, IMAP: 20 * time.Second, Outage: true, Hold: 5 * time.Second, run: certExpiry,
+	},
+	{
+		Name: "rolling-upgrade", Summary: "every tier goes to another release, one after the other, and back",
+		Expect: "two releases run side by side; no step silences clients for more than 5 s",
+		Needs:  []Kind{Upgrade, Rollback}, Relays: 2, SMTP: 5 * time.Second, IMAP: 5 * time.Second, run: rollingUpgrade,
+	},
+	{
 		Name: "random", Summary: "faults of every kind that the target allows, one after the other, by a seed",
 		Expect: "whatever happens, nothing is lost and service returns within 15 s of each recovery",
 		Needs:  []Kind{Kill, Start}, Relays: 1, SMTP: 15 * time.Second, IMAP: 20 * time.Second, run: soak,

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/shared/admin"
 )
@@ -56,6 +57,12 @@ const (
 	DNSOn        Kind = "dns-on"
 	GossipOff    Kind = "gossip-off" // no packet of gossip arrives anywhere
 	GossipOn     Kind = "gossip-on"
+	SkewClock    Kind = "skew-clock" // by Action.By
+	SetClock     Kind = "set-clock"  // right again
+	ExpireCert   Kind = "expire-cert"
+	RenewCert    Kind = "renew-cert"
+	Upgrade      Kind = "upgrade"  // every node whose role is Action.Node, to the other release
+	Rollback     Kind = "rollback" // to the one before
 	Transfer     Kind = "transfer" // of a pair, by the admin API
 	Drain        Kind = "drain"    // of a node, by the admin API
 	Undrain      Kind = "undrain"
@@ -65,6 +72,7 @@ const (
 var inverse = map[Kind]Kind{
 	Kill: Start, Stop: Start, Pause: Resume, Cut: Mend, CutOneWay: Mend, DirectoryOff: DirectoryOn, FillDisk: FreeDisk, Drain: Undrain,
 	SlowDisk: MendDisk, ReadOnlyDisk: MendDisk, FailDisk: MendDisk, PowerCut: MendDisk, DNSOff: DNSOn, GossipOff: GossipOn,
+	SkewClock: SetClock, ExpireCert: RenewCert, Upgrade: Rollback,
 }
 
 // IsFault reports whether k is a fault, which has a kind that takes it back.
@@ -74,7 +82,8 @@ func IsFault(k Kind) bool { return inverse[k] != "" }
 func Kinds() []Kind {
 	return []Kind{
 		Kill, Stop, Start, Pause, Resume, Cut, CutOneWay, Mend, DirectoryOff, DirectoryOn, DNSOff, DNSOn, GossipOff, GossipOn,
-		FillDisk, FreeDisk, SlowDisk, ReadOnlyDisk, FailDisk, PowerCut, MendDisk, Transfer, Drain, Undrain,
+		FillDisk, FreeDisk, SlowDisk, ReadOnlyDisk, FailDisk, PowerCut, MendDisk, SkewClock, SetClock, ExpireCert, RenewCert,
+		Upgrade, Rollback, Transfer, Drain, Undrain,
 	}
 }
 
@@ -82,7 +91,8 @@ func Kinds() []Kind {
 type Action struct {
 	Kind  Kind
 	Node  string
-	Peers []string // of a cut; with CutOneWay, packets from Peers to Node are lost, the others pass
+	Peers []string      // of a cut; with CutOneWay, packets from Peers to Node are lost, the others pass
+	By    time.Duration // of SkewClock
 }
 
 func (a Action) String() string {
@@ -92,6 +102,9 @@ func (a Action) String() string {
 	}
 	if len(a.Peers) > 0 {
 		s += " from " + strings.Join(a.Peers, ", ")
+	}
+	if a.By != 0 {
+		s += " by " + a.By.String()
 	}
 	return s
 }

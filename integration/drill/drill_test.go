@@ -106,6 +106,10 @@ func TestDevelopmentCluster(t *testing.T) {
 			t.Errorf("%s was removed; found %s; reason %s", res.Control.ID, f.ID, res.Reason)
 		}
 	})
+	t.Run("certificates are issued again, and one runs out", func(t *testing.T) {
+		r, status := run(t, c.Bin, "cert-rotation", "cert-expiry", "--dir", c.Dir, "--for", "6s")
+		mustPass(t, r, status)
+	})
 	t.Run("a cluster described by a file", func(t *testing.T) {
 		file := filepath.Join(files, "cluster.yaml")
 		if err := os.WriteFile(file, describe(c), 0o600); err != nil {
@@ -208,6 +212,31 @@ func TestEveryControl(t *testing.T) {
 	for _, res := range r.Results {
 		if res.Verdict != drill.Failed || res.Control == nil || !res.Control.Noticed {
 			t.Errorf("%s: %s %s; control %+v", res.Scenario, res.Verdict, res.Reason, res.Control)
+		}
+	}
+}
+
+// TestClock sets clocks of daemons that were built for it.
+func TestClock(t *testing.T) {
+	if os.Getenv("POSTERN_NIGHTLY") == "" {
+		t.Skip("SKIP: nightly")
+	}
+	needNamespaces(t)
+	bin := t.TempDir()
+	if out, err := exec.Command("../tools/skewclock", bin).CombinedOutput(); err != nil {
+		t.Fatalf("skewclock: %v\n%s", err, out)
+	}
+	r, status := run(t, bin, "clock-skew", "--namespaces")
+	mustPass(t, r, status)
+	for _, res := range r.Results {
+		seen := 0
+		for _, c := range res.Checks {
+			if strings.HasPrefix(c.Name, "fault is real: skew-clock") {
+				seen++
+			}
+		}
+		if seen != 5 {
+			t.Errorf("%d clocks were seen to be wrong, want 5", seen)
 		}
 	}
 }

@@ -288,3 +288,19 @@ func fingerprint(t *testing.T, dir string) (out []string) {
 	}
 	return out
 }
+
+// TestDrill runs the drill of an operator who tries an upgrade and the way back.
+func TestDrill(t *testing.T) {
+	if os.Getenv("POSTERN_NIGHTLY") == "" {
+		t.Skip("SKIP: nightly")
+	}
+	before := previousPrograms(t)
+	c := cluster.Start(t, "--relays", "2", "--pairs", "1", "--users", "8")
+	out, err := exec.Command(filepath.Join(c.Bin, "postern"), "drill", "run", "rolling-upgrade", "--dir", c.Dir, "--other", before, "--slack", "4").CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if n := strings.Count(string(out), "two releases run side by side: after"); n != 2 {
+		t.Errorf("two releases were seen %d times, want 2\n%s", n, out)
+	}
+}

@@ -75,6 +75,7 @@ type NodeStatus struct {
 	Queue    *QueueStatus  `json:"queue,omitempty"`
 	Sessions int           `json:"sessions"`
 	CertEnds time.Time     `json:"certificate_ends"`
+	Clock    time.Time     `json:"clock,omitzero"` // when it gave this answer
 
 	Formats FormatLevels `json:"formats,omitzero"` // nothing from releases before 0.2
 }

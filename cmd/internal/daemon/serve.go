@@ -99,7 +99,7 @@ func (n *Node[T]) methods() {
 	admin.Handle(n.Admin, admin.GetStatus, func(ctx context.Context, _ admin.None) (admin.NodeStatus, error) {
 		s := admin.NodeStatus{
 			Name: n.common.Node, Cluster: n.common.Cluster, Role: n.program.Role, State: n.state(),
-			Version: version.String(), PID: os.Getpid(), Started: n.started, CertEnds: n.TLS.NotAfter(),
+			Version: version.String(), PID: os.Getpid(), Started: n.started, CertEnds: n.TLS.NotAfter(), Clock: time.Now(),
 			Formats: admin.FormatLevels{Known: version.Format, Used: n.format()},
 		}
 		if s.State == "ready" {

@@ -23,6 +23,7 @@ import (
 // drillFlags are the options of `drill run`.
 type drillFlags struct {
 	dir, cluster string
+	other        string
 	namespaces   bool
 	o            drill.Options
 	out          drillOutputs
@@ -145,6 +146,7 @@ func (a *app) drillRunCmd() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&fl.dir, "dir", "", "folder of a development cluster")
+	f.StringVar(&fl.other, "other", "", "folder with the programs of another release, for rolling-upgrade on a development cluster")
 	f.BoolVar(&fl.namespaces, "namespaces", false, "make a cluster in network namespaces")
 	f.StringVar(&fl.cluster, "cluster", "", "file that describes a cluster and what may be done to it")
 	f.DurationVar(&fl.o.For, "for", 20*time.Second, "time of the load")
@@ -160,6 +162,7 @@ func (a *app) drillRunCmd() *cobra.Command {
 	fl.out.flags(c)
 	c.MarkFlagsMutuallyExclusive("dir", "namespaces", "cluster")
 	_ = c.MarkFlagDirname("dir")
+	_ = c.MarkFlagDirname("other")
 	_ = c.MarkFlagFilename("cluster", "yaml", "yml")
 	return c
 }

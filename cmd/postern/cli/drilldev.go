@@ -31,10 +31,13 @@ type devTarget struct {
 	mu    sync.Mutex     // guards the fields below
 	hit   map[string]int // pids of nodes when a fault was put on them
 	owner int            // pid of postern dev while it is frozen
+
+	other string            // folder with the programs of another release
+	own   map[string]string // by role, that of the programs before an upgrade
 }
 
 // openDevDrill finds the cluster in dir.
-func openDevDrill(dir string) (*devTarget, error) {
+func openDevDrill(dir, other string) (*devTarget, error) {
 	file, err := clusterfile.Read(dir)
 	if err != nil {
 		return nil, fmt.Errorf("%s: no running development cluster: %w", dir, err)
@@ -43,7 +46,7 @@ func openDevDrill(dir string) (*devTarget, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &devTarget{dir: dir, file: file, tls: conf, control: admin.NewUnixClient(dev.ControlSocket(dir)), hit: map[string]int{}}
+	t := &devTarget{dir: dir, file: file, tls: conf, control: admin.NewUnixClient(dev.ControlSocket(dir)), hit: map[string]int{}, other: other, own: map[string]string{}}
 	for _, r := range file.Relays {
 		t.nodes = append(t.nodes, drill.Node{Name: r.Name, Role: drill.RoleRelay, SMTP: r.SMTP, IMAPS: r.IMAPS, Admin: admin.NewUnixClient(r.Admin)})
 	}
@@ -98,6 +101,13 @@ func (t *devTarget) Can(k drill.Kind) error {
 	switch k {
 	case drill.Kill, drill.Stop, drill.Start, drill.Pause, drill.Resume, drill.Transfer, drill.Drain, drill.Undrain:
 		return nil
+	case drill.ExpireCert, drill.RenewCert:
+		return nil
+	case drill.Upgrade, drill.Rollback:
+		if t.other == "" {
+			return errors.New("no other release is named: --other DIR")
+		}
+		return nil
 	case drill.DirectoryOff, drill.DirectoryOn:
 		if !canFindOwner {
 			return errors.New("the process of postern dev cannot be found on this system")
@@ -126,6 +136,14 @@ func (t *devTarget) Do(ctx context.Context, a drill.Action) error {
 		}
 	case drill.Resume:
 		err = t.signal(a.Node, syscall.SIGCONT)
+	case drill.ExpireCert:
+		err = t.certs().Renew(a.Node, drill.LastsFor)
+	case drill.RenewCert:
+		err = t.certs().Renew(a.Node, 0)
+	case drill.Upgrade:
+		err = t.upgrade(ctx, a.Node)
+	case drill.Rollback:
+		err = t.rollback(ctx, a.Node)
 	case drill.DirectoryOff:
 		err = t.freeze()
 	case drill.DirectoryOn:
@@ -232,6 +250,8 @@ func (t *devTarget) Real(ctx context.Context, a drill.Action) (string, error) {
 	case drill.DirectoryOff:
 		addr := strings.TrimPrefix(t.file.Directory.URL, "ldap://")
 		return drill.DirectorySilent(ctx, addr, t.Dial)
+	case drill.Upgrade:
+		return t.seeRelease(a.Node)
 	case drill.Drain:
 		return "asked by the admin API", nil
 	}

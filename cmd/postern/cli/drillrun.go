@@ -27,7 +27,7 @@ func (fl *drillFlags) target() (opener, error) {
 	switch {
 	case fl.dir != "":
 		return opener{any, func(context.Context, *drill.Scenario) (drill.Target, func() error, error) {
-			t, err := openDevDrill(fl.dir)
+			t, err := openDevDrill(fl.dir, fl.other)
 			if err != nil {
 				return nil, nil, err
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -14,6 +15,12 @@ import (
 // Can allows everything that this cluster was made for.
 func (lab *Lab) Can(k drill.Kind) error {
 	switch {
+	case k == drill.Upgrade || k == drill.Rollback:
+		return errors.New("another release needs a development cluster: --dir, and --other with its programs")
+	case k == drill.SkewClock || k == drill.SetClock:
+		if _, err := os.Stat(filepath.Join(lab.o.Bin, adjustable)); err != nil {
+			return errors.New("the clock of these programs cannot be set: integration/tools/skewclock builds some")
+		}
 	case (k == drill.FillDisk || k == drill.FreeDisk) && lab.o.Disk != SmallDisk:
 		return errors.New("the disks of this cluster are too large to be filled")
 	case slices.Contains(diskKinds, k) && lab.o.Disk != OwnDisk:
@@ -57,6 +64,14 @@ func (lab *Lab) Do(ctx context.Context, a drill.Action) error {
 		return lab.fill(a.Node)
 	case drill.FreeDisk:
 		return os.Remove(lab.ballast(a.Node))
+	case drill.SkewClock:
+		return lab.setClock(a.Node, a.By)
+	case drill.SetClock:
+		return lab.setClock(a.Node, 0)
+	case drill.ExpireCert:
+		return lab.certs().Renew(a.Node, drill.LastsFor)
+	case drill.RenewCert:
+		return lab.certs().Renew(a.Node, 0)
 	case drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.PowerCut, drill.MendDisk:
 		return lab.disk(ctx, a)
 	}

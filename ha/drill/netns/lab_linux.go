@@ -234,7 +234,7 @@ func (lab *Lab) startNodes() error {
 	add := func(host, program string) *process {
 		p := &process{
 			host: host, ns: lab.f.ns(host), bin: filepath.Join(lab.o.Bin, program), config: lab.l.configFile(host),
-			log: filepath.Join(lab.l.dir, host+".log"), spawn: lab.spawner.start,
+			log: filepath.Join(lab.l.dir, host+".log"), clock: lab.l.clockFile(host), spawn: lab.spawner.start,
 		}
 		lab.procs[host] = p
 		return p

@@ -26,8 +26,8 @@ const (
 
 // process is a node under supervision.
 type process struct {
-	host, ns, bin, config, log string
-	spawn                      func(*exec.Cmd) error
+	host, ns, bin, config, log, clock string
+	spawn                             func(*exec.Cmd) error
 
 	mu     sync.Mutex
 	want   bool
@@ -97,7 +97,7 @@ func (p *process) command(args ...string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd := exec.Command(ip, append([]string{"netns", "exec", p.ns, p.bin, "--config", p.config}, args...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TZ=UTC", "GOTRACEBACK=all"}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TZ=UTC", "GOTRACEBACK=all", clockEnv + "=" + p.clock}
 	cmd.Dir = filepath.Dir(p.config)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	return cmd, nil

@@ -98,7 +98,9 @@ func (r *relay) serveMail() error {
 
 // checker checks logins.
 func (r *relay) checker() *login.Checker {
-	return &login.Checker{Directory: r.dir.cache, Pair: r.n.Routes.Pair, Host: login.HostOf(r.resolver)}
+	return &login.Checker{
+		Directory: r.dir.cache, Pair: r.n.Routes.Pair, Host: login.HostOf(r.resolver), AdminFrom: r.c.Trust.Admin.Contains, Log: r.n.Log,
+	}
 }
 
 func (r *relay) dispatch(services []dispatcher.Service) error {

@@ -12,7 +12,11 @@ What it keeps true:
     alike; which of them it was is for the log only.
   - What the directory cannot answer now is a temporary failure, never a refusal.
   - A user acts for nobody else: an authorization identity must lead to the same
-    account.
+    account. A store administrator (mailAdminRole) may open every mailbox by IMAP
+    and POP, from the networks where that is permitted, and each time is logged
+    with both names.
+  - A certificate stands for the user that its domain's inetDomainCertMap makes
+    of it, in that domain, else for the one with its mail address.
   - The access filter of the domain is applied first, then the user's; both must
     allow the service and the client. A filter that cannot be read allows nothing.
 
@@ -26,6 +30,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 
 	"github.com/postern-mail/postern/relay/proxy"
@@ -43,6 +48,10 @@ type Checker struct {
 	// Host finds the host name of a client, for access filters that ask for
 	// names, and whether it leads back to the address; nil: no name is known.
 	Host func(ctx context.Context, addr netip.Addr) (name string, verified bool)
+	// AdminFrom reports whether store administrators may act as others from an
+	// address; nil: nowhere. Log is told each time that one does.
+	AdminFrom func(addr netip.Addr) bool
+	Log       *slog.Logger
 }
 
 var _ smtpd.Authenticator = (*Checker)(nil)
@@ -69,7 +78,7 @@ func (c *Checker) user(ctx context.Context, service, user, password, authz strin
 	case err != nil:
 		return nil, err
 	}
-	return e, c.same(ctx, e, authz)
+	return c.acting(ctx, service, e, authz)
 }
 
 func (c *Checker) find(ctx context.Context, user string) (*directory.Entry, error) {
@@ -85,19 +94,27 @@ func (c *Checker) find(ctx context.Context, user string) (*directory.Entry, erro
 	return e, nil
 }
 
-// same checks that authz, if there is one, is the account of e.
-func (c *Checker) same(ctx context.Context, e *directory.Entry, authz string) error {
+// acting is the user that e acts as: itself, or for a store administrator, by
+// IMAP or POP and from where that is permitted, whoever authz leads to.
+func (c *Checker) acting(ctx context.Context, service string, e *directory.Entry, authz string) (*directory.Entry, error) {
 	if authz == "" {
-		return nil
+		return e, nil
 	}
 	other, err := c.find(ctx, authz)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if other.DN != e.DN {
-		return fmt.Errorf("%w: %s may not act as %q", errRefused, e.DN, authz)
+	if other.DN == e.DN {
+		return e, nil
 	}
-	return nil
+	w, _ := ctx.Value(whereKey{}).(where)
+	if !e.StoreAdmin || service == "smtp" || c.AdminFrom == nil || !w.addr.IsValid() || !c.AdminFrom(w.addr.Unmap()) {
+		return nil, fmt.Errorf("%w: %s may not act as %q", errRefused, e.DN, authz)
+	}
+	if c.Log != nil {
+		c.Log.Warn("administrator acts as a user", "admin", e.DN, "user", other.DN, "account", other.Mailbox, "service", service, "client", w.addr)
+	}
+	return other, nil
 }
 
 // Password implements smtpd.Authenticator.
@@ -109,9 +126,8 @@ func (c *Checker) Password(ctx context.Context, user, password, authz string) (s
 	return e.Mailbox, nil
 }
 
-// Certificate implements smtpd.Authenticator: the login is the certificate's
-// mail address (RFC 822 name), or the authorization identity if that leads to
-// the same account.
+// Certificate implements smtpd.Authenticator: the login is what its domain makes
+// of the certificate, or its mail address (RFC 822 name).
 func (c *Checker) Certificate(ctx context.Context, cs *tls.ConnectionState, authz string) (string, error) {
 	e, err := c.certificate(ctx, "smtp", cs, authz)
 	if err != nil {
@@ -121,10 +137,10 @@ func (c *Checker) Certificate(ctx context.Context, cs *tls.ConnectionState, auth
 }
 
 func (c *Checker) certificate(ctx context.Context, service string, cs *tls.ConnectionState, authz string) (*directory.Entry, error) {
-	if cs == nil || len(cs.VerifiedChains) == 0 || len(cs.VerifiedChains[0][0].EmailAddresses) == 0 {
-		return nil, fmt.Errorf("%w: the certificate names no mail address", errRefused)
+	if cs == nil || len(cs.VerifiedChains) == 0 {
+		return nil, fmt.Errorf("%w: no verified certificate", errRefused)
 	}
-	e, err := c.find(ctx, cs.VerifiedChains[0][0].EmailAddresses[0])
+	e, err := c.holder(ctx, cs.VerifiedChains[0][0], authz)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +150,7 @@ func (c *Checker) certificate(ctx context.Context, service string, cs *tls.Conne
 	if err := c.access(ctx, e, service); err != nil {
 		return nil, err
 	}
-	return e, c.same(ctx, e, authz)
+	return c.acting(ctx, service, e, authz)
 }
 
 func classify(err error) error {

@@ -1,9 +1,14 @@
 package login_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -198,4 +203,97 @@ func (names) PTR(_ context.Context, a netip.Addr) ([]string, error) {
 
 func (names) Addrs(context.Context, string) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
+}
+
+// TestStoreAdmin: a store administrator opens any mailbox by IMAP and POP, from
+// the networks where that is permitted, and is logged with both names; nobody
+// else does, and nobody submits as another.
+func TestStoreAdmin(t *testing.T) {
+	text := string(tree())
+	i := strings.Index(text, "uid: u0001")
+	text = text[:i] + strings.Replace(text[i:], "inetUserStatus: active\n", "inetUserStatus: active\nmailAdminRole: storeadmin\n", 1)
+	for name, start := range map[string]func(testing.TB) dirtest.Server{
+		"embedded": func(t testing.TB) dirtest.Server { return dirtest.Embedded(t, []byte(text)) },
+		"OpenLDAP": func(t testing.TB) dirtest.Server { return dirtest.OpenLDAP(t, []byte(text)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			c := &login.Checker{
+				Directory: dirtest.Dial(t, start(t)),
+				Pair:      func(host string) (string, bool) { return host, host == "pair1" },
+				AdminFrom: netip.MustParsePrefix("192.0.2.0/24").Contains,
+				Log:       slog.New(slog.NewTextHandler(&out, nil)),
+			}
+			for _, tt := range []struct {
+				user, authz, addr string
+				want              string
+			}{
+				{"u0001", "u0002", "192.0.2.7", "u0002@example.org"},
+				{"u0001", "u0004@example.org", "192.0.2.7", "u0004@example.org"}, // who may not log in
+				{"u0001", "u0001", "203.0.113.1", "u0001@example.org"},
+				{"u0001", "u0002", "203.0.113.1", ""},
+				{"u0001", "u9999", "192.0.2.7", ""},
+				{"u0002", "u0001", "192.0.2.7", ""},
+			} {
+				for _, p := range []proxy.Protocol{proxy.IMAP, proxy.POP3} {
+					out.Reset()
+					u, err := c.Proxy(t.Context(), auth.Credentials{Mechanism: auth.Plain, User: tt.user, Password: "secret", Authz: tt.authz},
+						proxy.Client{Protocol: p, Addr: netip.AddrPortFrom(netip.MustParseAddr(tt.addr), 9)})
+					if u.Account != tt.want || (err == nil) != (tt.want != "") || err != nil && !errors.Is(err, proxy.ErrRefused) {
+						t.Errorf("%+v: %q, %v", tt, u.Account, err)
+					}
+					told := strings.Contains(out.String(), "uid=u0001,") && strings.Contains(out.String(), "account="+tt.want) && strings.Contains(out.String(), tt.addr)
+					if told != (tt.want != "" && tt.user != tt.authz) {
+						t.Errorf("%+v: logged %q", tt, out.String())
+					}
+				}
+			}
+			if who, err := c.Password(t.Context(), "u0001", "secret", "u0002"); !mail.Permanent(err) {
+				t.Errorf("submission as %q: %v", who, err)
+			}
+			c.AdminFrom = nil
+			if _, err := c.Proxy(t.Context(), auth.Credentials{Mechanism: auth.Plain, User: "u0001", Password: "secret", Authz: "u0002"},
+				proxy.Client{Addr: netip.MustParseAddrPort("192.0.2.7:9")}); !errors.Is(err, proxy.ErrRefused) {
+				t.Errorf("where it is permitted nowhere: %v", err)
+			}
+		})
+	}
+}
+
+// TestCertMap: a domain's map says whose a certificate is, and leads to nobody
+// outside of the domain.
+func TestCertMap(t *testing.T) {
+	with := func(attr string) string {
+		return strings.Replace(string(tree()), "mailDomainStatus: active\n", "mailDomainStatus: active\n"+attr, 1)
+	}
+	cert := func(address, uid string) *tls.ConnectionState {
+		leaf := &x509.Certificate{}
+		if address != "" {
+			leaf.EmailAddresses = []string{address}
+		}
+		leaf.Subject.Names = []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}, Value: uid}}
+		return &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}
+	}
+	for _, tt := range []struct {
+		attr, address, uid, authz string
+		want                      string
+	}{
+		{"", "u0001@example.org", "u0002", "", "u0001@example.org"},
+		{"", "", "u0002", "u0002@example.org", ""},
+		{"inetDomainCertMap: %[UID]@%V\n", "u0001@example.org", "u0002", "", "u0002@example.org"},
+		{"inetDomainCertMap: %[UID]@%V\n", "whoever@example.org", "u0002", "u0002", "u0002@example.org"},
+		{"inetDomainCertMap: %[UID]@%V\n", "", "u0002", "u0002@example.org", "u0002@example.org"},
+		{"inetDomainCertMap: %[UID]@%V\n", "", "u0002", "u0001@example.org", ""}, // another one's name
+		{"inetDomainCertMap: %[UID]@%V\n", "", "u0002", "u0002", ""},             // whose domain?
+		{"inetDomainCertMap: %U@%V\n", "", "x", "u0002@example.org", ""},         // which is not proven
+		{"inetDomainCertMap: %[CN]\n", "u0001@example.org", "u0002", "", ""},
+		{"inetDomainCertMap: %[UID]@%V\n", "u0001@example.org", "u0004", "", ""}, // who may not log in
+		{"inetDomainCertMap: %[UID]@%V\n", "u0001@elsewhere.test", "u0002", "", ""},
+	} {
+		c := &login.Checker{Directory: dirtest.Dial(t, dirtest.Embedded(t, []byte(with(tt.attr)))), Pair: func(h string) (string, bool) { return h, true }}
+		got, err := c.Certificate(t.Context(), cert(tt.address, tt.uid), tt.authz)
+		if got != tt.want || (tt.want == "") != mail.Permanent(err) {
+			t.Errorf("%+v: %q, %v", tt, got, err)
+		}
+	}
 }

@@ -122,6 +122,7 @@ type Trust struct {
 	Proxy         Networks
 	XCLIENT       Networks `mapstructure:"xclient"`
 	Relay         Networks
+	Admin         Networks
 	NormalizeBare Networks `mapstructure:"normalize_bare"`
 }
 

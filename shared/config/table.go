@@ -127,6 +127,7 @@ var Table = []Option{
 	{Name: "trust.proxy", Type: Blocks, Tier: TierRelay, Help: "Peers that begin with a PROXY header, version 1 or 2."},
 	{Name: "trust.xclient", Type: Blocks, Tier: TierRelay, Help: "Peers that may use XCLIENT."},
 	{Name: "trust.relay", Type: Blocks, Tier: TierRelay, Help: "Peers that may send to anywhere without authentication."},
+	{Name: "trust.admin", Type: Blocks, Tier: TierRelay, Help: "Clients from where store administrators (mailAdminRole) may open other people's mailboxes, by IMAP and POP. Empty: nowhere. Each time is logged."},
 	{Name: "trust.normalize_bare", Type: Blocks, Tier: TierRelay, Help: "Peers whose bare CR or LF is turned into CRLF, not refused."},
 
 	{Name: "directory.urls", Type: Words, Tier: TierRelay, Need: true, Help: "LDAP servers in the order of preference: ldap://host:port, ldaps://host:port, or ldapi:// and the path of a Unix socket with %2F for each slash."},

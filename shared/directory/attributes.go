@@ -29,6 +29,9 @@ type EntrySchema struct {
 	// Both.
 	UserLanguage, DeferProcessing, OptIn, Capture string
 	ProgramDelivery, DeliveryFile, SpareE, SpareG string
+
+	// Users.
+	AdminRole, SubmitChannel string
 }
 
 func sunEntries() EntrySchema {
@@ -66,6 +69,8 @@ func sunEntries() EntrySchema {
 		OptIn:                 "mailAntiUBEService",
 		ProgramDelivery:       "mailProgramDeliveryInfo",
 		DeliveryFile:          "mailDeliveryFileURL",
+		AdminRole:             "mailAdminRole",
+		SubmitChannel:         "mailSMTPSubmitChannel",
 	}
 }
 
@@ -77,7 +82,7 @@ func (s *EntrySchema) attributes() []string {
 		s.ResultMapping,
 		s.AutoReplyMode, s.AutoReplySubject, s.AutoReplyText, s.AutoReplyTextInternal, s.AutoReplyTimeout,
 		s.AutoReplyAddress, s.VacationStart, s.VacationEnd, s.UserLanguage, s.DeferProcessing, s.OptIn, s.Capture,
-		s.ProgramDelivery, s.DeliveryFile, s.SpareE, s.SpareG,
+		s.ProgramDelivery, s.DeliveryFile, s.SpareE, s.SpareG, s.AdminRole, s.SubmitChannel,
 	}
 }
 
@@ -92,6 +97,9 @@ type EntrySettings struct {
 	SpareE   string   // $E of delivery templates
 	SpareG   string   // $G
 	Language string   // preferredLanguage
+
+	StoreAdmin    bool   // mailAdminRole: may open every mailbox
+	SubmitChannel string // mailSMTPSubmitChannel: channel of what the user submits, in lower case
 
 	// Start and End are vacationStartDate and vacationEndDate, both inclusive;
 	// zero is open.
@@ -163,8 +171,22 @@ func (s *EntrySchema) settings(r *reader, k Kind) EntrySettings {
 		e.List = s.list(r)
 	} else {
 		e.Away = s.away(r)
+		e.StoreAdmin = s.storeAdmin(r)
+		e.SubmitChannel = strings.ToLower(r.one(s.SubmitChannel))
 	}
 	return e
+}
+
+// storeAdmin reads mailAdminRole, whose one role is storeAdmin.
+func (s *EntrySchema) storeAdmin(r *reader) (admin bool) {
+	for _, v := range r.words(s.AdminRole) {
+		if strings.EqualFold(v, "storeAdmin") {
+			admin = true
+		} else {
+			r.fault(s.AdminRole, v)
+		}
+	}
+	return admin
 }
 
 func (s *EntrySchema) away(r *reader) *Away {

@@ -87,6 +87,9 @@ type Result struct {
 	// Created says when the mailbox was made, in Unix seconds, when it is new and
 	// the first message for it, the recipient's Welcome, has not come; else 0.
 	Created int64
+	// Ended, with Passed, says that nobody behind reports to the sender: it is
+	// told that its message was passed on, if it wanted to hear of success.
+	Ended bool
 	// NotAsked says that the outcome was found without the next hop, of which it
 	// tells nothing.
 	NotAsked bool

@@ -98,7 +98,11 @@ func (w *walk) local(r mail.Recipient, d *directory.Domain, name string) error {
 	if !ans.CatchAll {
 		r.Folder = ans.DetailOf(a)
 	}
-	return w.entry(r, d, e)
+	was := w.caught
+	w.caught = ans.CatchAll
+	err = w.entry(r, d, e)
+	w.caught = was
+	return err
 }
 
 // nobodyHas answers for an address of d without an entry: the list's owner, the

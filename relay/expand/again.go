@@ -80,7 +80,8 @@ type Next struct {
 	// same message; nil leaves it as it is. What could not be changed is in
 	// notes, for the log.
 	Change func(msg []byte) (changed []byte, notes []string)
-	// Bare says that the sender's wishes about reports (RFC 3461) end here.
+	// Bare says that the sender's wishes about reports (RFC 3461) end here, with
+	// a report that the message was passed on where success is among them.
 	Bare bool
 }
 
@@ -259,8 +260,8 @@ func nameOf(r *mail.Recipient) string {
 func (w *walk) change(r mail.Recipient, e *directory.Entry, stage string) error {
 	author := w.author()
 	n := &w.pass.next
-	n.Bare = stage == stageChanged
 	if stage == stageChanged && e.ErrorsTo != "" {
+		n.Bare = true // the owner has the errors
 		to, err := w.one(r, e, e.ErrorsTo)
 		if err != nil {
 			return err
@@ -268,8 +269,8 @@ func (w *walk) change(r mail.Recipient, e *directory.Entry, stage string) error 
 		n.ReversePath = &to
 	}
 	again := w.later(r, resume{stage: stage, poster: &author})
-	if n.Bare {
-		again.Notify, again.OriginalRecipient = 0, ""
+	if n.Bare { // RFC 3461 5.2.7.3: from here on the list's owner hears of failures
+		again.Notify, again.OriginalRecipient = mail.NotifyFailure, ""
 	}
 	n.Recipients = []mail.Recipient{again}
 	changes := w.x.changes(r, e, stage)

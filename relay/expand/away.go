@@ -34,7 +34,14 @@ func (w *walk) away(r mail.Recipient, d *directory.Domain, e *directory.Entry) (
 		w.x.alarms.raise("user who answers mail has no usable mail address: "+e.Mail, e.DN, r.Address, err)
 		return nil, nil
 	}
+	if _, ok := w.x.cfg.Pair(e.MailHost); !ok {
+		say("mailHost", "not answered: no pair that remembers who was")
+		return nil, nil
+	}
 	out := &mail.Autoreply{From: from, Me: own(e, a)}
+	if !w.caught { // in an alias of the domain, with a subaddress
+		out.Me = append(out.Me, r.Address)
+	}
 	switch a.Mode {
 	case "reply", "vacation":
 		out.Mode = mail.AutoreplyReply

@@ -163,6 +163,7 @@ type walk struct {
 	seenBy [2]*sender      // who posts, by envelope and by login, once that was asked
 	apart  bool            // members of the list in hand get a copy each time they are reached
 	copies map[string]bool // capture addresses that have been used
+	caught bool            // the address in hand is nobody's, and whoever owns "@domain" has it
 }
 
 // failure is an address on the way that was refused, and why.

@@ -58,6 +58,9 @@ func (d *tree) Lookup(_ context.Context, dom *directory.Domain, a mail.Address) 
 			return &directory.Answer{Entries: e, Detail: detail}, nil
 		}
 	}
+	if e := d.users["@"+a.Domain]; e != nil {
+		return &directory.Answer{Entries: e, CatchAll: true}, nil
+	}
 	return nil, directory.ErrNotFound
 }
 

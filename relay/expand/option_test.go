@@ -321,6 +321,32 @@ func TestAway(t *testing.T) {
 			t.Errorf("%s from %q: %q, want %q", tt.local, tt.from, got, tt.want)
 		}
 	}
+	// Without a pair nobody is answered, and what else there is happens.
+	for local, options := range map[string][]string{"nopair": {"autoreply", "forward"}, "nopairs": {"autoreply"}} {
+		away(local, options, directory.Away{Mode: "reply", Text: texts("", "out"), Hours: 1})
+		d.users[local+"@example.test"][0].MailHost, d.users[local+"@example.test"][0].Forwarding = "", []string{"bob@example.test"}
+	}
+	for local, want := range map[string]string{"nopair": "tcp_lmtpcs pair1 bob@example.test", "nopairs": "bitbucket nopairs@example.test"} {
+		if _, got := ask(t, x, "eve@out.test", local); !slices.Equal(got, []string{want}) {
+			t.Errorf("%s: %q", local, got)
+		}
+	}
+	// Who is written to by another name of the domain is who is meant; who has
+	// the mail for everybody else is not.
+	d.users["@caught.test"] = d.users["two@example.test"]
+	d.users["two@alias.test"] = d.users["two@example.test"]
+	d.domains["caught.test"], d.domains["alias.test"] = &directory.Domain{Name: "caught.test"}, &directory.Domain{Name: "example.test", Aliases: []string{"alias.test"}}
+	for text, want := range map[string]bool{"two+work@example.test": true, "two@alias.test": true, "two+x@alias.test": true, "anybody@caught.test": false} {
+		to, _ := mail.ParseAddress(text, true)
+		rs, err := x.Rcpt(t.Context(), &mail.Envelope{ReversePath: mail.Address{Local: "eve", Domain: "out.test"}}, mail.Recipient{Address: to})
+		if err != nil || len(rs) != 1 || rs[0].Autoreply == nil {
+			t.Errorf("%s: %+v, %v", to, rs, err)
+			continue
+		}
+		if got := slices.ContainsFunc(rs[0].Autoreply.Me, func(a mail.Address) bool { return a.Key() == to.Key() }); got != want {
+			t.Errorf("%s is the person's: %v, want %v", to, got, want)
+		}
+	}
 	// Nothing to answer and nothing else to do: accepted and dropped.
 	if _, got := ask(t, x, "", "only"); !slices.Equal(got, []string{"bitbucket only@example.test"}) {
 		t.Errorf("report to one who only answers: %q", got)

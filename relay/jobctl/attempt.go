@@ -350,8 +350,10 @@ func (c *Controller) settle(it *queue.Item, r *queue.Recipient, res *deliver.Res
 		} else {
 			c.cfg.Mail.Delivered(e)
 		}
-		it.Leave(r)
-		return true
+		if !res.Ended {
+			it.Leave(r)
+			return true
+		}
 	case deliver.Failed:
 		state = queue.Failed
 		c.cfg.Mail.Bounced(e)

@@ -51,6 +51,9 @@ func Apply(msg []byte, c *Changes) (out []byte, notes []string) {
 	}
 	head, more := c.fields(header)
 	notes = append(notes, more...)
+	if signed := brokenSignatures(msg[:n], head, edits != nil); signed != "" {
+		notes = append(notes, "signature no longer holds: "+signed)
+	}
 	out = make([]byte, 0, len(msg)+len(head)+len(c.Prefix)+len(c.Suffix)+256)
 	out = append(out, head...)
 	if n == len(msg) || blank(msg[:n]) { // not when the header is too long to be read whole
@@ -78,16 +81,12 @@ type edit struct {
 
 // fields returns the list's header, without the empty line.
 func (c *Changes) fields(header []byte) (out []byte, notes []string) {
-	own := c.own()
-	drop := slices.Clone(c.Remove)
-	for _, f := range own {
-		drop = append(drop, f.name)
-	}
+	own, drop := c.own(), c.Remove
 	have := map[string]bool{}
 	tagged := c.Tag == ""
 	for f := range message.Fields(header) {
 		name := string(f.Name)
-		if name != "" && slices.ContainsFunc(drop, func(d string) bool { return strings.EqualFold(d, name) }) {
+		if name != "" && (listField(name) || slices.ContainsFunc(drop, func(d string) bool { return strings.EqualFold(d, name) })) {
 			continue
 		}
 		have[strings.ToLower(name)] = true
@@ -119,6 +118,19 @@ func (c *Changes) fields(header []byte) (out []byte, notes []string) {
 		out = append(append(append(append(out, f.name...), ": "...), f.value...), '\r', '\n')
 	}
 	return out, notes
+}
+
+// listField reports whether a field belongs to the list that a message came by:
+// the copy is another list's, whose members are not to leave that one (RFC 2369 4).
+func listField(name string) bool {
+	for _, f := range []string{
+		"List-Id", "List-Help", "List-Subscribe", "List-Unsubscribe", "List-Unsubscribe-Post", "List-Post", "List-Owner", "List-Archive",
+	} {
+		if strings.EqualFold(f, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // subject appends the Subject f with the tag.

@@ -8,6 +8,7 @@ import (
 	"mime/multipart"
 	"mime/quotedprintable"
 	netmail "net/mail"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,6 +195,46 @@ func TestProtected(t *testing.T) {
 	}
 }
 
+// A signature of the sender's domain that the changes end is named; one that
+// they leave alone is not.
+func TestSignatures(t *testing.T) {
+	const msg = "DKIM-Signature: v=1; a=rsa-sha256; d=one.example; s=x;\r\n h=From:Subject:\r\n  Reply-To:List-Id; bh=x; b=x\r\n" +
+		"DKIM-Signature: v=1; d=two.example; h=from : date; bh=x; b=x\r\n" +
+		"From: a@x\r\nDate: today\r\nSubject: hi\r\nReply-To: a@x\r\n\r\nhello\r\n"
+	for name, tt := range map[string]struct {
+		c    Changes
+		want string
+	}{
+		"nothing that is signed": {Changes{Add: []string{"X-List: y"}, Remove: []string{"Sender"}}, ""},
+		"a tag":                  {Changes{Tag: "[x]"}, "one.example"},
+		"a tag that is there":    {Changes{Tag: "hi"}, ""},
+		"a field removed":        {Changes{Remove: []string{"reply-to"}}, "one.example"},
+		"a field of the list's":  {Changes{List: staff}, "one.example"},
+		"a field replaced":       {Changes{Remove: []string{"Date"}, Add: []string{"Date: tomorrow"}}, "two.example"},
+		"the same again":         {Changes{Remove: []string{"Date"}, Add: []string{"Date: today"}}, ""},
+		"a text":                 {Changes{Suffix: "bye\n"}, "one.example, two.example"},
+	} {
+		want := []string{"signature no longer holds: " + tt.want}
+		if tt.want == "" {
+			want = nil
+		}
+		if _, notes := Apply([]byte(msg), &tt.c); !slices.Equal(notes, want) {
+			t.Errorf("%s: notes %q, want %q", name, notes, want)
+		}
+	}
+}
+
+// What outer lists say of themselves is not said of this one.
+func TestOtherLists(t *testing.T) {
+	const msg = "List-Unsubscribe: <https://other.example/u>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\nLIST-HELP: <mailto:x@y>\r\n" +
+		"List-Owner: <mailto:x@y>\r\nList-Archive: <x>\r\nList-Subscribe: <x>\r\nList-Post: NO\r\nList-Of-Things: kept\r\nSubject: x\r\n\r\nhello\r\n"
+	out, _ := Apply([]byte(msg), &Changes{List: staff})
+	const want = "List-Of-Things: kept\r\nSubject: x\r\nList-Id: <staff.example.org>\r\nList-Post: <mailto:staff@example.org>\r\n\r\nhello\r\n"
+	if string(out) != want {
+		t.Errorf("got\n%s\nwant\n%s", out, want)
+	}
+}
+
 func TestWrap(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	c := Capture{To: mail.Address{Local: "audit", Domain: "example.org"}, ReversePath: mail.Address{Local: "a", Domain: "x"}, Recipient: "ana@example.org\r\nEvil: 1", AuthUser: "ana", ID: "q1", Arrival: at}
@@ -234,6 +275,7 @@ func FuzzApply(f *testing.F) {
 	f.Add([]byte(plain), "top\n", "end ü\n", "[x]", "A: b")
 	f.Add([]byte("Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n"), "", "e", "", "")
 	f.Add([]byte("Content-Type: text/html; charset=utf-16\r\nContent-Transfer-Encoding: base64\r\n\r\naADkAA0ACgA="), "a", "b", "ü", ":")
+	f.Add([]byte("DKIM-Signature: d=x; h=from::subject; =;\r\nSubject: y\r\n\r\n"), "", "", "z", "")
 	f.Fuzz(func(t *testing.T, msg []byte, prefix, suffix, tag, add string) {
 		c := &Changes{List: staff, Remove: []string{"subject"}, Add: []string{add}, Tag: tag, Prefix: prefix, Suffix: suffix}
 		out, _ := Apply(msg, c)

@@ -105,6 +105,52 @@ func TestErrorsTo(t *testing.T) {
 	}
 }
 
+// A sender who wants to hear of success hears that a list with an owner of its
+// own has the message, and nothing of its members; without an owner it hears of
+// each of them, also when the list changes its mail.
+func TestListReports(t *testing.T) {
+	for name, tt := range map[string]struct {
+		list func(*directory.Entry)
+		want string
+	}{
+		"owner":   {func(e *directory.Entry) { e.ErrorsTo = "owner@a.example" }, "Action: expanded all"},
+		"changed": {func(e *directory.Entry) { e.List = &directory.List{MaxAttachments: -1, SubjectTag: "[x]"} }, "Action: delivered all, Action: delivered all"},
+		"plain":   {func(*directory.Entry) {}, "Action: delivered all, Action: delivered all"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := startLists(t, tt.list, "u1@a.example", "u2@a.example")
+			rcpt := to("all@a.example")
+			rcpt[0].Notify = mail.NotifySuccess | mail.NotifyFailure
+			if reply := send(t, r.addr, "poster@a.example", hello, rcpt...); reply.Code != 250 {
+				t.Fatal(reply)
+			}
+			reported := func() string {
+				var got []string
+				for _, d := range r.sink.Stored() {
+					if d.To.Local != "poster" {
+						continue
+					}
+					_, report, _ := strings.Cut(d.Body, "Content-Type: message/delivery-status")
+					for _, group := range strings.Split(report, "\r\n\r\n") {
+						_, rest, ok := strings.Cut(group, "Final-Recipient: rfc822;")
+						if local, _, at := strings.Cut(strings.TrimSpace(rest), "@"); ok && at {
+							_, action, _ := strings.Cut(group, "Action: ")
+							action, _, _ = strings.Cut(action, "\r\n")
+							got = append(got, "Action: "+action+" "+local)
+						}
+					}
+				}
+				slices.Sort(got)
+				return strings.Join(got, ", ")
+			}
+			await(t, "members and reports", func() bool { return len(r.sink.Stored()) >= 3 && r.q.Stats().Messages == 0 })
+			if got := reported(); got != tt.want {
+				t.Errorf("%s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 // The round of a moderated list: to the moderator, who sends it again, to the
 // members; and the approval by password.
 func TestModeratedList(t *testing.T) {

@@ -139,6 +139,8 @@ func (a *Agent) queue(ctx context.Context, d *deliver.Delivery, body []byte, b *
 		res.Text = "expanded as " + id
 		if err := a.submit(ctx, d, body, b, id); err != nil {
 			res = deliver.FromError("reprocess", err)
+		} else {
+			res.Ended = b.next.Bare
 		}
 	}
 	for _, i := range b.index {

@@ -379,7 +379,7 @@ func TestChangedList(t *testing.T) {
 			if r.Address.Local == "u2" && !strings.Contains(body, "[inner] [outer] hi") {
 				t.Errorf("u2 got %s", body)
 			}
-			if r.Notify != 0 {
+			if r.Notify != mail.NotifyFailure {
 				t.Errorf("%+v", r)
 			}
 		}

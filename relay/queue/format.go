@@ -342,7 +342,7 @@ func readItem(b []byte) (*Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	it := &Item{}
+	it := &Item{Recipients: make([]Recipient, 0, min(strings.Count(lines, "\nrcpt "), maxRecipients))}
 	var rcpt *Recipient
 	texts := []string{""}
 	for raw := range strings.SplitSeq(lines, "\n") {

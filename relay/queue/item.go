@@ -138,6 +138,10 @@ func Owed(env *mail.Envelope, report bool, r *mail.Recipient, s State) bool {
 // Leave takes r, one of it.Recipients, out of it: nothing is left to do for it.
 // Pointers to other recipients are no longer good.
 func (it *Item) Leave(r *Recipient) {
+	if len(it.Recipients) > 0 && &it.Recipients[0] == r { // the usual order: of thousands none is moved
+		it.Recipients = it.Recipients[1:]
+		return
+	}
 	for i := range it.Recipients {
 		if &it.Recipients[i] == r {
 			it.Recipients = append(it.Recipients[:i], it.Recipients[i+1:]...)

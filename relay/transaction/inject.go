@@ -3,6 +3,7 @@ package transaction
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/smtp"
@@ -34,6 +35,7 @@ func (a *Acceptor) Inject(ctx context.Context, in Injection, body []byte) error 
 		if len(in.Recipients) > a.cfg.MaxRecipients {
 			return fmt.Errorf("transaction %s: %d recipients", t.env.QueueID, len(in.Recipients))
 		}
+		t.rcpts = slices.Grow(t.rcpts, len(in.Recipients))
 		for i := range in.Recipients {
 			t.add(&in.Recipients[i], &in.Recipients[i])
 		}

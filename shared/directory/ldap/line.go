@@ -402,6 +402,9 @@ func (l *line) entry(body []byte) (e result, err error) {
 	if err != nil {
 		return e, err
 	}
+	attributes, values := count(list)
+	e.Attributes = make(directory.Attributes, 0, attributes)
+	room := make([]string, 0, values) // of all attributes: an entry has many with one value
 	for len(list) > 0 {
 		var part []byte
 		if part, list, err = ber.Expect(list, ber.TagSequence); err != nil {
@@ -415,17 +418,44 @@ func (l *line) entry(body []byte) (e result, err error) {
 		if err != nil {
 			return e, err
 		}
-		a := directory.Attribute{Name: l.name(name)}
+		first := len(room)
 		for len(set) > 0 {
 			var v []byte
 			if v, set, err = ber.Expect(set, ber.TagOctets); err != nil {
 				return e, err
 			}
-			a.Values = append(a.Values, at(v))
+			room = append(room, at(v))
+		}
+		a := directory.Attribute{Name: l.name(name)}
+		if len(room) > first {
+			a.Values = room[first:len(room):len(room)]
 		}
 		e.Attributes = append(e.Attributes, a)
 	}
 	return e, nil
+}
+
+// count counts the attributes of a list and their values, as far as it is well
+// formed.
+func count(list []byte) (attributes, values int) {
+	for len(list) > 0 {
+		part, rest, err := ber.Expect(list, ber.TagSequence)
+		if err != nil {
+			break
+		}
+		list = rest
+		attributes++
+		if _, part, err = ber.Expect(part, ber.TagOctets); err != nil {
+			break
+		}
+		set, _, err := ber.Expect(part, ber.TagSet)
+		for err == nil && len(set) > 0 {
+			if _, set, err = ber.Expect(set, ber.TagOctets); err == nil {
+				values++
+			}
+		}
+	}
+	return attributes, values
 }
 
 // name is an attribute's name in lower case.

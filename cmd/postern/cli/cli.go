@@ -124,7 +124,7 @@ Exit status: 0 done, 1 failed, 2 wrongly given or could not run.`,
 	root.AddCommand(
 		a.devCmd(), a.statusCmd(), a.traceCmd(), a.queueCmd(), a.pairCmd(), a.mailboxCmd(), a.nodeCmd(), a.reloadCmd(),
 		a.drillCmd(), a.pkiCmd(), a.gossipCmd(), a.configCmd(), a.versionCmd(), a.docsCmd(),
-		a.testCmd(), a.directoryCmd(), a.backupCmd(), a.storeCmd(), a.upgradeCmd(), a.probeCmd(),
+		a.testCmd(), a.directoryCmd(), a.backupCmd(), a.storeCmd(), a.upgradeCmd(), a.probeCmd(), a.benchCmd(),
 	)
 	return root
 }

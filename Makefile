@@ -47,7 +47,8 @@ bench: ## the benchmarks of the packages; side by side with other systems: integ
 fuzz: ## each fuzz target for FUZZTIME (default 5s)
 	@integration/tools/fuzz $(FUZZTIME)
 
-nightly: peers ## every crash state, five minutes of each fuzz target, the long ledger run
+nightly: peers ## every crash state, five minutes of each fuzz target, the long ledger run, an hour of random faults
+	@integration/tools/soak 1h
 	POSTERN_NIGHTLY=1 $(GO) test -race -shuffle=on -timeout 120m $(PKGS)
 	@integration/tools/fuzz 5m $(FUZZJOBS)
 

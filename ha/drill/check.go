@@ -131,6 +131,10 @@ func (r *run) mailboxes(ctx context.Context) error {
 	defer cancel()
 	found := map[ledger.Key]int{}
 	_, _, _, faults := r.user.Answers()
+	for _, p := range r.others {
+		_, _, _, more := p.Answers()
+		faults = append(faults, more...)
+	}
 	var errs []error
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -266,6 +270,17 @@ func (r *run) gaps() error {
 	if last != "" {
 		last = "; last error " + last
 	}
+	if n := len(r.others); n > 0 {
+		silent := 0
+		for _, p := range r.others {
+			if answers, _, _, _ := p.Answers(); len(answers) == 0 {
+				silent++
+			}
+		}
+		if err := r.expect(silent == 0, "every session is answered", "%d of %d never were", silent, n); err != nil {
+			return err
+		}
+	}
 	return errors.Join(one("deliveries are answered in time", &smtp, ""), one("a user at work is answered in time", &imap, last))
 }
 
@@ -283,6 +298,25 @@ func (r *run) gap(times []time.Time, limit time.Duration) Gap {
 	}
 	g := ledger.Longest(times, from, r.res.Load.To)
 	return Gap{g.From, g.To, from, g.Length().Milliseconds(), limit.Milliseconds()}
+}
+
+// sessions sums up the sessions beside that of the user at work.
+func (r *run) sessions() {
+	sum := Sessions{Count: len(r.others)}
+	for _, p := range r.others {
+		answers, errors, _, _ := p.Answers()
+		sum.Answers += len(answers)
+		sum.Errors += len(errors)
+		if len(answers) == 0 {
+			sum.Silent++
+			continue
+		}
+		g := ledger.Longest(answers, answers[0], r.res.Load.To)
+		sum.LongestMillis = max(sum.LongestMillis, g.Length().Milliseconds())
+	}
+	if sum.Count > 0 {
+		r.res.Sessions = &sum
+	}
 }
 
 // judge fills in the figures and the verdict. err is how the drill ended.
@@ -303,6 +337,7 @@ func (r *run) judge(err error) {
 		if res.Load.To.IsZero() {
 			res.Load.To = time.Now()
 		}
+		r.sessions()
 		if !res.Load.From.IsZero() {
 			res.Series = seriesOf(res.Load, r.led.Entries(), answers)
 		}

@@ -59,7 +59,7 @@ func TestScenarios(t *testing.T) {
 // TestPlan: the same seed gives the same soak, another one another.
 func TestPlan(t *testing.T) {
 	nodes := []Node{{Name: "relay1"}, {Name: "pair1-a", Pair: "pair1"}, {Name: "pair1-b", Pair: "pair1"}}
-	kinds := []Kind{Kill, Stop, Pause, Cut, Transfer}
+	kinds := []Kind{Kill, Stop, Pause, Cut, Transfer, SlowDisk, GossipOff}
 	a, b, c := plan(7, nodes, kinds, time.Minute), plan(7, nodes, kinds, time.Minute), plan(8, nodes, kinds, time.Minute)
 	if !reflect.DeepEqual(a, b) {
 		t.Error("one seed, two plans")
@@ -72,6 +72,9 @@ func TestPlan(t *testing.T) {
 	for _, m := range a {
 		long += m.pause + m.hold
 		seen[m.action.Kind] = true
+		if k := m.action.Kind; k == SlowDisk && m.action.Node == "relay1" || k == GossipOff && m.action.Node != "" {
+			t.Errorf("%s", m.action)
+		}
 		if m.action.Kind == Cut && (len(m.action.Peers) != 2 || slices.Contains(m.action.Peers, m.action.Node)) {
 			t.Errorf("cut %+v", m.action)
 		}
@@ -90,6 +93,7 @@ func TestFill(t *testing.T) {
 		"a load of 1s: want 5s to 24h0m0s":                                              {For: time.Second},
 		"a fault of 9s: want at most four fifths of the load, 8s":                       {For: 10 * time.Second, Hold: 9 * time.Second},
 		"-1 senders: want 1 to 1000":                                                    {Senders: -1},
+		"5000 sessions: want 1 to 1000":                                                 {Sessions: 5000},
 		"-5 messages per second: want 1 to 100000":                                      {Rate: -5},
 		"limits times 0.5: want 1 to 100":                                               {Slack: 0.5},
 		"100 messages per second for 10h0m0s are more than the record of 2000000 holds": {For: 10 * time.Hour},
@@ -144,7 +148,7 @@ func TestVerdicts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFakeTarget(t)
-			o := Options{For: MinFor, Senders: 1, Rate: 50, Size: 600}
+			o := Options{For: MinFor, Senders: 1, Rate: 50, Size: 600, Sessions: 3}
 			s := killOne(5 * time.Second)
 			if c.change != nil {
 				c.change(f, &o, s)

@@ -77,6 +77,7 @@ type Result struct {
 	Queues   []QueueSample    `json:"queues,omitempty"`
 	Refusals map[string]int   `json:"refusals,omitempty"`
 	Control  *Control         `json:"negative_control,omitempty"`
+	Sessions *Sessions        `json:"sessions,omitempty"`
 }
 
 // Window is a time with something in it.
@@ -97,6 +98,15 @@ type Counts struct {
 	Doubled      int `json:"doubled"`
 	IMAP         int `json:"imap_answers"`
 	IMAPErrors   int `json:"imap_errors"`
+}
+
+// Sessions are those of users beside the one at work.
+type Sessions struct {
+	Count         int   `json:"sessions"`
+	Answers       int   `json:"answers"`
+	Errors        int   `json:"errors"` // sessions that broke, logins that failed
+	Silent        int   `json:"silent"` // never had an answer
+	LongestMillis int64 `json:"longest_gap_ms"`
 }
 
 // Gap is the longest time without an answer of a tier. It is measured from

@@ -20,9 +20,12 @@ type Options struct {
 	Hold    time.Duration // of the fault, where the scenario has one that lasts; 0: two fifths of For
 	Pair    string        // that is hurt; "" is the first
 	Senders int
-	Rate    int // messages per second
-	Size    int // octets of a message
-	Seed    uint64
+	// Sessions is how many users' sessions by IMAP there are: one that works all
+	// the time, and others that do something once a second.
+	Sessions int
+	Rate     int // messages per second
+	Size     int // octets of a message
+	Seed     uint64
 	// Slack multiplies the limits of gaps, for machines that are slow or busy.
 	Slack float64
 	// NegativeControl removes one acknowledged message before the mailboxes are
@@ -41,8 +44,11 @@ const (
 	MinFor     = 5 * time.Second
 	MaxFor     = 24 * time.Hour
 	MaxSenders = 1000
-	MaxSize    = 10 << 20
-	MaxSlack   = 100.0
+	// MaxSessions is what a relay lets in from one address by the configuration of
+	// a cluster in namespaces.
+	MaxSessions = 1000
+	MaxSize     = 10 << 20
+	MaxSlack    = 100.0
 )
 
 // Fill sets what is zero and refuses what is out of bounds.
@@ -59,6 +65,7 @@ func (o *Options) Fill() error {
 		o.Hold = o.For * 2 / 5
 	}
 	set(&o.Senders, 8)
+	set(&o.Sessions, 1)
 	set(&o.Rate, 100)
 	set(&o.Size, 4096)
 	if o.patience == 0 {
@@ -74,6 +81,8 @@ func (o *Options) Fill() error {
 		return fmt.Errorf("a fault of %v: want at most four fifths of the load, %v", o.Hold, o.For*4/5)
 	case o.Senders < 1 || o.Senders > MaxSenders:
 		return fmt.Errorf("%d senders: want 1 to %d", o.Senders, MaxSenders)
+	case o.Sessions < 1 || o.Sessions > MaxSessions:
+		return fmt.Errorf("%d sessions: want 1 to %d", o.Sessions, MaxSessions)
 	case o.Rate < 1 || o.Rate > 100_000:
 		return fmt.Errorf("%d messages per second: want 1 to 100000", o.Rate)
 	case o.For.Seconds()*float64(o.Rate) > ledger.Max*9/10:
@@ -101,10 +110,12 @@ const (
 	sendWithin  = 20 * time.Second
 	readWithin  = 30 * time.Second
 	probeWithin = 5 * time.Second
+	// otherEvery is the pause of a session beside that of the user at work.
+	otherEvery = time.Second
 	// markWithin bounds the look at all mailboxes before the drill, readAllWithin
 	// the reading after it.
 	markWithin    = 60 * time.Second
-	readAllWithin = 5 * time.Minute
+	readAllWithin = 20 * time.Minute
 	// undoWithin bounds the taking back of faults when the drill has to end.
 	undoWithin = 60 * time.Second
 )
@@ -174,6 +185,7 @@ type run struct {
 	s        *Scenario
 	access   *mailbox.Access
 	users    []User
+	others   []*mailbox.Prober // sessions beside that of the user at work
 	marks    map[string]mailbox.Mark
 	watch    *watch
 	hurt     bool // faults began, so the load was steady
@@ -214,6 +226,9 @@ func (r *run) all(ctx context.Context) (err error) {
 	var sendErr error
 	senders.Go(func() { sendErr = r.load.Send(sending, r.led) })
 	senders.Go(func() { r.user.Run(sending) })
+	for _, p := range r.others {
+		senders.Go(func() { p.Run(sending) })
+	}
 	broken := r.hurtIt(ctx)
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWithin)
 	err = errors.Join(broken, r.backAll(undo))
@@ -259,6 +274,9 @@ func (r *run) setUp(ctx context.Context) error {
 	quick := *r.access
 	quick.Timeout = probeWithin
 	r.user = &mailbox.Prober{Access: &quick, User: r.mailUser(0), Every: 25 * time.Millisecond}
+	for i := 1; i < r.o.Sessions; i++ {
+		r.others = append(r.others, &mailbox.Prober{Access: &quick, User: r.mailUser(i % len(r.users)), Every: otherEvery, First: i})
+	}
 	r.load = &ledger.Load{
 		Run: "d" + strconv.FormatInt(time.Now().UnixNano(), 36), Senders: r.o.Senders, Rate: r.o.Rate, Doors: smtp, Size: r.o.Size,
 		Timeout: sendWithin, Dial: r.t.Dial,

@@ -3,6 +3,7 @@ package drill
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -13,6 +14,14 @@ type move struct {
 	pause  time.Duration // before it
 }
 
+// soakKinds are the faults of a soak, as far as the target can. ofPair are those
+// that only a member of the pair is hit by, ofAll those that are of no one node.
+var (
+	soakKinds = []Kind{Kill, Stop, Pause, Cut, CutOneWay, PowerCut, SlowDisk, ReadOnlyDisk, FailDisk, DirectoryOff, GossipOff, Transfer}
+	ofPair    = []Kind{CutOneWay, SlowDisk, ReadOnlyDisk, FailDisk}
+	ofAll     = []Kind{DirectoryOff, GossipOff, Transfer}
+)
+
 // plan makes the faults of a soak from a seed: the same seed, nodes and kinds
 // give the same plan, of at least the given length.
 func plan(seed uint64, nodes []Node, kinds []Kind, length time.Duration) (moves []move) {
@@ -22,16 +31,18 @@ func plan(seed uint64, nodes []Node, kinds []Kind, length time.Duration) (moves 
 	}
 	for at := time.Duration(0); at < length; {
 		m := move{pause: between(500*time.Millisecond, 2*time.Second), hold: between(300*time.Millisecond, 4*time.Second)}
-		m.action = Action{Kind: kinds[rnd.IntN(len(kinds))], Node: nodes[rnd.IntN(len(nodes))].Name}
-		if m.action.Kind == Cut {
-			for _, n := range nodes {
-				if n.Name != m.action.Node {
-					m.action.Peers = append(m.action.Peers, n.Name)
-				}
-			}
-		}
-		if m.action.Kind == Transfer {
+		k, n := kinds[rnd.IntN(len(kinds))], nodes[rnd.IntN(len(nodes))]
+		m.action = Action{Kind: k, Node: n.Name}
+		switch {
+		case slices.Contains(ofAll, k):
 			m.action.Node = ""
+		case slices.Contains(ofPair, k) && n.Pair == "":
+			continue
+		}
+		for _, peer := range nodes {
+			if peer.Name != n.Name && (k == Cut || k == CutOneWay && peer.Pair != "") {
+				m.action.Peers = append(m.action.Peers, peer.Name)
+			}
 		}
 		at += m.pause + m.hold
 		moves = append(moves, m)
@@ -43,7 +54,7 @@ func plan(seed uint64, nodes []Node, kinds []Kind, length time.Duration) (moves 
 // is well: two nodes of a pair away at once is another scenario.
 func soak(ctx context.Context, f *field) error {
 	var kinds []Kind
-	for _, k := range []Kind{Kill, Stop, Pause, Cut, Transfer} {
+	for _, k := range soakKinds {
 		if f.t.Can(k) == nil && (inverse[k] == "" || f.t.Can(inverse[k]) == nil) {
 			kinds = append(kinds, k)
 		}

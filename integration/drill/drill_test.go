@@ -6,6 +6,7 @@ they can be made.
 package drill
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
@@ -238,5 +239,59 @@ func TestClock(t *testing.T) {
 		if seen != 5 {
 			t.Errorf("%d clocks were seen to be wrong, want 5", seen)
 		}
+	}
+}
+
+// TestClean kills a drill while a disk is frozen and removes what it leaves.
+func TestClean(t *testing.T) {
+	needNamespaces(t)
+	bin := cluster.Binaries(t)
+	tmp := t.TempDir()
+	cmd := exec.Command(filepath.Join(bin, "postern"), "drill", "run", "slow-disk", "--namespaces")
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	for lines.Scan() && !strings.Contains(lines.Text(), "fault at") {
+		t.Log(lines.Text())
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	left, err := filepath.Glob(filepath.Join(tmp, "pst-*"))
+	if err != nil || len(left) != 1 {
+		t.Fatalf("the killed drill has left %v, %v", left, err)
+	}
+	clean := exec.Command(filepath.Join(bin, "postern"), "drill", "clean")
+	clean.Env = cmd.Env
+	out, err := clean.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), left[0]) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var id string
+	for line := range strings.Lines(string(out)) {
+		if name, ok := strings.CutPrefix(line, "removed pst-"); ok {
+			id, _, _ = strings.Cut(name, "-")
+		}
+	}
+	names, err := exec.Command("ip", "netns", "list").Output()
+	if err != nil || id == "" || strings.Contains(string(names), "pst-"+id) {
+		t.Errorf("left of %q: %s %v", id, names, err)
+	}
+	if _, err := os.Stat(left[0]); err == nil {
+		t.Errorf("%s is left", left[0])
+	}
+	devices, err := exec.Command("losetup", "-a").Output()
+	for until := time.Now().Add(10 * time.Second); err == nil && strings.Contains(string(devices), filepath.Base(left[0])) && time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+		devices, err = exec.Command("losetup", "-a").Output()
+	}
+	if err != nil || strings.Contains(string(devices), filepath.Base(left[0])) {
+		t.Errorf("devices are left: %s %v", devices, err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/postern-mail/postern/cmd/internal/version"
 	"github.com/postern-mail/postern/cmd/postern/table"
 	"github.com/postern-mail/postern/ha/drill"
+	"github.com/postern-mail/postern/ha/drill/netns"
 	"github.com/postern-mail/postern/ha/drill/report"
 )
 
@@ -39,7 +40,7 @@ of what they were told, and then reads every mailbox: each acknowledged message
 has to be there exactly once, one without a final answer at most once, a refused
 one not at all. It measures the longest time without an answer on each tier, and
 compares the replicas.`,
-		a.drillListCmd(), a.drillRunCmd(), a.drillReportCmd())
+		a.drillListCmd(), a.drillRunCmd(), a.drillSoakCmd(), a.drillCleanCmd(), a.drillReportCmd())
 }
 
 func (a *app) drillListCmd() *cobra.Command {
@@ -90,7 +91,7 @@ The target is one of
                  node in its own network namespace behind a firewall (dmz, data,
                  management), so that links can be cut. Needs root, ip and nft.
                  Everything it makes has the prefix pst- and is removed at the end;
-                 after a SIGKILL of the drill, ip netns del removes what is left.
+                 after a SIGKILL of the drill, drill clean removes what is left.
   --cluster FILE a cluster described by a file (YAML): addresses of its relays and
                  admin ports, users, and commands for the faults that it allows.
 
@@ -138,24 +139,76 @@ func (a *app) drillRunCmd() *cobra.Command {
   postern drill run kill-serving --dir ~/mail --negative-control`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeScenarios,
-		RunE: func(c *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGHUP)
-			defer stop()
-			return a.runDrills(ctx, &fl, args)
+		RunE:              func(c *cobra.Command, args []string) error { return a.untilHangup(c, &fl, args) },
+	}
+	fl.flags(c, 20*time.Second, 8, 100, 1)
+	return c
+}
+
+func (a *app) untilHangup(c *cobra.Command, fl *drillFlags, names []string) error {
+	ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGHUP)
+	defer stop()
+	return a.runDrills(ctx, fl, names)
+}
+
+func (a *app) drillSoakCmd() *cobra.Command {
+	var fl drillFlags
+	c := &cobra.Command{
+		Use:   "soak",
+		Short: "Make random faults for a long time, by a seed",
+		Long: `soak is drill run random for an hour, with 50 messages a second and 200 sessions by
+IMAP: one fault after the other of those that the target can do, on a node that the
+seed chooses, each taken back and the cluster well before the next one comes. The
+report names the seed; the same seed gives the same faults in the same order.`,
+		Example: `  postern drill soak --namespaces --save soak.json
+  postern drill soak --namespaces --seed 7 --for 10m`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.untilHangup(c, &fl, []string{"random"}) },
+	}
+	fl.flags(c, time.Hour, 16, 50, 200)
+	return c
+}
+
+func (a *app) drillCleanCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "clean",
+		Short: "Remove what killed drills have left in namespaces",
+		Long: `clean removes the network namespaces and folders of drills --namespaces whose program
+was killed, and thaws the disks that they had slowed down. Drills that run are left
+alone. drill run --namespaces does the same when it begins.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			removed, err := netns.Clean(c.Context())
+			if err != nil {
+				return couldNotRun{err}
+			}
+			return a.emit(removed, func(w io.Writer) error {
+				for _, name := range removed {
+					if _, err := fmt.Fprintf(w, "removed %s\n", name); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
 		},
 	}
+}
+
+// flags are those of run and soak.
+func (fl *drillFlags) flags(c *cobra.Command, long time.Duration, senders, rate, sessions int) {
 	f := c.Flags()
 	f.StringVar(&fl.dir, "dir", "", "folder of a development cluster")
 	f.StringVar(&fl.other, "other", "", "folder with the programs of another release, for rolling-upgrade on a development cluster")
 	f.BoolVar(&fl.namespaces, "namespaces", false, "make a cluster in network namespaces")
 	f.StringVar(&fl.cluster, "cluster", "", "file that describes a cluster and what may be done to it")
-	f.DurationVar(&fl.o.For, "for", 20*time.Second, "time of the load")
+	f.DurationVar(&fl.o.For, "for", long, "time of the load")
 	f.DurationVar(&fl.o.Hold, "hold", 0, "time of a fault that lasts (default: two fifths of --for)")
 	f.StringVar(&fl.o.Pair, "pair", "", "pair that is hurt (default: the first)")
-	f.IntVar(&fl.o.Senders, "senders", 8, "senders at the same time")
-	f.IntVar(&fl.o.Rate, "rate", 100, "messages per second")
+	f.IntVar(&fl.o.Senders, "senders", senders, "senders at the same time")
+	f.IntVar(&fl.o.Sessions, "sessions", sessions, "sessions of users by IMAP at the same time")
+	f.IntVar(&fl.o.Rate, "rate", rate, "messages per second")
 	f.IntVar(&fl.o.Size, "size", 4096, "octets of a message")
-	f.Uint64Var(&fl.o.Seed, "seed", 0, "of the scenario random; the same gives the same faults (default: a new one)")
+	f.Uint64Var(&fl.o.Seed, "seed", 0, "of random faults; the same gives the same faults (default: a new one)")
 	f.Float64Var(&fl.o.Slack, "slack", 1, "multiply the limits of gaps, for a slow or busy machine")
 	f.BoolVar(&fl.o.NegativeControl, "negative-control", false, "remove an acknowledged message: the run must fail")
 	f.StringVar(&fl.out.save, "save", "", "file to write the report to, as JSON, for drill report")
@@ -164,7 +217,6 @@ func (a *app) drillRunCmd() *cobra.Command {
 	_ = c.MarkFlagDirname("dir")
 	_ = c.MarkFlagDirname("other")
 	_ = c.MarkFlagFilename("cluster", "yaml", "yml")
-	return c
 }
 
 func (o *drillOutputs) flags(c *cobra.Command) {

@@ -21,6 +21,13 @@ type opener struct {
 	open func(ctx context.Context, s *drill.Scenario) (t drill.Target, end func() error, err error)
 }
 
+// From manySessions on the cluster in namespaces has manyUsers, so that few of
+// them are one user's.
+const (
+	manySessions = 20
+	manyUsers    = 40
+)
+
 // target chooses by the flags.
 func (fl *drillFlags) target() (opener, error) {
 	any := func(*drill.Scenario) error { return nil }
@@ -45,8 +52,16 @@ func (fl *drillFlags) target() (opener, error) {
 		if err := netns.Possible(); err != nil {
 			return opener{}, err
 		}
+		// What a drill that was killed has left would only be in the way.
+		if _, err := netns.Clean(context.Background()); err != nil {
+			return opener{}, err
+		}
+		users := 0
+		if fl.o.Sessions > manySessions {
+			users = manyUsers
+		}
 		return opener{netns.Can, func(ctx context.Context, s *drill.Scenario) (drill.Target, func() error, error) {
-			lab, err := netns.Start(ctx, netns.Options{Disk: netns.DiskFor(s)})
+			lab, err := netns.Start(ctx, netns.Options{Disk: netns.DiskFor(s), Users: users})
 			if err != nil {
 				return nil, nil, err
 			}

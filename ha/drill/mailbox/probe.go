@@ -19,6 +19,7 @@ type Prober struct {
 	Access *Access
 	User   User
 	Every  time.Duration // between an answer and the next command
+	First  int           // door of the first login
 
 	mu      sync.Mutex
 	answers []time.Time
@@ -33,7 +34,7 @@ const maxFaults = 20
 
 // Run works until ctx ends.
 func (p *Prober) Run(ctx context.Context) {
-	for n := 0; ctx.Err() == nil; n++ {
+	for n := p.First; ctx.Err() == nil; n++ {
 		err := p.session(ctx, n)
 		if ctx.Err() != nil {
 			return

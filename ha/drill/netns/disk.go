@@ -22,5 +22,8 @@ func DiskFor(s *drill.Scenario) Disk {
 			return OwnDisk
 		}
 	}
+	if s.Name == "random" && haveDiskTools() == nil {
+		return OwnDisk
+	}
 	return HostDisk
 }

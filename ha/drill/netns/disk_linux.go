@@ -43,6 +43,8 @@ const (
 // diskTools are needed for disks of nodes.
 var diskTools = []string{"mkfs.ext4", "e2fsck", "mount", "umount", "losetup"}
 
+func haveDiskTools() error { return have(diskTools...) }
+
 // diskKinds can be done to disks of nodes.
 var diskKinds = []drill.Kind{drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.PowerCut, drill.MendDisk}
 
@@ -304,7 +306,7 @@ func (lab *Lab) seeDisk(a drill.Action) (string, error) {
 	case !errors.Is(err, want):
 		return "", fmt.Errorf("a write to the disk of %s: %v, want %v", a.Node, err, want)
 	}
-	return "a write to the disk gives: " + err.Error(), nil
+	return fmt.Sprintf("a write to the disk gives: %v", want), nil
 }
 
 func (d *disk) probe() error {

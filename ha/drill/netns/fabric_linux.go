@@ -154,18 +154,30 @@ func (f *fabric) add(ctx context.Context, z zone, host string, last int) error {
 	})
 }
 
+// names are the namespaces of this run.
+func (f *fabric) names(ctx context.Context) (names []string, err error) {
+	out, err := command(ctx, "", "ip", "netns", "list")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(out) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(name, f.ns("")) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
 // remove deletes every namespace of this run, and with them links and rules.
 func (f *fabric) remove(ctx context.Context) error {
-	out, err := command(ctx, "", "ip", "netns", "list")
+	names, err := f.names(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for line := range strings.Lines(out) {
-		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if strings.HasPrefix(name, f.ns("")) {
-			errs = append(errs, batch(ctx, "", []string{"netns del " + name}))
-		}
+	for _, name := range names {
+		errs = append(errs, batch(ctx, "", []string{"netns del " + name}))
 	}
 	return errors.Join(errs...)
 }

@@ -27,6 +27,8 @@ const (
 	baseDN        = fixture.Root
 	// readyWithin is the time of all nodes to become ready.
 	readyWithin = 60 * time.Second
+	// idLength is that of the id of a run.
+	idLength = 6
 	// closeWithin bounds the removal of everything.
 	closeWithin = 60 * time.Second
 )
@@ -62,7 +64,7 @@ func Can(s *drill.Scenario) error {
 	if DiskFor(s) != OwnDisk {
 		return nil
 	}
-	return have(diskTools...)
+	return haveDiskTools()
 }
 
 // Lab is the cluster.
@@ -76,7 +78,8 @@ type Lab struct {
 	spawner *spawner
 	procs   map[string]*process
 	disks   []*disk
-	inbox   inbox // elsewhere
+	inbox   inbox    // elsewhere
+	alive   *os.File // locked
 	end     context.CancelFunc
 	servers sync.WaitGroup
 
@@ -115,8 +118,11 @@ func Start(ctx context.Context, o Options) (*Lab, error) {
 		return nil, err
 	}
 	lab := &Lab{
-		o: o, l: &layout{dir: dir}, f: &fabric{id: newID()[:6], hosts: map[string]string{}},
+		o: o, l: &layout{dir: dir}, f: &fabric{id: newID()[:idLength], hosts: map[string]string{}},
 		spawner: newSpawner(), procs: map[string]*process{}, cuts: map[string]bool{}, end: func() {},
+	}
+	if err := lab.claim(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	if err := lab.build(ctx); err != nil {
 		return nil, errors.Join(err, lab.Close())
@@ -326,7 +332,7 @@ func (lab *Lab) Close() error {
 	for _, n := range lab.nodes {
 		n.Admin.Close()
 	}
-	return errors.Join(lab.f.remove(ctx), os.RemoveAll(lab.l.dir))
+	return errors.Join(lab.f.remove(ctx), os.RemoveAll(lab.l.dir), lab.alive.Close())
 }
 
 // Title says what it is.

@@ -32,3 +32,8 @@ func Start(context.Context, Options) (*Lab, error) { return nil, errLinux }
 
 // Close does nothing.
 func (*Lab) Close() error { return nil }
+
+func haveDiskTools() error { return errLinux }
+
+// Clean finds nothing.
+func Clean(context.Context) ([]string, error) { return nil, errLinux }

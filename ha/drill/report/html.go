@@ -20,6 +20,8 @@ var page = template.Must(template.New("page.html.tmpl").Funcs(template.FuncMap{
 	"css":      func() (template.CSS, error) { b, err := files.ReadFile("page.css"); return template.CSS(b), err },
 	"ms":       ms,
 	"lost":     lost,
+	"served":   served,
+	"waited":   waited,
 	"capital":  capital,
 	"word":     word,
 	"timeline": timeline,

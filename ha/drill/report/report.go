@@ -104,6 +104,34 @@ func lost(r *drill.Result) string {
 	return fmt.Sprintf("%d messages", r.Counts.Missing)
 }
 
+// served names who served, in order, each change of hands once. A long drill has
+// too many of them.
+func served(r *drill.Result) string {
+	var names []string
+	for _, s := range r.Serving {
+		if len(names) == 0 || names[len(names)-1] != s.Node {
+			names = append(names, s.Node)
+		}
+	}
+	const few = 4
+	switch n := len(names); {
+	case n == 0:
+		return "nobody"
+	case n > few:
+		slices.Sort(names)
+		return fmt.Sprintf("%s in %d turns", strings.Join(slices.Compact(names), ", "), n)
+	}
+	return strings.Join(names, " → ")
+}
+
+// waited is how many messages stood in queues at once.
+func waited(r *drill.Result) (n int) {
+	for _, q := range r.Queues {
+		n = max(n, q.Queued)
+	}
+	return n
+}
+
 // Text writes the report for a terminal.
 func Text(w io.Writer, r *drill.Report) error {
 	var b strings.Builder
@@ -133,6 +161,10 @@ func text(b *strings.Builder, r *drill.Result) {
 	fmt.Fprintf(b, "  lost: %s\n", lost(r))
 	fmt.Fprintf(b, "  sent %d, acknowledged %d, refused %d, unknown %d; %d in mailboxes\n", c.Sent, c.Acknowledged, c.Refused, c.Unknown, c.Found)
 	fmt.Fprintf(b, "  longest gap: deliveries %s, IMAP %s\n", limit(r.SMTP), limit(r.IMAP))
+	fmt.Fprintf(b, "  served by %s; at most %d waited in queues\n", clean(served(r)), waited(r))
+	if s := r.Sessions; s != nil {
+		fmt.Fprintf(b, "  %d more sessions: %d answers, %d began again, longest gap %s\n", s.Count, s.Answers, s.Errors, ms(s.LongestMillis))
+	}
 	if r.Seed != 0 {
 		fmt.Fprintf(b, "  again with --seed %d\n", r.Seed)
 	}

@@ -1,0 +1,126 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// aliveFile is in the folder of a run and locked while its program lives.
+const aliveFile = "alive"
+
+// claim locks the folder of this run until the program ends.
+func (lab *Lab) claim() error {
+	f, err := os.OpenFile(filepath.Join(lab.l.dir, aliveFile), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if _, err := fmt.Fprintln(f, lab.f.id); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	lab.alive = f
+	return nil
+}
+
+// Clean removes what runs that were killed have left: frozen file systems,
+// namespaces, folders. It returns what it has removed. Runs that are alive are
+// left alone.
+func Clean(ctx context.Context) (removed []string, err error) {
+	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, dir := range dirs {
+		id, dead := deadRun(dir)
+		if !dead {
+			continue
+		}
+		f := &fabric{id: id}
+		names, err := f.names(ctx)
+		if err == nil {
+			var thawed []string
+			thawed, err = thawImages(ctx, dir)
+			removed = append(removed, thawed...)
+		}
+		if err == nil {
+			err = f.remove(ctx)
+		}
+		if err == nil {
+			err = os.RemoveAll(dir)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(append(removed, names...), dir)
+	}
+	return removed, errors.Join(errs...)
+}
+
+// deadRun reports whether the program that made a folder has ended, and the id
+// of its run.
+func deadRun(dir string) (id string, dead bool) {
+	f, err := os.Open(filepath.Join(dir, aliveFile))
+	if err != nil {
+		return "", false
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return "", false
+	}
+	var text [64]byte
+	n, _ := f.Read(text[:]) // what cannot be read is no id
+	id = strings.TrimSpace(string(text[:n]))
+	if b := []byte(id); len(b) != idLength || slices.ContainsFunc(b, func(c byte) bool { return !strings.ContainsRune("0123456789abcdef", rune(c)) }) {
+		return "", false
+	}
+	return id, true
+}
+
+// thawImages thaws the disks of a run that is dead: one that is frozen outlives
+// its last mount, and whoever waits for it cannot end. Mounted again, it is the
+// same file system.
+func thawImages(ctx context.Context, dir string) (thawed []string, err error) {
+	images, err := filepath.Glob(filepath.Join(dir, "*.img"))
+	if err != nil {
+		return nil, err
+	}
+	for _, image := range images {
+		devices, err := command(ctx, "", "losetup", "-n", "-O", "NAME", "-j", image)
+		if err != nil {
+			return nil, err
+		}
+		for device := range strings.FieldsSeq(devices) {
+			if err := thawDevice(ctx, device, filepath.Join(dir, "thaw")); err != nil {
+				return nil, fmt.Errorf("%s: %w", image, err)
+			}
+			thawed = append(thawed, device)
+		}
+	}
+	return thawed, nil
+}
+
+func thawDevice(ctx context.Context, device, at string) error {
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return err
+	}
+	if _, err := command(ctx, "", "mount", "-t", "ext4", device, at); err != nil {
+		return err
+	}
+	f, err := os.Open(at)
+	if err == nil {
+		_ = unix.IoctlSetInt(int(f.Fd()), thaw, 0) // it may not be frozen
+		err = f.Close()
+	}
+	return errors.Join(err, unix.Unmount(at, 0))
+}

@@ -78,22 +78,7 @@ func create(c *config.Backend, log *slog.Logger) error {
 	if err := check(c); err != nil {
 		return err
 	}
-	for i := range c.Groups {
-		g := &c.Groups[i]
-		m, err := group.Member(c.Node, g, &c.Raft, log)
-		if err != nil {
-			return err
-		}
-		m.OnFatal = func(err error) { log.Error("create", "pair", g.Pair, "err", err); os.Exit(1) }
-		if err := group.MakeDir(g); err != nil {
-			return err
-		}
-		if err := replica.Create(m); err != nil {
-			return fmt.Errorf("pair %s: %w", g.Pair, err)
-		}
-		log.Info("replica created", "pair", g.Pair, "dir", g.Dir, "id", m.ID)
-	}
-	return nil
+	return group.Create(c.Node, c.TLS, c.Groups, &c.Raft, log, replica.Create)
 }
 
 // start opens what all groups share, then each group's place; the list is worked

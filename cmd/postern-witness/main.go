@@ -38,22 +38,7 @@ func main() {
 
 // create makes the directories of the members of groups that are being created.
 func create(c *config.Witness, log *slog.Logger) error {
-	for i := range c.Groups {
-		g := &c.Groups[i]
-		m, err := group.Member(c.Node, g, &c.Raft, log)
-		if err != nil {
-			return err
-		}
-		m.OnFatal = func(err error) { log.Error("create", "pair", g.Pair, "err", err); os.Exit(1) }
-		if err := group.MakeDir(g); err != nil {
-			return err
-		}
-		if err := witness.Create(m); err != nil {
-			return fmt.Errorf("pair %s: %w", g.Pair, err)
-		}
-		log.Info("member created", "pair", g.Pair, "dir", g.Dir, "id", m.ID)
-	}
-	return nil
+	return group.Create(c.Node, c.TLS, c.Groups, &c.Raft, log, witness.Create)
 }
 
 // seat is where this node holds the witness of one pair.

@@ -313,6 +313,9 @@ type Status struct {
 	LogBytes, LogLimit uint64
 	// Draining: it would rather that another one served.
 	Draining bool
+	// Floor is the last entry that every data replica of the group is known to
+	// have applied.
+	Floor uint64
 }
 
 func (w *writer) status(s *Status) {
@@ -328,6 +331,7 @@ func (w *writer) status(s *Status) {
 		w.u64(v)
 	}
 	w.bool(s.Draining)
+	w.u64(s.Floor)
 }
 
 // decodeStatus allows more fields after those it knows: a newer member's.
@@ -341,6 +345,9 @@ func decodeStatus(b []byte) (s Status, err error) {
 	}
 	if r.err == nil && len(r.b) > 0 {
 		s.Draining = r.bool()
+	}
+	if r.err == nil && len(r.b) > 0 {
+		s.Floor = r.u64()
 	}
 	return s, r.err
 }

@@ -117,7 +117,7 @@ func (v *Voter) Status() raftnet.Status {
 	if v.role.Serving != nil {
 		s.Serving = v.role.Serving()
 	}
-	s.Draining = v.Aside()
+	s.Draining, s.Floor = v.Aside(), v.Floor()
 	s.StoreTime = v.StoreTime()
 	if v.cfg.Room != nil {
 		used, limit := v.cfg.Room()

@@ -56,7 +56,11 @@ func (m *mount) crash(seed uint64) disk {
 	case loseUnsynced:
 		percent = 0
 	}
-	return disk{rows: m.disk.rows.Crash(percent, seed), files: m.disk.files.Crash(seed)}
+	after := disk{files: m.disk.files.Crash(seed)}
+	if m.disk.rows != nil { // a relay has none
+		after.rows = m.disk.rows.Crash(percent, seed)
+	}
+	return after
 }
 
 // mountFile is an open file.

@@ -3,12 +3,14 @@ package sim
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
 // plan is what a run is made of.
 type plan struct {
 	sessions, mailboxes int
+	mailers             int
 	faults              time.Duration // how long faults begin
 }
 
@@ -40,6 +42,7 @@ var faults = []fault{
 	{"failing flush", 1, (*nemesis).failFlush},
 	{"clock", 1, (*nemesis).clock},
 	{"rows written", 2, (*nemesis).flushRows},
+	{"relay down", 2, (*nemesis).relayDown},
 }
 
 func (n *nemesis) run(plan plan) {
@@ -80,7 +83,7 @@ func (n *nemesis) after(d time.Duration, f func()) {
 }
 
 // hosts are those between which links can fail.
-func (n *nemesis) hosts() []string { return []string{"a", "b", "w", "r1", "r2"} }
+func (n *nemesis) hosts() []string { return append(slices.Clone(members), relayNames...) }
 
 // fail edits links for a time.
 func (n *nemesis) fail(d time.Duration, what string, begin, end func(*link), links ...[2]string) {
@@ -288,4 +291,16 @@ func (n *nemesis) flushRows(time.Duration) {
 			}
 		})
 	})
+}
+
+// relayDown ends a relay's process or its power.
+func (n *nemesis) relayDown(d time.Duration) {
+	r := n.w.relays[n.rng.IntN(len(n.w.relays))]
+	seed, power := uint64(loseNothing), n.rng.IntN(2) == 0
+	if power {
+		seed = n.lost()
+	}
+	n.w.note("%s is down for %v, power cut: %t", r.name, d, power)
+	r.kill(seed, power)
+	n.after(d, r.start)
 }

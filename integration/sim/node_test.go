@@ -291,6 +291,14 @@ func (p *proc) resume() {
 	}
 }
 
+// maybeHeld is held, or not: the moment at which a pause begins may be any between
+// two steps of a call.
+func (p *proc) maybeHeld() {
+	if p.paused.Load() != nil && p.n.w.coin() {
+		p.held()
+	}
+}
+
 // held waits while the process is paused.
 func (p *proc) held() {
 	if ch := p.paused.Load(); ch != nil {
@@ -311,7 +319,7 @@ func (a *applier) Apply(batch []replica.Entry) []any {
 }
 
 // pairLog is the replica as packages mailbox and store want it; see the one of
-// cmd/postern-backend. A process that is paused is so after each question.
+// cmd/postern-backend. A process that is paused is so between a question and what follows.
 type pairLog struct{ p *proc }
 
 // Propose implements mailbox.Log.
@@ -320,7 +328,7 @@ func (l *pairLog) Propose(ctx context.Context, data []byte) (any, uint64, error)
 		return nil, 0, &mailbox.ErrNotServing{}
 	}
 	result, index, err := l.p.replica.Propose(ctx, data)
-	l.p.held()
+	l.p.maybeHeld()
 	return result, index, l.translate(err)
 }
 
@@ -330,7 +338,7 @@ func (l *pairLog) Confirm(ctx context.Context) error {
 		return &mailbox.ErrNotServing{}
 	}
 	err := l.p.replica.Confirm(ctx)
-	l.p.held()
+	l.p.maybeHeld()
 	if errors.Is(err, replica.ErrNoQuorum) {
 		return &mailbox.ErrNotServing{}
 	}

@@ -27,6 +27,7 @@ type session struct {
 	seen    []uint32 // UIDs
 	modseq  uint64
 	texts   int
+	patient bool           // it waits for an answer for as long as its call takes
 	again   *history.Input // a delivery whose outcome is not known
 }
 
@@ -46,35 +47,88 @@ func (s *session) run(stop <-chan struct{}) {
 	}
 }
 
-// once asks one question.
+// once asks one question. A session that is not patient goes on when no answer
+// has come for a while; the answer counts all the same when it comes.
 func (s *session) once() {
 	in := s.question()
 	if s.rng.IntN(8) == 0 {
 		s.at = []string{"a", "b"}[s.rng.IntN(2)]
 	}
 	node := s.w.nodes[s.at]
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+s.rng.IntN(4000))*time.Millisecond)
-	defer cancel()
+	limit := time.Duration(200+s.rng.IntN(4000)) * time.Millisecond
 	call := s.w.history.Call(s.id, in)
-	var out history.Output
-	err := errDropped // nothing runs there: nothing was asked
-	alive := node.use(func(p *proc) { out, err = s.ask(ctx, p, &in) })
-	call.Refine(in)
-	var not *mailbox.ErrNotServing
+	done := make(chan reply, 1)
+	s.w.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		r := reply{in: in, err: errDropped} // nothing runs there: nothing was asked
+		r.alive = node.use(func(p *proc) {
+			r.out, r.err = s.ask(ctx, p, &r.in)
+			p.held() // the answer does not leave it
+		})
+		s.record(call, &r)
+		done <- r
+	})
+	var patience <-chan time.Time
+	if !s.patient {
+		patience = time.After(limit / 4)
+	}
+	select {
+	case r := <-done:
+		s.learn(&r)
+	case <-patience:
+		s.elsewhere(nil)
+	}
+}
+
+// reply is what comes back from a question.
+type reply struct {
+	in    history.Input
+	out   history.Output
+	err   error
+	alive bool
+}
+
+// refused reports whether it was certainly not done.
+func (r *reply) refused() (not *mailbox.ErrNotServing, refused bool) {
+	moved := errors.As(r.err, &not)
+	return not, moved || errors.Is(r.err, errDropped) || errors.Is(r.err, mailbox.ErrBusy)
+}
+
+// record notes in the history what came back.
+func (s *session) record(call *history.Call, r *reply) {
+	_, refused := r.refused()
 	switch {
-	case err == nil && alive:
-		call.Return(out)
-		s.w.count(in.Kind.String())
-		s.learn(&in, &out)
-	case errors.Is(err, errDropped), errors.As(err, &not), errors.Is(err, mailbox.ErrBusy):
+	case r.err == nil && r.alive:
+		call.Refine(r.in)
+		call.Return(r.out)
+		s.w.count(r.in.Kind.String())
+	case refused:
 		call.Drop()
 		s.w.count("refused")
-		s.elsewhere(not)
 	default:
 		call.Unknown()
 		s.w.count("unknown")
-		if in.Kind == history.Deliver {
-			s.again = &in
+	}
+}
+
+// learn takes over what the session has been told.
+func (s *session) learn(r *reply) {
+	if r.err != nil || !r.alive {
+		not, refused := r.refused()
+		if !refused && r.in.Kind == history.Deliver {
+			s.again = &r.in
+		}
+		s.elsewhere(not)
+		return
+	}
+	switch r.in.Kind {
+	case history.List:
+		s.seen, s.modseq = r.out.UIDs, r.out.ModSeq
+	case history.Append, history.Deliver:
+		if r.out.UID != 0 && !slices.Contains(s.seen, r.out.UID) {
+			s.seen = append(slices.Clone(s.seen), r.out.UID)
+			slices.Sort(s.seen)
 		}
 	}
 }
@@ -85,18 +139,6 @@ func (s *session) elsewhere(not *mailbox.ErrNotServing) {
 		s.at = not.Leader
 	case s.rng.IntN(2) == 0:
 		s.at = []string{"a", "b"}[s.rng.IntN(2)]
-	}
-}
-
-func (s *session) learn(in *history.Input, out *history.Output) {
-	switch in.Kind {
-	case history.List:
-		s.seen, s.modseq = out.UIDs, out.ModSeq
-	case history.Append, history.Deliver:
-		if out.UID != 0 && !slices.Contains(s.seen, out.UID) {
-			s.seen = append(slices.Clone(s.seen), out.UID)
-			slices.Sort(s.seen)
-		}
 	}
 }
 

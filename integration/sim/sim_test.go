@@ -37,7 +37,7 @@ func TestSeeds(t *testing.T) {
 	if *seeds > 0 {
 		n = *seeds
 	}
-	ca := newAuthority(t, append(members, "r1", "r2")...)
+	ca := newAuthority(t, members...)
 	if *oneSeed > 0 {
 		runSeed(t, ca, *oneSeed)
 		return
@@ -51,9 +51,9 @@ func TestSeeds(t *testing.T) {
 }
 
 func runSeed(t *testing.T, ca *authority, seed uint64) {
-	w := &world{seed: seed, ca: ca, history: history.New(), counts: map[string]int{}}
+	w := &world{seed: seed, ca: ca, history: history.New(), counts: map[string]int{}, letters: map[string]*letter{}}
 	start := time.Now()
-	w.run(t, plan{sessions: 6, mailboxes: 3, faults: 20 * time.Second})
+	w.run(t, plan{sessions: 9, mailboxes: 3, mailers: 3, faults: 20 * time.Second})
 	if err := w.history.Check(checkTime); err != nil {
 		w.problems = append(w.problems, err.Error())
 	}

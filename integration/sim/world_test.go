@@ -23,6 +23,7 @@ type world struct {
 	net     *network
 	peers   []replica.Peer
 	nodes   map[string]*node
+	relays  []*relay
 	history *history.History
 	slog    *slog.Logger
 	began   time.Time
@@ -32,18 +33,28 @@ type world struct {
 	lines    []string
 	problems []string
 	counts   map[string]int
+	coins    *rand.Rand
+	letters  map[string]*letter // by what their subject says
 }
 
 // Parts of a run draw from generators of their own, so that one that draws more
 // or less leaves the others as they were.
 const (
 	drawNemesis = 100 + iota
+	drawCoins
 	drawSession
 	drawMailer = drawSession + 100
 	drawDisk   = drawMailer + 100
 )
 
 func (w *world) rng(of uint64) *rand.Rand { return rand.New(rand.NewPCG(w.seed, of)) }
+
+// coin is one thing or the other.
+func (w *world) coin() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.coins.IntN(2) == 0
+}
 
 // note writes into the record of the run.
 func (w *world) note(format string, args ...any) {
@@ -94,12 +105,12 @@ var members = []string{"a", "b", "w"}
 // run is one run, in virtual time.
 func (w *world) run(t *testing.T, plan plan) {
 	synctest.Test(t, func(*testing.T) {
-		w.began = time.Now()
+		w.began, w.coins = time.Now(), w.rng(drawCoins)
 		watch := time.AfterFunc(tooLong, func() {
 			panic(fmt.Sprintf("seed %d has not ended after %v of its own time; the goroutines below say why", w.seed, tooLong))
 		})
 		defer watch.Stop()
-		w.net = newNetwork(w.seed, append(slices.Clone(members), "r1", "r2")...)
+		w.net = newNetwork(w.seed, append(slices.Clone(members), relayNames...)...)
 		w.slog = w.logger()
 		w.nodes = map[string]*node{}
 		for i, name := range members {
@@ -116,11 +127,18 @@ func (w *world) run(t *testing.T, plan plan) {
 		for _, name := range members {
 			w.nodes[name].start()
 		}
+		for i, name := range relayNames {
+			w.relays = append(w.relays, w.newRelay(name, w.rng(drawDisk+10+uint64(i)).Uint64()))
+			w.relays[i].start()
+		}
 		if w.eventually("a replica serves", time.Minute, func() bool { return w.serving() != "" }) {
 			w.clients(plan)
 		}
 		if w.fine() {
 			w.judge()
+		}
+		for _, r := range w.relays {
+			r.stop()
 		}
 		for _, name := range members {
 			w.nodes[name].stop()
@@ -136,9 +154,13 @@ func (w *world) clients(plan plan) {
 	for i := range plan.sessions {
 		s := &session{
 			w: w, id: i, account: fmt.Sprintf("s%d@example.org", i%plan.mailboxes),
-			rng: w.rng(drawSession + uint64(i)), at: members[i%2],
+			rng: w.rng(drawSession + uint64(i)), at: members[i%2], patient: i%3 == 0,
 		}
 		wg.Go(func() { s.run(stop) })
+	}
+	for i := range plan.mailers {
+		m := &mailer{w: w, id: i, rng: w.rng(drawMailer + uint64(i))}
+		wg.Go(func() { m.run(stop) })
 	}
 	n := &nemesis{w: w, rng: w.rng(drawNemesis)}
 	n.run(plan)
@@ -167,6 +189,9 @@ func (w *world) peace() {
 		}
 	}
 	w.eventually("all run", time.Minute, func() bool {
+		for _, r := range w.relays {
+			r.start()
+		}
 		for _, name := range members {
 			w.nodes[name].start()
 		}

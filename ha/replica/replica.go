@@ -215,7 +215,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	r.quiesce()
 	cancel()
 	wg.Wait()
-	r.lease.wg.Wait()
+	r.lease.close()
 	return r.v.Stop()
 }
 

@@ -133,9 +133,18 @@ type lease struct {
 	until atomic.Int64 // since epoch, on the monotonic clock
 	term  atomic.Uint64
 
-	mu     sync.Mutex // guards flight
+	mu     sync.Mutex // guards flight and closed
 	flight *flight
+	closed bool // no flight begins any more
 	wg     sync.WaitGroup
+}
+
+// close waits for the flight that is under way and lets none begin after it.
+func (l *lease) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.wg.Wait()
 }
 
 // epoch makes monotonic times of durations.

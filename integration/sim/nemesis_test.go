@@ -12,6 +12,7 @@ type plan struct {
 	sessions, mailboxes int
 	mailers             int
 	faults              time.Duration // how long faults begin
+	only                string        // this kind of fault only
 }
 
 // nemesis makes faults, one after the other and some at a time.
@@ -46,14 +47,17 @@ var faults = []fault{
 }
 
 func (n *nemesis) run(plan plan) {
-	total := 0
-	for _, f := range faults {
+	kinds, total := faults, 0
+	if plan.only != "" {
+		kinds = slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return f.name != plan.only })
+	}
+	for _, f := range kinds {
 		total += f.weight
 	}
 	for end := time.Now().Add(plan.faults); time.Now().Before(end); {
 		time.Sleep(time.Duration(100+n.rng.IntN(1500)) * time.Millisecond)
 		k := n.rng.IntN(total)
-		for _, f := range faults {
+		for _, f := range kinds {
 			if k -= f.weight; k < 0 {
 				n.w.count("fault: " + f.name)
 				f.begin(n, time.Duration(50+n.rng.IntN(3000))*time.Millisecond)

@@ -92,7 +92,7 @@ func (n *node) create() error {
 // start runs a process; nothing runs now.
 func (n *node) start() {
 	n.mu.Lock()
-	if n.cur != nil {
+	if n.cur != nil || n.w.over.Load() {
 		n.mu.Unlock()
 		return
 	}

@@ -76,7 +76,7 @@ func (r returns) Report(_ context.Context, it *queue.Item, rcpts []queue.Recipie
 func (r *relay) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cur != nil {
+	if r.cur != nil || r.w.over.Load() {
 		return
 	}
 	p := &relayProc{r: r, m: newMount(r.disk), end: r.w.net.attach(r.name)}

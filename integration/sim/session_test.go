@@ -55,11 +55,12 @@ func (s *session) once() {
 		s.at = []string{"a", "b"}[s.rng.IntN(2)]
 	}
 	node := s.w.nodes[s.at]
-	limit := time.Duration(200+s.rng.IntN(4000)) * time.Millisecond
 	call := s.w.history.Call(s.id, in)
 	done := make(chan reply, 1)
 	s.w.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		// Longer than any fault: what is given up here may happen at any later time,
+		// and each such question makes the history harder to judge.
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 		defer cancel()
 		r := reply{in: in, err: errDropped} // nothing runs there: nothing was asked
 		r.alive = node.use(func(p *proc) {
@@ -71,7 +72,7 @@ func (s *session) once() {
 	})
 	var patience <-chan time.Time
 	if !s.patient {
-		patience = time.After(limit / 4)
+		patience = time.After(time.Duration(50+s.rng.IntN(1000)) * time.Millisecond)
 	}
 	select {
 	case r := <-done:
@@ -160,6 +161,9 @@ func (s *session) question() history.Input {
 		in.Kind, in.UIDs = history.Store, s.some()
 		in.Action, in.Flags = history.Action(s.rng.IntN(3)), uint64(s.rng.IntN(32))
 		if s.rng.IntN(4) == 0 {
+			in.Action, in.Flags = history.Add, history.Deleted
+		}
+		if s.rng.IntN(4) == 0 {
 			since := s.modseq
 			in.Since = &since
 		}
@@ -177,11 +181,13 @@ func (s *session) question() history.Input {
 
 func (s *session) size() int64 { return int64(120 + s.rng.IntN(200)) }
 
-// some chooses UIDs; one that does not exist may be among them.
+// some chooses UIDs, all of them now and then; one that does not exist may be
+// among them.
 func (s *session) some() []uint32 {
 	uids := []uint32{uint32(1 + s.rng.IntN(40))}
+	all := s.rng.IntN(3) == 0
 	for _, uid := range s.seen {
-		if s.rng.IntN(3) == 0 {
+		if all || s.rng.IntN(3) == 0 {
 			uids = append(uids, uid)
 		}
 	}

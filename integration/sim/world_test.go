@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +29,7 @@ type world struct {
 	slog    *slog.Logger
 	began   time.Time
 	wg      sync.WaitGroup // everything besides the clients
+	over    atomic.Bool    // nothing is started any more
 
 	mu       sync.Mutex // guards what follows
 	lines    []string
@@ -137,13 +139,16 @@ func (w *world) run(t *testing.T, plan plan) {
 		if w.fine() {
 			w.judge()
 		}
-		for _, r := range w.relays {
-			r.stop()
+		w.over.Store(true)
+		for range 2 { // what a fault's end was about to start may have begun
+			for _, r := range w.relays {
+				r.stop()
+			}
+			for _, name := range members {
+				w.nodes[name].stop()
+			}
+			w.wg.Wait()
 		}
-		for _, name := range members {
-			w.nodes[name].stop()
-		}
-		w.wg.Wait()
 	})
 }
 

@@ -86,7 +86,8 @@ type Output struct {
 	Bytes     int64
 	Messages  int64
 
-	// Partial: sizes, MODSEQ of Store, and Modified were not told.
+	// Partial: what Store and Expunge did was not told, nor the sizes of Rows;
+	// List told octets and messages instead of UIDs.
 	Partial bool
 }
 

@@ -172,6 +172,9 @@ func (s *state) expunge(in Input, out Output) (bool, *state) {
 }
 
 func (s *state) list(out Output) bool {
+	if out.Partial {
+		return out.UIDNext == s.next && out.ModSeq == s.modseq && out.Messages == int64(len(s.rows)) && out.Bytes == s.bytes
+	}
 	if out.UIDNext != s.next || out.ModSeq != s.modseq || len(out.UIDs) != len(s.rows) {
 		return false
 	}

@@ -47,9 +47,10 @@ bench: ## the benchmarks of the packages; side by side with other systems: integ
 fuzz: ## each fuzz target for FUZZTIME (default 5s)
 	@integration/tools/fuzz $(FUZZTIME)
 
-nightly: peers ## every crash state, five minutes of each fuzz target, the long ledger run, an hour of random faults
+nightly: peers ## every crash state, a thousand simulated seeds, each planted bug, five minutes of each fuzz target, the long ledger run, an hour of random faults
 	@integration/tools/soak 1h
 	POSTERN_NIGHTLY=1 $(GO) test -race -shuffle=on -timeout 120m $(PKGS)
+	@integration/chaos/planted
 	@integration/tools/fuzz 5m $(FUZZJOBS)
 
 vuln: ## known flaws, against a supplied database (GOVULNDB); "not run" without one

@@ -406,14 +406,3 @@ func (f *FSM) setLimit(a *account, l *command.Limit) {
 	a.LimitBytes, a.LimitCount, a.LimitStamp = max(l.Bytes, -1), max(l.Messages, -1), l.Stamp
 	f.touchAccount(a)
 }
-
-// room says whether n messages of bytes octets fit the quota.
-func (a *account) room(bytes, n int64) command.Code {
-	switch {
-	case a.LimitBytes == 0 || a.LimitCount == 0:
-		return command.QuotaZero
-	case a.LimitBytes > 0 && bytes > a.LimitBytes-a.bytes, a.LimitCount > 0 && n > a.LimitCount-a.count:
-		return command.OverQuota
-	}
-	return command.OK
-}

@@ -160,12 +160,9 @@ func (f *FSM) remember(to *command.DeliveredTo, rc *command.Recipient, m *store.
 
 // seen reports whether the recipient's key is known, and answers as then.
 func (f *FSM) seen(to *command.DeliveredTo, rc *command.Recipient, m *store.Message) (bool, error) {
-	d, ok := f.keys[rc.Key]
-	if !ok {
-		var err error
-		if ok, err = f.batch.Delivered(rc.Key, &d); !ok || err != nil {
-			return false, err
-		}
+	d, ok, err := f.delivered(rc.Key)
+	if !ok || err != nil {
+		return false, err
 	}
 	if d.Hash != m.Hash {
 		to.Code = command.KeyMismatch

@@ -71,8 +71,7 @@ func (m *mailbox) known(names []string) (bits uint64, missing int) {
 
 // add puts a row behind the others of m and charges it.
 func (f *FSM) add(m *mailbox, w *store.Row) {
-	w.UID = m.n.UIDNext
-	m.n.UIDNext++
+	w.UID = m.nextUID()
 	m.count(w, 1)
 	f.batch.PutRow(m.ID, &m.n, w, nil)
 	f.touch(m)
@@ -156,7 +155,7 @@ func (f *FSM) setFlags(c *command.Store) (any, error) {
 	}
 	bits |= c.Flags & systemFlags
 
-	ans := &command.Stored{ModSeq: m.n.ModSeq + 1}
+	ans := &command.Stored{ModSeq: m.nextModSeq()}
 	err = f.each(m, c.UIDs, func(w *store.Row) error {
 		if c.Conditional && w.ModSeq > c.Unchanged {
 			ans.Modified = ans.Modified.Add(w.UID)

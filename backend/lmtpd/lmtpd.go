@@ -236,12 +236,12 @@ func (s *session) Data(ctx context.Context, m *smtp.Message) []*smtp.Reply {
 	var err error
 	switch {
 	case s.d.Same == nil:
-		results, err = s.srv.cfg.Mailboxes.Deliver(ctx, &s.d)
+		results, err = s.commit(ctx)
 	case size > 0: // it would be lost
 		err = errBodyTwice
 	default:
 		size = int(s.d.Same.Size())
-		results, err = s.srv.cfg.Mailboxes.Deliver(ctx, &s.d)
+		results, err = s.commit(ctx)
 	}
 	replies := make([]*smtp.Reply, len(s.d.Recipients))
 	for i := range replies {

@@ -179,13 +179,13 @@ func (r *Replica) Confirm(ctx context.Context) error {
 	return fmt.Errorf("confirm: the answers came late: %w", ErrNoQuorum)
 }
 
-func (r *Replica) leased() bool {
-	return int64(time.Since(epoch)) < r.lease.until.Load() && r.Serving() && r.lease.term.Load() == r.serve.term.Load()
-}
-
 // verify asks the other members, or waits for a question under way.
 func (r *Replica) verify(ctx context.Context) error {
 	r.lease.mu.Lock()
+	if r.lease.closed {
+		r.lease.mu.Unlock()
+		return ErrNotServing{}
+	}
 	f := r.lease.flight
 	if f == nil {
 		f = &flight{done: make(chan struct{})}

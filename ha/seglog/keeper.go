@@ -186,7 +186,7 @@ func (k *keeper) reserve(name string, size int64, flag int) (*prepared, error) {
 		err = f.Sync()
 	}
 	if err == nil {
-		err = k.l.fs.SyncDir(k.l.cfg.Dir)
+		err = k.named()
 	}
 	if err != nil {
 		f.Close()

@@ -280,7 +280,7 @@ func (l *Log) write(s *segment, batch []*raft.Log) error {
 		return err
 	}
 	l.enc.release()
-	if err := s.h.f.Sync(); err != nil {
+	if err := flush(s.h.f); err != nil {
 		return err
 	}
 	l.stats.syncs.Add(1)

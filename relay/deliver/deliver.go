@@ -46,9 +46,6 @@ func (o Outcome) String() string {
 	return strconv.Itoa(int(o))
 }
 
-// Done reports whether nothing is left to try.
-func (o Outcome) Done() bool { return o == Delivered || o == Relayed || o == Passed }
-
 // Delivery is one message for one next hop. An Agent changes nothing in it and
 // keeps nothing of it after Deliver.
 type Delivery struct {

@@ -106,7 +106,7 @@ func (v *Voter) lowestApplied(ctx context.Context) (uint64, bool) {
 		if s, ok := answers[p.ID]; ok {
 			v.floor.applied[p.ID] = max(v.floor.applied[p.ID], s.Applied)
 		}
-		a, ok := v.floor.applied[p.ID]
+		a, ok := v.floor.of(p.ID, answers)
 		lowest, known = min(lowest, a), known && ok
 	}
 	return lowest, known

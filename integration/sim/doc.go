@@ -22,6 +22,8 @@ is healed, everything runs again, and the run is judged:
     by a replica whose lease was lost.
   - Nothing ended that had no fault to end it, and no relay gave mail back.
 
+TestPauses has no faults but pauses of the replica that serves.
+
 # What is not simulated
 
 A pause of a process stops what crosses its border: its network, its disk and
@@ -31,11 +33,16 @@ their own, which loses unsynced data but is neither slow nor full.
 # Determinism
 
 The clock is virtual (testing/synctest), so that a run does not depend on how fast
-the machine is. The same seed gives the same plan. It does not give the same
-interleaving of goroutines that are ready at the same instant: the order in which
-Go's scheduler runs them, the choice of a select with several ready cases and the
-order of maps are not ours to set, and raft draws its election time-outs from a
-generator that is seeded for the process. Two runs of a seed are therefore alike
-at first and can drift apart. -count repeats a seed where it matters.
+the machine is. The same seed gives the same plan: what clients do and when faults
+begin and end, except that a fault aimed at the replica that serves finds the one
+that does. It does not give the same interleaving of goroutines that are ready at
+the same instant: the order in which Go's scheduler runs them, the choice of a
+select with several ready cases and the order of maps are not ours to set.
+
+With -seed a run has one processor, and the generator that raft draws its election
+time-outs from is seeded too: repeated, it begins and ends the same faults at the
+same times, and differs by less than a millisecond here and there. Among many
+seeds that run side by side raft's draws are nobody's, so that a failure seen there
+can need some repetitions (-count) of its seed.
 */
 package sim

@@ -254,11 +254,11 @@ func (n *nemesis) freeze(d time.Duration) {
 
 func (n *nemesis) slowDisk(d time.Duration) {
 	o := n.member()
+	slow := time.Duration(10+n.rng.IntN(700)) * time.Millisecond
 	p := o.running()
 	if p == nil {
 		return
 	}
-	slow := time.Duration(10+n.rng.IntN(700)) * time.Millisecond
 	n.w.note("the disk of %s takes %v for a flush, for %v", o.peer.Name, slow, d)
 	p.m.stall.Store(int64(slow))
 	n.after(d, func() { p.m.stall.Store(0) })
@@ -275,11 +275,11 @@ func (n *nemesis) failFlush(time.Duration) {
 // clock sets the wall clock of a node wrong.
 func (n *nemesis) clock(d time.Duration) {
 	o := n.data()
+	skew := time.Duration(n.rng.IntN(7200)-3600) * time.Second
 	p := o.running()
 	if p == nil {
 		return
 	}
-	skew := time.Duration(n.rng.IntN(7200)-3600) * time.Second
 	n.w.note("the clock of %s is wrong by %v, for %v", o.peer.Name, skew, d)
 	p.skew.Store(int64(skew))
 	n.after(d, func() { p.skew.Store(0) })

@@ -98,6 +98,9 @@ func (w *world) counted() string {
 	return b.String()
 }
 
+// firstFault is when clients and faults begin, if somebody serves by then.
+const firstFault = 5 * time.Second
+
 // tooLong is a virtual time in which every run has ended.
 const tooLong = 20 * time.Minute
 
@@ -134,6 +137,7 @@ func (w *world) run(t *testing.T, plan plan) {
 			w.relays[i].start()
 		}
 		if w.eventually("a replica serves", time.Minute, func() bool { return w.serving() != "" }) {
+			time.Sleep(time.Until(w.began.Add(firstFault))) // whenever that was: the plan begins at the same time
 			w.clients(plan)
 		}
 		if w.fine() {

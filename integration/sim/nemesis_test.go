@@ -41,6 +41,7 @@ var faults = []fault{
 	{"freeze", 3, (*nemesis).freeze},
 	{"slow disk", 2, (*nemesis).slowDisk},
 	{"failing flush", 1, (*nemesis).failFlush},
+	{"full disk", 2, (*nemesis).fullDisk},
 	{"clock", 1, (*nemesis).clock},
 	{"rows written", 2, (*nemesis).flushRows},
 	{"relay down", 2, (*nemesis).relayDown},
@@ -270,6 +271,18 @@ func (n *nemesis) failFlush(time.Duration) {
 		n.w.note("the next flush of %s fails", o.peer.Name)
 		p.m.failing.Store(true)
 	}
+}
+
+// fullDisk lets no file grow for a time.
+func (n *nemesis) fullDisk(d time.Duration) {
+	o := n.member()
+	p := o.running()
+	if p == nil {
+		return
+	}
+	n.w.note("the disk of %s is full, for %v", o.peer.Name, d)
+	p.m.disk.files.SetCapacity(1)
+	n.after(d, func() { p.m.disk.files.SetCapacity(0) })
 }
 
 // clock sets the wall clock of a node wrong.

@@ -195,6 +195,7 @@ func (w *world) peace() {
 			p.resume()
 			p.m.stall.Store(0)
 			p.m.failing.Store(false)
+			p.m.disk.files.SetCapacity(0)
 		}
 	}
 	w.eventually("all run", time.Minute, func() bool {

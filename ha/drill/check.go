@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/ha/drill/ledger"
+	"github.com/postern-mail/postern/ha/drill/mailbox"
 	"github.com/postern-mail/postern/shared/admin"
 )
 
@@ -122,6 +123,22 @@ func (r *run) takeOneAway(ctx context.Context) error {
 	return errors.New("negative control: no acknowledged message to remove")
 }
 
+// read reads the mailbox of user i. A session that breaks, as it does when the
+// pair elects again on a busy machine, is begun anew.
+func (r *run) read(ctx context.Context, i int) (in *mailbox.Inbox, err error) {
+	const attempts = 5
+	for n := 1; ; n++ {
+		in, err = r.access.Read(ctx, r.mailUser(i), r.marks[r.users[i].Address], r.load.Run, r.o.Size)
+		if err == nil || n == attempts {
+			return in, err
+		}
+		r.event("mailbox of %s is read again: %v", r.users[i].Login, err)
+		if err := r.wait(ctx, settle); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // readers is how many mailboxes are read at once.
 const readers = 4
 
@@ -143,7 +160,7 @@ func (r *run) mailboxes(ctx context.Context) error {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			in, err := r.access.Read(ctx, r.mailUser(i), r.marks[u.Address], r.load.Run, r.o.Size)
+			in, err := r.read(ctx, i)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {

@@ -109,7 +109,7 @@ func loseAll(k Kind) func(context.Context, *field) error {
 		if err := f.wait(ctx, f.hold); err != nil {
 			return err
 		}
-		broken := f.quiet(from, time.Now())
+		broken := f.quiet(ctx, from, time.Now())
 		err := f.all(nodes, func(n string) error { return f.back(ctx, Action{Kind: k, Node: n}) })
 		return errors.Join(broken, err, f.awaitWell(ctx, wellWithin))
 	}
@@ -133,7 +133,7 @@ func killMajority(ctx context.Context, f *field) error {
 	if err := f.wait(ctx, f.hold); err != nil {
 		return err
 	}
-	broken := f.quiet(from, time.Now())
+	broken := f.quiet(ctx, from, time.Now())
 	err = f.all(nodes, func(n string) error { return f.back(ctx, Action{Kind: Kill, Node: n}) })
 	return errors.Join(broken, err, f.awaitWell(ctx, wellWithin))
 }

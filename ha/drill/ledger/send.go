@@ -31,6 +31,9 @@ type Load struct {
 const (
 	// afterRefusal is the pause of a sender that was refused.
 	afterRefusal = 20 * time.Millisecond
+	// lasts is the age at which a sender ends its connection after a message, so
+	// that a relay that takes no new ones is rid of it.
+	lasts = time.Second
 	// domain is where the load says that it comes from; it exists nowhere
 	// (RFC 2606).
 	domain = "drill.test"
@@ -96,10 +99,11 @@ func sleepUntil(ctx context.Context, at time.Time) bool {
 
 // sender is one connection at a time, each to the next relay.
 type sender struct {
-	load *Load
-	door Door
-	c    net.Conn
-	r    *bufio.Reader
+	load  *Load
+	door  Door
+	c     net.Conn
+	r     *bufio.Reader
+	since time.Time // of the connection
 }
 
 func (s *sender) close() {
@@ -128,6 +132,10 @@ func (s *sender) one(l *Ledger, worker, k int) (bool, error) {
 	}
 	o, reply, err := s.send(e.ID, e.Recipient)
 	l.End(n, s.door.Name, o, reply, time.Now())
+	if err == nil && time.Since(s.since) > lasts {
+		fmt.Fprint(s.c, "QUIT\r\n") // its answer changes nothing
+		err = net.ErrClosed
+	}
 	if err != nil {
 		s.close()
 	}
@@ -174,7 +182,7 @@ func (s *sender) dial() error {
 	if err != nil {
 		return err
 	}
-	s.c, s.r = c, bufio.NewReaderSize(c, maxLine)
+	s.c, s.r, s.since = c, bufio.NewReaderSize(c, maxLine), time.Now()
 	_ = c.SetDeadline(time.Now().Add(s.load.Timeout)) // a connection that cannot have one fails when used
 	line, err := s.reply()
 	if err == nil && line[0] == '2' {

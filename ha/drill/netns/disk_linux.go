@@ -26,9 +26,9 @@ const (
 	noLogFlush  = 2          // EXT4_GOING_FLAGS_NOLOGFLUSH
 	freeze      = 0xC0045877 // FIFREEZE, _IOWR('X', 119, int)
 	thaw        = 0xC0045878 // FITHAW
-	frozenFor   = 850 * time.Millisecond
+	frozenFor   = 1900 * time.Millisecond
 	thawedFor   = 50 * time.Millisecond
-	slowerThan  = 300 * time.Millisecond // that a probe must take on a slow disk
+	slowerThan  = 500 * time.Millisecond // that a probe must take on a slow disk
 	unmountIn   = 10 * time.Second
 	probeOctets = 4096
 )

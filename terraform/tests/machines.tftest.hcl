@@ -27,6 +27,7 @@ run "plan" {
   }
 }
 
+# In assertions var.plan stands for run.plan: OpenTofu 1.12 takes no run beside output.
 run "told" {
   module { source = "./modules/machines" }
   variables {
@@ -35,14 +36,14 @@ run "told" {
   }
 
   assert {
-    condition     = keys(output.user_data) == keys(run.plan.nodes) && keys(output.complete) == keys(run.plan.nodes)
+    condition     = keys(output.user_data) == keys(var.plan.nodes) && keys(output.complete) == keys(var.plan.nodes)
     error_message = "nodes: ${jsonencode(keys(output.user_data))}"
   }
   assert {
     condition = alltrue([for name, text in output.user_data : startswith(text, "#cloud-config\n") &&
       yamldecode(text).fqdn == "${name}.example.com" &&
-      yamldecode(text).write_files[0].content == run.plan.configs[name] &&
-    endswith(yamldecode(text).write_files[1].content, run.plan.firewalls.machine[name])])
+      yamldecode(text).write_files[0].content == var.plan.configs[name] &&
+    endswith(yamldecode(text).write_files[1].content, var.plan.firewalls.machine[name])])
     error_message = "cloud-init: ${output.user_data.relay1}"
   }
   assert {
@@ -57,8 +58,8 @@ run "told" {
 
   # The rules of security groups are the rows of the matrix, no more and no fewer.
   assert {
-    condition = toset([for r in values(output.security.in) : "${r.tier} ${r.protocol}/${r.port} ${coalesce(r.peer, r.cidr)}"]) == toset(flatten([for r in run.plan.rules : [for p in r.protocols : [for port in r.ports :
-      [for other in(contains(["relay", "backend", "witness"], r.from) ? [r.from] : r.from == "internet" ? ["0.0.0.0/0"] : run.plan.groups[r.from]) : "${r.to} ${p}/${port} ${other}"]
+    condition = toset([for r in values(output.security.in) : "${r.tier} ${r.protocol}/${r.port} ${coalesce(r.peer, r.cidr)}"]) == toset(flatten([for r in var.plan.rules : [for p in r.protocols : [for port in r.ports :
+      [for other in(contains(["relay", "backend", "witness"], r.from) ? [r.from] : r.from == "internet" ? ["0.0.0.0/0"] : var.plan.groups[r.from]) : "${r.to} ${p}/${port} ${other}"]
     ]] if contains(["relay", "backend", "witness"], r.to)]))
     error_message = "in: ${jsonencode(keys(output.security.in))}"
   }

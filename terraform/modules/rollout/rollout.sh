@@ -29,7 +29,7 @@ while
 	[ "$ready" != "$(count "$NODES")" ] || echo "$text" | grep -q '"blocks"'
 do
 	tries=$((tries + 1))
-	if [ $tries -gt "${SETTLE:-120}" ]; then
+	if [ $tries -gt "${SETTLE:-60}" ]; then
 		# upgrade run says what is wrong, or replaces the node that it is wrong with.
 		break
 	fi

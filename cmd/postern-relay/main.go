@@ -141,6 +141,7 @@ func (r *relay) openDoor() error {
 	cfg := transaction.Config{
 		Hostname: r.c.Hostname, Origin: r.c.Node, Domain: r.c.Directory.DefaultDomain,
 		Expander: r.expander, Queue: r.queue, PairDeadline: r.c.Accept.PairDeadline, MaxReceived: r.c.SMTP.MaxReceived,
+		MaxOwn: r.c.SMTP.MaxOwnReceived, HoldLoops: r.c.SMTP.HoldLoops,
 		Log: r.n.Log, Mail: r.mailLog, Copies: r.copies(),
 	}
 	if r.c.Expand.Reverse {

@@ -3,7 +3,9 @@ package transaction
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/postern-mail/postern/relay/deliver"
@@ -34,8 +36,11 @@ type pair struct {
 // 5yz among others) about to be reported on from this relay's disk. c.Bytes is
 // not used after Data has returned.
 func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
-	h := inspect(c.Bytes)
-	if h.received > t.a.cfg.MaxReceived {
+	h := inspect(c.Bytes, strings.ToLower(t.a.cfg.Hostname))
+	// What this relay makes itself was looked at when it came in, and may have
+	// been released since.
+	loop := !t.src.Internal && (h.received > t.a.cfg.MaxReceived || h.own > t.a.cfg.MaxOwn)
+	if loop && !t.a.cfg.HoldLoops {
 		return t.rejected(&smtp.Reply{Code: 554, Status: mail.StatusLoop, Text: "Too many hops, this looks like a mail loop"})
 	}
 	if h.priority != mail.Normal {
@@ -55,7 +60,29 @@ func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
 	}
 	header, rest := t.reversed(ctx, c.Bytes)
 	body := [4][]byte{*trace, c.Prepend, header, rest}
+	if loop {
+		return t.hold(ctx, h, t.tooBig(int64(len(c.Bytes))), segments(body[:]))
+	}
 	return t.settle(ctx, h, c.EightBit, t.tooBig(int64(len(c.Bytes))), segments(body[:]))
+}
+
+// hold queues the message for the operator, who can release it.
+func (t *Transaction) hold(ctx context.Context, h header, refused *pair, body [][]byte) *smtp.Reply {
+	var pairs []pair
+	if refused != nil {
+		pairs = append(pairs, *refused)
+	}
+	it := t.item(pairs)
+	it.Held, it.HeldAt = true, t.a.cfg.Now()
+	it.Reason = fmt.Sprintf("mail loop: %d Received fields, %d of this relay", h.received, h.own)
+	if err := t.a.cfg.Queue.Submit(ctx, nil, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
+		return t.rejected(noRoom(err))
+	}
+	t.a.cfg.Mail.Held(maillog.Event{
+		QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
+		Size: it.Size, Recipients: len(it.Recipients), Reply: it.Reason,
+	})
+	return t.accepted(h, it.Size, it.Reason)
 }
 
 // segments drops the empty ones.

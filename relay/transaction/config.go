@@ -74,6 +74,8 @@ type Config struct {
 
 	PairDeadline  time.Duration // default 5 s
 	MaxReceived   int           // Received fields; more is a loop (default 50)
+	MaxOwn        int           // of them, those of this relay (default 10)
+	HoldLoops     bool          // hold what is in a loop for the operator, instead of refusing it
 	MaxRecipients int           // after expansion, of one transaction (default 100,000)
 
 	Log  *slog.Logger
@@ -103,6 +105,9 @@ func New(cfg Config) (*Acceptor, error) {
 	}
 	if cfg.MaxReceived <= 0 {
 		cfg.MaxReceived = 50
+	}
+	if cfg.MaxOwn <= 0 {
+		cfg.MaxOwn = 10
 	}
 	if cfg.MaxRecipients <= 0 {
 		cfg.MaxRecipients = 100_000

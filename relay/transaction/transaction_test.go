@@ -349,6 +349,13 @@ func TestLoop(t *testing.T) {
 	if r := h.send(t, client, ann, text+strings.Repeat("Received: in the body\r\n", 60), "ok@p1"); r.Code != 250 {
 		t.Errorf("text that looks like hops: %v", r)
 	}
+	own := "Received: from x\r\n\t(using y) BY Relay.example; today\r\n"
+	for n, want := range map[int]int{10: 250, 11: 554} {
+		msg := strings.Repeat(own, n) + "Received: from relay.example by y\r\n" + text
+		if r := h.send(t, client, ann, msg, "ok@p1"); r.Code != want {
+			t.Errorf("%d hops by this relay: %v", n, r)
+		}
+	}
 }
 
 func TestDuplicateRecipients(t *testing.T) {
@@ -578,7 +585,7 @@ func TestPriority(t *testing.T) {
 func FuzzInspect(f *testing.F) {
 	f.Add([]byte("Received: x\r\nPriority: urgent\r\nMessage-ID:\r\n <x>\r\n\r\nbody"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if h := inspect(b); h.received > len(b) || len(h.messageID) > 256 {
+		if h := inspect(b, "y"); h.own > h.received || h.received > len(b) || len(h.messageID) > 256 {
 			t.Errorf("%+v", h)
 		}
 	})

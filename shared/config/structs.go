@@ -89,6 +89,8 @@ type SMTP struct {
 	MaxSessions    int           `mapstructure:"max_sessions"`
 	MaxPerAddress  int           `mapstructure:"max_per_address"`
 	MaxReceived    int           `mapstructure:"max_received"`
+	MaxOwnReceived int           `mapstructure:"max_own_received"`
+	HoldLoops      bool          `mapstructure:"hold_loops"`
 	CommandTimeout time.Duration `mapstructure:"command_timeout"`
 	DataTimeout    time.Duration `mapstructure:"data_timeout"`
 	InFlight       Size          `mapstructure:"in_flight"`

@@ -105,6 +105,8 @@ var Table = []Option{
 	{Name: "smtp.max_sessions", Type: Int, Default: "2000", Tier: TierRelay, Min: 1, Help: "Sessions open at once, of each listener."},
 	{Name: "smtp.max_per_address", Type: Int, Default: "100", Tier: TierRelay, Min: 1, Help: "Sessions open at once from one address."},
 	{Name: "smtp.max_received", Type: Int, Default: "100", Tier: TierRelay, Min: 10, Help: "Received fields beyond which a message is in a loop (554 5.4.6)."},
+	{Name: "smtp.max_own_received", Type: Int, Default: "10", Tier: TierRelay, Min: 2, Help: "Received fields of this relay itself beyond which a message is in a loop."},
+	{Name: "smtp.hold_loops", Type: Bool, Default: "no", Tier: TierRelay, Help: "Hold a message in a loop until an operator releases it, instead of refusing it so that its sender hears of it."},
 	{Name: "smtp.command_timeout", Type: Duration, Default: "5m", Tier: TierRelay, Min: 1, Help: "Time from one command to the next."},
 	{Name: "smtp.data_timeout", Type: Duration, Default: "3m", Tier: TierRelay, Min: 1, Help: "Time between two pieces of a message."},
 	{Name: "smtp.in_flight", Type: Octets, Default: "256MB", Tier: TierRelay, Min: 1 << 20, Help: "Memory for messages being received or delivered; beyond it 452 4.3.1."},

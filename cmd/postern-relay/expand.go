@@ -40,7 +40,7 @@ func (r *relay) openExpander() error {
 	r.expander, err = expand.New(expand.Config{
 		Directory: r.dir.cache, Pair: r.n.Routes.Pair, Hostnames: slices.Concat([]string{r.c.Hostname}, c.Hostnames),
 		Options: c.Options, ListLimit: c.ListLimit, ChunkSize: c.Piece, Trim: c.Trim, Texts: texts, Mappings: tables,
-		OverQuotaTemporary: c.OverQuotaTemporary, RouteToRoutingHost: c.RouteToRoutingHost, SRS: srs, Log: r.n.Log,
+		OverQuotaTemporary: c.OverQuotaTemporary, RouteToRoutingHost: c.RouteToRoutingHost, SRS: srs, Guaranteed: c.GuaranteedChannels, Log: r.n.Log,
 	})
 	return err
 }

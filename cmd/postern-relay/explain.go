@@ -49,6 +49,18 @@ func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.Exp
 	start := time.Now()
 	at := env.Arrival
 	x := r.expander.With(d, func() time.Time { return at })
+	if in.Auth != "" {
+		// As in a transaction, before the first recipient.
+		if env.Guaranteed, err = x.Guaranteed(ctx, in.Auth); err == nil && env.Guaranteed {
+			t.step(expand.Step{Rule: "14", Attribute: "mailSMTPSubmitChannel", Text: "what " + in.Auth + " submits is guaranteed: quotas do not count"})
+		}
+	}
+	if err != nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.result(nil, err)
+		return t.out, nil
+	}
 	final, err := x.Explain(ctx, env, mail.Recipient{Address: to}, t.step)
 	t.mu.Lock() // a question that was given up may still be under way
 	defer t.mu.Unlock()

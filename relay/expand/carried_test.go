@@ -175,3 +175,63 @@ func TestOnHold(t *testing.T) {
 		t.Error("released while nobody knows")
 	}
 }
+
+// TestGuaranteed: what a user of a guaranteed channel submits passes the status
+// overquota, and nobody else's mail does.
+func TestGuaranteed(t *testing.T) {
+	d := fixture()
+	phone := user("phone")
+	phone.SubmitChannel = "tcp_gtee"
+	other := user("other")
+	other.SubmitChannel = "tcp_fast"
+	d.users["phone"], d.users["other"], d.users["plain"] = []*directory.Entry{phone}, []*directory.Entry{other}, []*directory.Entry{user("plain")}
+	x, err := New(Config{Directory: d, Pair: Pairs("pair1"), Guaranteed: []string{"TCP_Gtee"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for who, want := range map[string]bool{"phone": true, "other": false, "plain": false, "nobody": false} {
+		got, err := x.Guaranteed(t.Context(), who)
+		if got != want || err != nil {
+			t.Errorf("%s: %v, %v", who, got, err)
+		}
+		rs, steps, err := expandOne(t, d, &mail.Envelope{AuthUser: who, Guaranteed: got}, "overquota@example.test")
+		if (err == nil) != want || want && (len(rs) != 1 || rs[0].Channel != mail.ChannelLMTP || !told(steps, "mailSMTPSubmitChannel", "guaranteed")) {
+			t.Errorf("%s to who is over quota: %+v, %v", who, rs, err)
+		}
+		if _, _, err := expandOne(t, d, &mail.Envelope{Guaranteed: got}, "disabled@example.test"); err == nil {
+			t.Errorf("%s to who is disabled", who)
+		}
+	}
+	none, err := New(Config{Directory: d, Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := none.Guaranteed(t.Context(), "phone"); got || err != nil {
+		t.Errorf("without such channels: %v, %v", got, err)
+	}
+}
+
+// TestDomainWithoutMail: a domain whose quota is 0 gets no mail; its own sum is
+// not known to a relay.
+func TestDomainWithoutMail(t *testing.T) {
+	s := directory.SunSchema2()
+	for value, no := range map[string]bool{"0": true, "-1": false, "-2": false, "5G": false, "": false, "many": false} {
+		for _, attr := range []string{"mailDomainDiskQuota", "mailDomainMsgQuota"} {
+			raw := directory.Attributes{{Name: "sunPreferredDomain", Values: []string{"quota.test"}}}
+			if value != "" {
+				raw = append(raw, directory.Attribute{Name: attr, Values: []string{value}})
+			}
+			dom, ok := s.ReadDomain("o=quota.test", raw)
+			if !ok || dom.NoMail != no {
+				t.Fatalf("%s: %q: %v, %+v", attr, value, ok, dom)
+			}
+			d := fixture()
+			d.domains = map[string]*directory.Domain{"quota.test": dom}
+			d.users["ann@quota.test"] = []*directory.Entry{user("ann")}
+			_, steps, err := expandOne(t, d, nil, "ann@quota.test")
+			if (err != nil) != no || no && (mail.AsError("", err).ReplyCode() != 552 || !told(steps, "mailDomainDiskQuota", "no mail")) {
+				t.Errorf("%s: %q: %v", attr, value, err)
+			}
+		}
+	}
+}

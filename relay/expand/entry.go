@@ -14,7 +14,10 @@ func (w *walk) entry(r mail.Recipient, d *directory.Domain, e *directory.Entry) 
 	if w.trace != nil {
 		w.rule(r.Address, e.DN, "5/2", statusAttribute(level, e), e.Kind.String()+", status "+status.String(), nil)
 	}
-	if status != directory.Active {
+	switch {
+	case status == directory.OverQuota && e.Kind == directory.User && w.env != nil && w.env.Guaranteed:
+		w.rule(r.Address, e.DN, "14", "mailSMTPSubmitChannel", "over quota, and stored all the same: the sender's channel is guaranteed", nil)
+	case status != directory.Active:
 		return w.status(r, status, e.Kind.String())
 	}
 	if e.Kind == directory.User && e.UID == "" {
@@ -145,6 +148,10 @@ func (w *walk) limits(r *mail.Recipient, d *directory.Domain, e *directory.Entry
 			w.rule(r.Address, e.DN, "5/7", attribute, "the message is too big", nil)
 			return w.answer(ansTooBig, r.Address, nil)
 		}
+	}
+	if d != nil && d.NoMail {
+		w.rule(r.Address, e.DN, "3", "mailDomainDiskQuota", "the domain's quota allows no mail", nil)
+		return w.overQuota(*r)
 	}
 	if q := e.Quota; q != nil && (q.Bytes == 0 || q.Messages == 0) {
 		w.rule(r.Address, e.DN, "11", "mailQuota", "the quota allows no mail", nil)

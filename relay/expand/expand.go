@@ -42,6 +42,9 @@ type Config struct {
 	OverQuotaTemporary bool
 	// Texts replace the text of an answer, by the names of Answers.
 	Texts map[string]string
+	// Guaranteed are channels whose mail is stored however full the mailbox is:
+	// those that users submit by, as mailSMTPSubmitChannel names them.
+	Guaranteed []string
 	// SRS rewrites the reverse-path of mail that is forwarded to other domains;
 	// nil: it is kept.
 	SRS *SRS

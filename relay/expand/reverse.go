@@ -3,6 +3,7 @@ package expand
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/postern-mail/postern/shared/directory"
@@ -39,4 +40,21 @@ func (x *Expander) Reverse(ctx context.Context, a mail.Address) (mail.Address, e
 		return a, nil
 	}
 	return primary, nil
+}
+
+// Guaranteed reports whether what user, who has logged in, submits goes by a
+// channel of guaranteed delivery (directory.md 14, mailSMTPSubmitChannel).
+func (x *Expander) Guaranteed(ctx context.Context, user string) (bool, error) {
+	if len(x.cfg.Guaranteed) == 0 {
+		return false, nil
+	}
+	e, err := x.cfg.Directory.Login(ctx, user)
+	switch {
+	case errors.Is(err, directory.ErrNotFound), errors.Is(err, directory.ErrAmbiguous):
+		return false, nil
+	case err != nil:
+		w := walk{x: x, ctx: ctx}
+		return false, w.unknown(mail.Address{}, err)
+	}
+	return e.SubmitChannel != "" && slices.ContainsFunc(x.cfg.Guaranteed, func(c string) bool { return strings.EqualFold(c, e.SubmitChannel) }), nil
 }

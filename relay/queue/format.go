@@ -34,7 +34,8 @@ import (
 // Some keys came later and need no version of their own. Who skips +store makes
 // the mailbox in the pair's default partition; who skips +reports reports by the
 // relay's own name; who skips welcome, the texts for new mailboxes, and +welcome,
-// which of them it is from 1, welcomes nobody.
+// which of them it is from 1, welcomes nobody; who skips guaranteed lets the
+// mailboxes' quotas count.
 //
 // Version 3 is written by queues on level 2 (see level.go). It adds hash, the
 // first half of the SHA-256 of ID.msg, and as its last line before the end
@@ -125,6 +126,7 @@ func appendItem(b []byte, it *Item, level int) []byte {
 	e.num("announced", env.Size)
 	e.num("priority", int64(env.Priority))
 	e.text("auth", env.AuthUser)
+	e.flag("guaranteed", env.Guaranteed)
 	e.num("size", it.Size)
 	e.num("sum", int64(it.Sum))
 	if level >= 2 && it.Hash != (Hash{}) {
@@ -447,6 +449,8 @@ func (it *Item) read(l *line) {
 		env.Priority = mail.Priority(max(min(l.num(), int64(mail.Urgent)), int64(mail.NonUrgent)))
 	case "auth":
 		env.AuthUser = l.text()
+	case "guaranteed":
+		env.Guaranteed = l.flag()
 	case "size":
 		it.Size = l.num()
 	case "sum":

@@ -45,13 +45,14 @@ func (s *Source) name() string {
 // Transaction is one mail transaction, from MAIL to the final reply. It is used
 // by one goroutine.
 type Transaction struct {
-	a     *Acceptor
-	src   Source
-	env   mail.Envelope
-	rcpts []mail.Recipient
-	seen  map[mail.DeliveryKey]int // places in rcpts, nil while rcpts are few
-	drops int                      // recipients that were discarded
-	asked bool                     // who else gets a copy of what the sender sends
+	a      *Acceptor
+	src    Source
+	env    mail.Envelope
+	rcpts  []mail.Recipient
+	seen   map[mail.DeliveryKey]int // places in rcpts, nil while rcpts are few
+	drops  int                      // recipients that were discarded
+	graded bool                     // whether it is guaranteed
+	asked  bool                     // who else gets a copy of what the sender sends
 }
 
 // Begin begins a transaction. The queue id, root id, origin and arrival of env
@@ -68,7 +69,7 @@ func (a *Acceptor) Begin(ctx context.Context, env mail.Envelope, src Source) (*T
 		t.env.Arrival = a.cfg.Now()
 	}
 	if !src.Internal {
-		t.env.AuthUser = src.AuthUser
+		t.env.AuthUser, t.env.Guaranteed = src.AuthUser, false
 	}
 	t.env.Recipients = nil
 	t.reverse(ctx)
@@ -94,6 +95,9 @@ func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 	if r.Address.Domain == "" { // RFC 5321 4.5.1: <postmaster>
 		r.Address.Domain = t.a.cfg.Domain
 	}
+	if err := t.grade(ctx); err != nil {
+		return fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
+	}
 	final, err := t.a.cfg.Expander.Rcpt(ctx, &t.env, r)
 	if err != nil {
 		if final, err = t.postmaster(ctx, r, err); err != nil {
@@ -118,6 +122,16 @@ func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 		t.add(&final[i], &r)
 	}
 	return nil
+}
+
+// grade finds out, once, whether what the sender submits is guaranteed.
+func (t *Transaction) grade(ctx context.Context) (err error) {
+	if t.a.cfg.Guaranteed == nil || t.graded || t.src.Internal || t.env.AuthUser == "" {
+		return nil
+	}
+	t.env.Guaranteed, err = t.a.cfg.Guaranteed(ctx, t.env.AuthUser)
+	t.graded = err == nil
+	return err
 }
 
 // copies adds, once, who gets a copy of all that the sender sends.

@@ -222,8 +222,9 @@ type Expand struct {
 	Trim               []string `mapstructure:"trim"`
 	Mappings           string
 	Texts              []string
-	OverQuotaTemporary bool `mapstructure:"overquota_temporary"`
-	RouteToRoutingHost bool `mapstructure:"route_to_routing_host"`
+	OverQuotaTemporary bool     `mapstructure:"overquota_temporary"`
+	RouteToRoutingHost bool     `mapstructure:"route_to_routing_host"`
+	GuaranteedChannels []string `mapstructure:"guaranteed_channels"`
 	Reverse            bool
 	SRSDomain          string `mapstructure:"srs_domain"`
 	SRSKeyFile         string `mapstructure:"srs_key_file"`

@@ -202,6 +202,7 @@ var Table = []Option{
 	{Name: "expand.texts", Type: Words, Tier: TierRelay, Help: "Texts of refusals in place of the usual ones, name=text: user_disabled=This account is closed. A name that is not known is refused with a list of those that are."},
 	{Name: "expand.overquota_temporary", Type: Bool, Default: "no", Tier: TierRelay, Help: "Answer 452 and not 552 for users whose status is overquota."},
 	{Name: "expand.route_to_routing_host", Type: Bool, Default: "no", Tier: TierRelay, Help: "Send mail for a domain that other relays expand to the first of its mailRoutingHosts, not to where its name leads."},
+	{Name: "expand.guaranteed_channels", Type: Words, Tier: TierRelay, Help: "Values of mailSMTPSubmitChannel that stand for guaranteed delivery: what users with one of them submit is stored however full the mailboxes are. Other values mean nothing."},
 	{Name: "expand.reverse", Type: Bool, Default: "yes", Tier: TierRelay, Help: "Make alternate addresses of users primary ones in what they send: in the envelope and in From, Sender and Reply-To. Equivalent addresses stay."},
 	{Name: "expand.srs_domain", Type: String, Tier: TierRelay, Help: "Domain of ours to which the senders of mail that is forwarded outside are rewritten, and that takes what returns to them. Empty: senders are kept."},
 	{Name: "expand.srs_key_file", Type: File, Default: "srs.key", Tier: TierRelay, Help: "Keys of the rewritten senders, one on each line, at least 16 octets, the same on every relay. The first one signs, all of them verify. Read when expand.srs_domain is set."},

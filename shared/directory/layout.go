@@ -80,6 +80,7 @@ type DomainSettings struct {
 	ServiceAccess     string   // mailDomainAllowedServiceAccess
 	DiskQuota         int64    // bytes of the whole domain; QuotaDefault when not given
 	MessageQuota      int64    // messages of the whole domain; QuotaDefault when not given
+	NoMail            bool     // one of them is 0
 	Sieve             []string // mailDomainSieveRuleSource, run after the user's own
 	ConversionTags    []string
 	ReportAddress     string // From of notifications for the domain's recipients
@@ -104,6 +105,7 @@ func (s *DomainSchema) read(r *reader) DomainSettings {
 		PreferredMailHost: strings.ToLower(r.one(s.PreferredMailHost)), PreferredStore: r.one(s.PreferredStore),
 		Language: r.one(s.Language), AttachmentQuota: r.limit(s.AttachmentQuota), AutoReplyTimeout: r.limit(s.DomainAutoReplyTimeout),
 	}
+	d.NoMail = d.DiskQuota == 0 || d.MessageQuota == 0
 	if d.PreAuth != "" && d.PreAuth != "yes" && d.PreAuth != "no" {
 		r.fault(s.PreAuth, d.PreAuth)
 		d.PreAuth = ""

@@ -180,6 +180,7 @@ type Envelope struct {
 	Size        int64 // as announced, 0 if not
 	Priority    Priority
 	AuthUser    string // who logged in, "" if nobody
+	Guaranteed  bool   // stored however full the mailboxes are: the sender's submission channel is such a one
 	Recipients  []Recipient
 
 	QueueID string // ours, for this message at this relay

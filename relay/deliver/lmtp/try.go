@@ -337,6 +337,9 @@ func (s *scratch) transaction(t *try, body string) *smtp.Transaction {
 			if q := r.Quota; q != nil {
 				p["XQUOTA"] = strconv.FormatInt(q.Bytes, 10) + "," + strconv.FormatInt(q.Messages, 10) + "," + q.Stamp
 			}
+			if env.Guaranteed {
+				p["XDFLG"] = "2"
+			}
 			if r.Store != "" && t.stores {
 				p[paramStore] = r.Store
 			}

@@ -105,7 +105,7 @@ func TestPartition(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := sink(t, nil, tt.opts...)
 			d := delivery(2)
-			d.Recipients[0].Store = "p1"
+			d.Recipients[0].Store, d.Envelope.Guaranteed = "p1", true
 			for i, r := range agent(t, Config{Routes: pair(s)}).Deliver(t.Context(), d) {
 				if r.Outcome != deliver.Delivered {
 					t.Errorf("recipient %d: %+v", i, r)
@@ -114,6 +114,9 @@ func TestPartition(t *testing.T) {
 			stored := s.Stored()
 			if len(stored) != 2 || stored[0].Private[paramStore] != tt.want || stored[1].Private[paramStore] != "" {
 				t.Errorf("stored %+v", stored)
+			}
+			if got := stored[1].Private["XDFLG"]; (got == "2") != (name != "no pair") {
+				t.Errorf("guaranteed: XDFLG %q", got)
 			}
 		})
 	}

@@ -105,7 +105,7 @@ func Start(wrap func(net.Conn) net.Conn, opts ...Option) (*Sink, error) {
 	s := &Sink{Addr: l.Addr().String(), l: l, byKey: map[string][32]byte{}, answered: map[string]string{}, decided: map[string]string{}, bodies: map[string][]byte{}}
 	cfg := smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: "pair.example", Private: "X-TT 1",
-		PrivateMail: []string{"XTRACE", "XTIME"}, PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA"},
+		PrivateMail: []string{"XTRACE", "XTIME"}, PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XDFLG"},
 		PrivateFor: func(*smtp.ConnInfo) bool { return true },
 		Limits:     smtp.Limits{Recipients: 10000, Transactions: 1 << 30, Errors: 1 << 30},
 		NewSession: func(context.Context, *smtp.ConnInfo) (smtp.Session, error) {

@@ -358,6 +358,29 @@ func TestGate(t *testing.T) {
 	}
 }
 
+// away is a pair that does not answer.
+type away struct{ *pairs }
+
+func (away) Claim(ctx context.Context, _ *mail.Envelope, _ *mail.AutoreplyClaim) deliver.Result {
+	<-ctx.Done()
+	return deliver.Result{Outcome: deliver.Unknown, Err: ctx.Err()}
+}
+
+// TestGateEnds: an answer whose pair is silent is soon out of the way, and tried
+// again soon.
+func TestGateEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newAgent(t, away{yes()})
+		d := msg("root", sample, nil)
+		d.Envelope.Claim = &mail.AutoreplyClaim{}
+		began := time.Now()
+		res := a.Gate(&sent{}).Deliver(t.Context(), d)[0]
+		if took := time.Since(began); took != claimTime || res.Outcome != deliver.Deferred || !res.Busy {
+			t.Errorf("after %v: %+v", took, res)
+		}
+	})
+}
+
 func TestInjection(t *testing.T) {
 	p := yes()
 	a, out := newAgent(t, p)

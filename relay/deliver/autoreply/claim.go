@@ -2,6 +2,7 @@ package autoreply
 
 import (
 	"context"
+	"time"
 
 	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/shared/mail"
@@ -24,6 +25,10 @@ func (g gate) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Result
 	return g.next.Deliver(ctx, d)
 }
 
+// claimTime bounds how long an answer waits for its pair in one attempt: it is in
+// the way of mail to where it goes.
+const claimTime = 10 * time.Second
+
 // claim asks the pair for an answer that is about to leave, at each attempt, so
 // that nothing about it need be kept here. It returns nil for an answer that may
 // go, and for other mail.
@@ -32,12 +37,14 @@ func (a *Agent) claim(ctx context.Context, d *deliver.Delivery) []deliver.Result
 	if c == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, claimTime)
+	defer cancel()
 	r := a.cfg.Pairs.Claim(ctx, d.Envelope, c)
 	switch {
 	case !r.Outcome.Done():
 		// The pair that remembers does not answer; the destination was not asked.
 		res := deliver.Defer(mail.StatusNoAnswer, "Not known whether this answer may be sent: "+r.Text, r.Err)
-		res.Relay, res.NotAsked = r.Relay, true
+		res.Relay, res.NotAsked, res.Busy = r.Relay, true, true
 		return deliver.All(d, res)
 	case r.Answer:
 		return nil

@@ -2,6 +2,7 @@ package history
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -145,27 +146,34 @@ func (h *History) Len() int {
 	return len(h.ops)
 }
 
-// Check returns nil if some order explains all answers. A check that takes too
-// long is an error as well: the history was too concurrent to tell.
+// ErrUndecided says that a history was too concurrent to be judged in the time
+// given. It comes wrapped, and only if nothing was found to be wrong.
+var ErrUndecided = errors.New("not judged in time")
+
+// Check returns nil if some order explains all answers. limit bounds the search
+// for each account.
 func (h *History) Check(limit time.Duration) error {
 	h.mu.Lock()
 	ops := slices.Clone(h.ops)
 	h.mu.Unlock()
-	var bad []string
+	var bad, late []string
 	for account, list := range byAccount(ops) {
 		switch porcupine.CheckOperationsTimeout(model, list, limit) {
 		case porcupine.Ok:
 		case porcupine.Unknown:
-			bad = append(bad, fmt.Sprintf("%s: %d operations could not be judged in %v", account, len(list), limit))
+			late = append(late, fmt.Sprintf("%s: %d operations in %v", account, len(list), limit))
 		default:
 			bad = append(bad, fmt.Sprintf("%s: no order explains these answers:\n%s", account, explain(list, limit)))
 		}
 	}
-	if bad == nil {
-		return nil
+	switch {
+	case bad != nil:
+		slices.Sort(bad)
+		return fmt.Errorf("history: %s", strings.Join(bad, "\n"))
+	case late != nil:
+		return fmt.Errorf("history: %w: %s", ErrUndecided, strings.Join(late, ", "))
 	}
-	slices.Sort(bad)
-	return fmt.Errorf("history: %s", strings.Join(bad, "\n"))
+	return nil
 }
 
 // Write puts a page for a browser that shows the history of one account into

@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand"
@@ -32,7 +33,7 @@ const (
 )
 
 // checkTime bounds the search for an order of one mailbox's history.
-const checkTime = 30 * time.Second
+const checkTime = time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -84,7 +85,10 @@ func runSeed(t *testing.T, ca *authority, seed uint64, p plan) {
 	w := &world{seed: seed, ca: ca, history: history.New(), counts: map[string]int{}, letters: map[string]*letter{}}
 	start := time.Now()
 	w.run(t, p)
-	if err := w.history.Check(checkTime); err != nil {
+	switch err := w.history.Check(checkTime); {
+	case errors.Is(err, history.ErrUndecided) && os.Getenv("POSTERN_NIGHTLY") == "":
+		t.Logf("seed %d: %v", seed, err) // a busy machine; the nightly run takes the time
+	case err != nil:
 		w.problems = append(w.problems, err.Error())
 	}
 	t.Logf("seed %d: %v; %s", seed, time.Since(start).Round(time.Millisecond), w.counted())

@@ -195,8 +195,9 @@ func byAccount(ops []porcupine.Operation) map[string][]porcupine.Operation {
 	return out
 }
 
-// explain shows the shortest beginning of a history that has no order: its last
-// operations, the answer at the end among them.
+// explain shows the shortest beginning of a history that has no order, or one
+// nearly so short if finding it takes over limit: its last operations, the answer
+// at the end among them.
 func explain(ops []porcupine.Operation, limit time.Duration) string {
 	ends := make([]int64, 0, len(ops))
 	for _, o := range ops {
@@ -220,15 +221,15 @@ func explain(ops []porcupine.Operation, limit time.Duration) string {
 		return list
 	}
 	lo, hi := 0, len(ends)-1
-	for lo < hi {
+	for end := time.Now().Add(limit); lo < hi && time.Now().Before(end); {
 		mid := (lo + hi) / 2
-		if porcupine.CheckOperationsTimeout(model, at(ends[mid]), limit) == porcupine.Illegal {
+		if porcupine.CheckOperationsTimeout(model, at(ends[mid]), limit/20) == porcupine.Illegal {
 			hi = mid
 		} else {
 			lo = mid + 1
 		}
 	}
-	list := at(ends[lo])
+	list := at(ends[hi])
 	slices.SortFunc(list, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
 	var b strings.Builder
 	for _, o := range list[max(0, len(list)-30):] {

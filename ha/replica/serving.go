@@ -263,11 +263,17 @@ func (r *Replica) transfer(ctx context.Context, toID string, draining bool) erro
 	if err := r.v.Awake(ctx, p); err != nil {
 		return fmt.Errorf("transfer to %s: %w", p.Name, err)
 	}
+	term := r.serve.term.Load()
 	r.change(func() { r.transferring.Store(true) })
 	err = r.v.Transfer(ctx, p)
 	if err == nil {
-		// Clients are not served until raft says that we lead again.
-		r.change(func() { r.serve.on.Store(false) })
+		// Clients are not served until raft says that we lead again, which may have
+		// been meanwhile.
+		r.change(func() {
+			if r.serve.term.Load() == term {
+				r.serve.on.Store(false)
+			}
+		})
 	}
 	r.change(func() { r.transferring.Store(false) })
 	if err != nil {

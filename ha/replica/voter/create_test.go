@@ -129,6 +129,47 @@ func note(v *Voter) error {
 	return errors.Join(err, k.Close())
 }
 
+// TestNoteBeforeLog: a witness that ended between taking a note of the leader and
+// emptying its log goes on after the note; one whose log reaches it keeps the log.
+func TestNoteBeforeLog(t *testing.T) {
+	for name, tt := range map[string]struct{ last, want uint64 }{
+		"the log ends before": {3, 0}, "it ends there": {5, 5}, "and after it": {7, 7},
+	} {
+		cfg := createConfig(faultfs.New(1))
+		cfg.Bootstrap = true
+		v, err := opened(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := uint64(1); i <= tt.last; i++ {
+			if err := v.log.StoreLog(&raft.Log{Index: i, Term: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(note(v), v.release()); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Bootstrap = false
+		for range 2 {
+			if v, err = opened(cfg); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if last, err := v.log.LastIndex(); last != tt.want || err != nil {
+				t.Errorf("%s: the log ends at %d, %v, want %d", name, last, err, tt.want)
+			}
+			if err := v.release(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if v, err = opened(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(v.log.StoreLog(&raft.Log{Index: max(tt.want, 5) + 1, Term: 2}), v.release()); err != nil {
+			t.Errorf("%s: the next entry: %v", name, err)
+		}
+	}
+}
+
 // TestLostLog checks what is said of a directory whose log is gone.
 func TestLostLog(t *testing.T) {
 	for name, tt := range map[string]struct {

@@ -282,7 +282,34 @@ func (v *Voter) openStores() (err error) {
 	if err != nil {
 		return err
 	}
-	return v.checkLog()
+	if err := v.checkLog(); err != nil {
+		return err
+	}
+	return v.finishNote()
+}
+
+// finishNote empties a witness's log that ends before its newest note: the leader
+// gave it that note in the place of entries which it does not have any more, and
+// the process ended before raft had made room for what comes after it. raft would
+// have to leave a gap. On a data replica the own state is the newest note.
+func (v *Voter) finishNote() error {
+	if v.role.Kind != manifest.Witness {
+		return nil
+	}
+	_, meta, has, err := v.Manifests.Newest()
+	if err != nil || !has {
+		return err
+	}
+	last, err := v.log.LastIndex()
+	if err != nil || last == 0 || last >= meta.Index {
+		return err
+	}
+	first, err := v.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	v.cfg.Log.Warn("the log ends before the newest note, and begins again after it", "last", last, "note", meta.Index)
+	return v.log.DeleteRange(first, last)
 }
 
 // checkLog refuses a directory without a log, unless it is being made: a

@@ -134,12 +134,55 @@ with.`,
 	}
 }
 
-func (a *app) pairEvictCmd() *cobra.Command {
+// memberChange is a command that changes who is in a pair.
+type memberChange struct {
+	use, short, long, example string
+
+	nodes int    // arguments
+	waits bool   // until a new member votes
+	warns string // what is lost for good, of the first node and the pair; "": it does not ask
+	do    func(ctx context.Context, f *fleet.Fleet, pair string, nodes []string) (*admin.MemberList, error)
+}
+
+func (a *app) memberCmd(m *memberChange) *cobra.Command {
 	var fl changeFlags
 	c := &cobra.Command{
-		Use:   "evict NODE",
-		Short: "Take a dead member out of its pair",
-		Long: `evict takes the data replica or the witness on a node that is dead out of its
+		Use: m.use, Short: m.short, Long: m.long, Example: m.example,
+		Args: cobra.ExactArgs(m.nodes),
+		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, nodes []string) error {
+			pair, err := f.PairOf(ctx, nodes[0], fl.pair)
+			if err != nil {
+				return err
+			}
+			if m.warns != "" {
+				if err := a.confirm(fl.yes, m.warns, nodes[0], pair); err != nil {
+					return err
+				}
+			}
+			within := changeWithin
+			if m.waits {
+				within = fl.wait
+			}
+			ctx, cancel := context.WithTimeout(ctx, within)
+			defer cancel()
+			list, err := m.do(ctx, f, pair, nodes)
+			if err != nil {
+				return err
+			}
+			return a.emitMembers(list)
+		}),
+	}
+	fl.add(c, m.waits)
+	return c
+}
+
+const memberLeaves = "the member on %s of %s leaves for good, and its copy with it."
+
+func (a *app) pairEvictCmd() *cobra.Command {
+	return a.memberCmd(&memberChange{
+		use:   "evict NODE",
+		short: "Take a dead member out of its pair",
+		long: `evict takes the data replica or the witness on a node that is dead out of its
 pair, by a change that the others commit. While a dead member is in the group the
 others keep the log for it, without end. Its id never comes back: a node that
 returns gets a new member by postern pair replace. Evicting a data replica leaves
@@ -147,129 +190,71 @@ one data copy, so it asks first. It refuses if the member answers, or if those
 that are left and work are no majority with a complete copy.
 
 Given again it changes nothing.`,
-		Example: `  postern pair evict --dir ~/mail pair1-a`,
-		Args:    cobra.ExactArgs(1),
-		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {
-			pair, err := f.PairOf(ctx, args[0], fl.pair)
-			if err != nil {
-				return err
-			}
-			if err := a.confirm(fl.yes, "%s leaves %s for good, and its copy with it.", args[0], pair); err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, changeWithin)
-			defer cancel()
-			list, err := f.Evict(ctx, pair, args[0])
-			if err != nil {
-				return err
-			}
-			return a.emitMembers(list)
-		}),
-	}
-	fl.add(c, false)
-	return c
+		example: `  postern pair evict --dir ~/mail pair1-a`,
+		nodes:   1, warns: memberLeaves,
+		do: func(ctx context.Context, f *fleet.Fleet, pair string, nodes []string) (*admin.MemberList, error) {
+			return f.Evict(ctx, pair, nodes[0])
+		},
+	})
 }
 
 func (a *app) pairRemoveCmd() *cobra.Command {
-	var fl changeFlags
 	var oneCopy bool
-	c := &cobra.Command{
-		Use:   "remove NODE",
-		Short: "Take a member out of its pair",
-		Long: `remove takes a member out of its pair that may be alive; one that serves hands
+	c := a.memberCmd(&memberChange{
+		use:   "remove NODE",
+		short: "Take a member out of its pair",
+		long: `remove takes a member out of its pair that may be alive; one that serves hands
 over first. It refuses if the last complete copy would go, if those that are left
 are no majority that works, and, without --one-copy, if one data copy would be
 left.
 
 Given again it changes nothing.`,
-		Example: `  postern pair remove --dir ~/mail pair1-c`,
-		Args:    cobra.ExactArgs(1),
-		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {
-			pair, err := f.PairOf(ctx, args[0], fl.pair)
-			if err != nil {
-				return err
-			}
-			if err := a.confirm(fl.yes, "%s leaves %s for good, and its copy with it.", args[0], pair); err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, changeWithin)
-			defer cancel()
-			list, err := f.Remove(ctx, pair, args[0], oneCopy)
-			if err != nil {
-				return err
-			}
-			return a.emitMembers(list)
-		}),
-	}
-	fl.add(c, false)
+		example: `  postern pair remove --dir ~/mail pair1-c`,
+		nodes:   1, warns: memberLeaves,
+		do: func(ctx context.Context, f *fleet.Fleet, pair string, nodes []string) (*admin.MemberList, error) {
+			return f.Remove(ctx, pair, nodes[0], oneCopy)
+		},
+	})
 	c.Flags().BoolVar(&oneCopy, "one-copy", false, "go on although one data copy is left")
 	return c
 }
 
 func (a *app) pairAddCmd() *cobra.Command {
-	var fl changeFlags
-	c := &cobra.Command{
-		Use:   "add NODE",
-		Short: "Make a new member of a pair on a node",
-		Long: `add makes a member of a pair on a node that runs, has the pair in its
+	return a.memberCmd(&memberChange{
+		use:   "add NODE",
+		short: "Make a new member of a pair on a node",
+		long: `add makes a member of a pair on a node that runs, has the pair in its
 configuration and has no member of it yet: a data replica on a backend, a witness
 on a witness. The member gets a new id, fetches what it needs from a data replica
 while mail flows, catches up, and gets its vote then. Interrupted at any place
 it goes on by itself, and the same command shows how far it is.`,
-		Example: `  postern pair add --dir ~/mail --pair pair1 pair1-c`,
-		Args:    cobra.ExactArgs(1),
-		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {
-			pair, err := f.PairOf(ctx, args[0], fl.pair)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, fl.wait)
-			defer cancel()
-			list, err := f.Add(ctx, pair, args[0], a.showSeeding())
-			if err != nil {
-				return err
-			}
-			return a.emitMembers(list)
-		}),
-	}
-	fl.add(c, true)
-	return c
+		example: `  postern pair add --dir ~/mail --pair pair1 pair1-c`,
+		nodes:   1, waits: true,
+		do: func(ctx context.Context, f *fleet.Fleet, pair string, nodes []string) (*admin.MemberList, error) {
+			return f.Add(ctx, pair, nodes[0], a.showSeeding())
+		},
+	})
 }
 
 func (a *app) pairReplaceCmd() *cobra.Command {
-	var fl changeFlags
-	c := &cobra.Command{
-		Use:   "replace OLD NEW",
-		Short: "Put a new member of a pair in the place of another one",
-		Long: `replace puts a member on the node NEW in the place of the one on the node OLD.
+	return a.memberCmd(&memberChange{
+		use:   "replace OLD NEW",
+		short: "Put a new member of a pair in the place of another one",
+		long: `replace puts a member on the node NEW in the place of the one on the node OLD.
 Both may be the same node, after it has lost its directory or can no longer be
 brought up to date from the others' logs: its member is made anew, under another
-id. A member that is dead is evicted first; one that is alive goes last, when the
-new one has its vote, so that no copy is missing in between.
+id. A data replica does the latter by itself, see raft.reseed. A member that is
+dead is evicted first; one that is alive goes last, when the new one has its vote,
+so that no copy is missing in between.
 
 Interrupted at any place, the same command goes on.`,
-		Example: `  postern pair replace --dir ~/mail pair1-a pair1-a
+		example: `  postern pair replace --dir ~/mail pair1-a pair1-a
   postern pair replace --dir ~/mail pair1-a pair1-c`,
-		Args: cobra.ExactArgs(2),
-		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {
-			pair, err := f.PairOf(ctx, args[0], fl.pair)
-			if err != nil {
-				return err
-			}
-			if err := a.confirm(fl.yes, "the member of %s on %s leaves for good, and its copy with it.", pair, args[0]); err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(ctx, fl.wait)
-			defer cancel()
-			list, err := f.Replace(ctx, pair, args[0], args[1], a.sayStep, a.showSeeding())
-			if err != nil {
-				return err
-			}
-			return a.emitMembers(list)
-		}),
-	}
-	fl.add(c, true)
-	return c
+		nodes: 2, waits: true, warns: memberLeaves,
+		do: func(ctx context.Context, f *fleet.Fleet, pair string, nodes []string) (*admin.MemberList, error) {
+			return f.Replace(ctx, pair, nodes[0], nodes[1], a.sayStep, a.showSeeding())
+		},
+	})
 }
 
 func (a *app) pairRecoverCmd() *cobra.Command {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/postern-mail/postern/ha/drill"
 	"github.com/postern-mail/postern/integration/cluster"
 	"github.com/postern-mail/postern/shared/metrics"
 )
@@ -128,6 +129,31 @@ func exists(t *testing.T, postern, page, line string) {
 }
 
 var metricName = regexp.MustCompile(`\bpostern_[a-z0-9_]+`)
+
+// TestFailures: the page on what can fail names alerts and drills that exist, and
+// leaves out no drill of a single fault.
+func TestFailures(t *testing.T) {
+	page := read(t, "../../deploy/FAILURES.md")
+	for _, a := range regexp.MustCompile(`Postern[A-Z]\w+`).FindAllString(page, -1) {
+		if _, err := os.Stat(filepath.Join(runbook, a+".md")); err != nil {
+			t.Error(err)
+		}
+	}
+	named := map[string]bool{}
+	for _, row := range regexp.MustCompile(`(?m)\| ([^|]*) \|$`).FindAllStringSubmatch(page, -1) {
+		for name := range strings.SplitSeq(row[1], ", ") {
+			named[name] = true
+			if _, err := drill.Find(name); err != nil && !strings.Contains(name, "test") && name != "Drill" && name != "---" && name != "integration/upgrade" {
+				t.Errorf("no drill %q", name)
+			}
+		}
+	}
+	for _, name := range []string{"kill-serving", "disk-full", "failed-fsync", "partition-serving", "directory-outage", "dns-outage", "gossip-dead"} {
+		if !named[name] {
+			t.Errorf("the page does not name the drill %s", name)
+		}
+	}
+}
 
 // TestExported: what real daemons export is well named, and no rule and no
 // panel reads a figure that nobody exports.

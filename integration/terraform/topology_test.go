@@ -124,7 +124,7 @@ module "topology" {
   source   = "../modules/topology"
   cluster  = "example"
   domain   = "example.com"
-  versions = { relay = "0.3.0", backend = "0.2.0", witness = "0.2.0" }
+  versions = { relay = "0.2.0", backend = "0.2.0", witness = "0.2.0" }
   %s
   %s
 }

@@ -73,15 +73,6 @@ run "told" {
   }
 }
 
-run "machines_that_exist" {
-  command = plan
-  module { source = "./modules/machines" }
-  variables {
-    plan = merge(run.plan, { nodes = merge(run.plan.nodes, { relay1 = merge(run.plan.nodes.relay1, { host = "elsewhere" }) }), firewalls = { machine = merge(run.plan.firewalls.machine, { elsewhere = "" }) } })
-  }
-  expect_failures = [output.user_data]
-}
-
 run "device" {
   command = plan
   module { source = "./modules/machines" }

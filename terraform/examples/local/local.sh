@@ -36,6 +36,8 @@ put() {
 files() {
 	printf '%s' "$FILE" | put cluster.json
 	printf '%s' "$PROBE" | put probe.json
+	printf '%s' "$DRILLS" | put drills.yaml
+	echo secret | put drill.password
 }
 
 # serve runs postern dev services on the host NAME.

@@ -20,6 +20,22 @@ locals {
   cluster = merge(module.topology.tool.file, {
     users = [for i, u in local.people : { login = u, password = "secret", address = "${u}@${var.domain}", pair = "pair${i % var.pairs + 1}" }]
   })
+  # The same for drills, whose operator stands in mgmt.
+  drills = {
+    title       = var.domain
+    ca          = "${local.operator}/ca.pem"
+    server_name = "mail.${var.domain}"
+    admin       = { cert = "${local.operator}/admin.pem", key = "${local.operator}/admin-key.pem", ca = "${local.operator}/ca.pem" }
+    nodes = [for name, n in module.topology.nodes : merge(
+      { name = name, role = n.tier == "backend" ? "data" : n.tier, admin = "${n.address}:${n.services.admin[0]}" },
+    n.tier == "relay" ? { smtp = "${n.address}:${n.services.smtp[0]}", imaps = "${n.address}:${n.services.imaps[0]}" } : { pair = n.groups[0] })]
+    users = [for u in local.cluster.users : { login = u.login, password_file = "${var.state_dir}/drill.password", address = u.address, pair = u.pair }]
+    allow = ["transfer", "stop", "start", "drain", "undrain"]
+    hooks = {
+      stop  = "PREFIX=${var.prefix} STATE=${var.state_dir} exec sh ${module.zones.ground.script} stop \"$DRILL_NODE\""
+      start = "PREFIX=${var.prefix} STATE=${var.state_dir} exec sh ${module.zones.ground.script} start \"$DRILL_NODE\" ${var.state_dir}/\"$DRILL_NODE\".bin --config ${var.state_dir}/\"$DRILL_NODE\".yaml"
+    }
+  }
   # The matrix, with the hosts that stand for its groups here.
   probe = merge(module.topology.probe, { hosts = { internet = [local.resolver], management = [local.site.station] } })
 }
@@ -72,11 +88,11 @@ resource "terraform_data" "keys" {
 
 # What postern --dir and postern probe read.
 resource "terraform_data" "files" {
-  triggers_replace = [module.zones.home, sha256(jsonencode([local.cluster, local.probe]))]
+  triggers_replace = [module.zones.home, sha256(jsonencode([local.cluster, local.probe, local.drills]))]
 
   provisioner "local-exec" {
     command     = "exec sh \"$SCRIPT\" files"
-    environment = { SCRIPT = "${abspath(path.module)}/local.sh", STATE = var.state_dir, FILE = jsonencode(local.cluster), PROBE = jsonencode(local.probe) }
+    environment = { SCRIPT = "${abspath(path.module)}/local.sh", STATE = var.state_dir, FILE = jsonencode(local.cluster), PROBE = jsonencode(local.probe), DRILLS = yamlencode(local.drills) }
   }
 }
 

@@ -15,5 +15,6 @@ output "try" {
     ${local.tool} status --dir ${var.state_dir}
     ${join(" ", local.enter["internet"])} curl -sS --cacert ${local.operator}/ca.pem -u u0001:secret --resolve mail.${var.domain}:993:${module.topology.nodes["relay1"].address} imaps://mail.${var.domain}/INBOX
     ${local.tool} probe --matrix ${var.state_dir}/probe.json --enter 'exec nsenter --net="/run/netns/${var.prefix}-$POSTERN_FROM" "$@"'
+    ${join(" ", local.enter["management"])} ${local.tool} drill run stop-serving transfer --cluster ${var.state_dir}/drills.yaml --for 20s --html drill.html
   T
 }

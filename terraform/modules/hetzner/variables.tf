@@ -4,6 +4,10 @@ variable "plan" {
   nullable    = false
 
   validation {
+    condition     = alltrue([for name, n in try(var.plan.nodes, {}) : n.host == name])
+    error_message = "plan: the machines exist already (hosts); a cloud gives every node one of its own."
+  }
+  validation {
     condition     = alltrue([for s in keys(try(var.plan.zones, { none-at-all = {} })) : can(regex("^[a-z]{2,4}[0-9]?$", s))])
     error_message = "plan: want the outputs of the topology module, with locations as sites."
   }

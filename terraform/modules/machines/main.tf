@@ -42,6 +42,7 @@ locals {
     roles   = join(",", var.plan.certificates[name].node.roles)
     public  = var.plan.certificates[name].public
     sockets = local.sockets[name]
+    ids     = flatten([for p in values(var.plan.pairs) : [for m in values(p.members) : m.id if m.node == name]])
     config  = var.plan.configs[name]
     rules   = var.plan.firewalls.machine[n.host]
   }) }

@@ -4,6 +4,10 @@ variable "plan" {
   nullable    = false
 
   validation {
+    condition     = alltrue([for name, n in try(var.plan.nodes, {}) : n.host == name])
+    error_message = "plan: the machines exist already (hosts); a cloud gives every node one of its own."
+  }
+  validation {
     condition     = can(var.plan.zones) && can(var.plan.nodes)
     error_message = "plan: want the outputs of the topology module."
   }

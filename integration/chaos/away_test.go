@@ -66,13 +66,13 @@ func awayAndBack(t *testing.T, messages, size int) {
 		t.Fatalf("%d of %d deliveries without A were acknowledged", after-before, messages)
 	}
 	must("backup", "create", "--on", b, "forced")
-	c.Signal(witness, syscall.SIGKILL)
+	must("node", "stop", witness, "--kill")
 	must("node", "start", witness)
 	// What the witness refuses while it starts, B alone must not acknowledge; the
 	// pair is whole again when a delivery is.
 	load.Messages = 50
 	load.Run(led, nil)
-	c.Signal(b, syscall.SIGKILL)
+	must("node", "stop", b, "--kill")
 	began := time.Now()
 	must("node", "start", a)
 	if got := c.AwaitServing(pair.Name, 60*time.Second); got != a {

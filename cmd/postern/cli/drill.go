@@ -24,7 +24,7 @@ import (
 // drillFlags are the options of `drill run`.
 type drillFlags struct {
 	dir, cluster string
-	other        string
+	other, logs  string
 	namespaces   bool
 	o            drill.Options
 	out          drillOutputs
@@ -199,6 +199,7 @@ func (fl *drillFlags) flags(c *cobra.Command, long time.Duration, senders, rate,
 	f := c.Flags()
 	f.StringVar(&fl.dir, "dir", "", "folder of a development cluster")
 	f.StringVar(&fl.other, "other", "", "folder with the programs of another release, for rolling-upgrade on a development cluster")
+	f.StringVar(&fl.logs, "logs", "", "folder for the logs of the nodes in namespaces, which are gone otherwise")
 	f.BoolVar(&fl.namespaces, "namespaces", false, "make a cluster in network namespaces")
 	f.StringVar(&fl.cluster, "cluster", "", "file that describes a cluster and what may be done to it")
 	f.DurationVar(&fl.o.For, "for", long, "time of the load")
@@ -216,6 +217,7 @@ func (fl *drillFlags) flags(c *cobra.Command, long time.Duration, senders, rate,
 	c.MarkFlagsMutuallyExclusive("dir", "namespaces", "cluster")
 	_ = c.MarkFlagDirname("dir")
 	_ = c.MarkFlagDirname("other")
+	_ = c.MarkFlagDirname("logs")
 	_ = c.MarkFlagFilename("cluster", "yaml", "yml")
 }
 

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -65,7 +67,13 @@ func (fl *drillFlags) target() (opener, error) {
 			if err != nil {
 				return nil, nil, err
 			}
-			return lab, lab.Close, nil
+			return lab, func() error {
+				var err error
+				if fl.logs != "" {
+					err = lab.SaveLogs(filepath.Join(fl.logs, s.Name))
+				}
+				return errors.Join(err, lab.Close())
+			}, nil
 		}}, nil
 	}
 	return opener{}, fmt.Errorf("name the cluster: --dir DIR, --namespaces or --cluster FILE")

@@ -316,6 +316,22 @@ func (lab *Lab) tail(host string) string {
 	return string(text[max(0, len(text)-most):])
 }
 
+// SaveLogs copies the logs of all nodes into a folder.
+func (lab *Lab) SaveLogs(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var errs []error
+	for host, p := range lab.procs {
+		text, err := os.ReadFile(p.log)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, host+".log"), text, 0o644)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // Close ends the nodes and removes what was made.
 func (lab *Lab) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)

@@ -37,3 +37,6 @@ func haveDiskTools() error { return errLinux }
 
 // Clean finds nothing.
 func Clean(context.Context) ([]string, error) { return nil, errLinux }
+
+// SaveLogs does nothing.
+func (*Lab) SaveLogs(string) error { return nil }

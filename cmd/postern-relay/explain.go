@@ -51,8 +51,13 @@ func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.Exp
 	x := r.expander.With(d, func() time.Time { return at })
 	if in.Auth != "" {
 		// As in a transaction, before the first recipient.
-		if env.Guaranteed, err = x.Guaranteed(ctx, in.Auth); err == nil && env.Guaranteed {
+		var s expand.Submission
+		if s, err = x.Submission(ctx, in.Auth); s.Guaranteed {
+			env.Guaranteed = true
 			t.step(expand.Step{Rule: "14", Attribute: "mailSMTPSubmitChannel", Text: "what " + in.Auth + " submits is guaranteed: quotas do not count"})
+		}
+		if s.Recipients > 0 || s.Size > 0 {
+			t.step(expand.Step{Rule: "5/5", Text: fmt.Sprintf("what %s submits has at most %d recipients and %d octets, 0 is without limit", in.Auth, s.Recipients, s.Size)})
 		}
 	}
 	if err != nil {

@@ -144,8 +144,8 @@ func (r *relay) openDoor() error {
 		MaxOwn: r.c.SMTP.MaxOwnReceived, HoldLoops: r.c.SMTP.HoldLoops,
 		Log: r.n.Log, Mail: r.mailLog, Copies: r.copies(),
 	}
-	if len(r.c.Expand.GuaranteedChannels) > 0 {
-		cfg.Guaranteed = r.expander.Guaranteed
+	if s, err := schemaOf(&r.c.Directory); err == nil && (len(r.c.Expand.GuaranteedChannels) > 0 || s.SenderRecipients != "" || s.SenderMaxBlocks != "") {
+		cfg.Submission = r.expander.Submission
 	}
 	if r.c.Expand.Reverse {
 		cfg.Reverse = r.expander.Reverse

@@ -190,7 +190,8 @@ func TestGuaranteed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for who, want := range map[string]bool{"phone": true, "other": false, "plain": false, "nobody": false} {
-		got, err := x.Guaranteed(t.Context(), who)
+		s, err := x.Submission(t.Context(), who)
+		got := s.Guaranteed
 		if got != want || err != nil {
 			t.Errorf("%s: %v, %v", who, got, err)
 		}
@@ -206,7 +207,7 @@ func TestGuaranteed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := none.Guaranteed(t.Context(), "phone"); got || err != nil {
+	if got, err := none.Submission(t.Context(), "phone"); got != (Submission{}) || err != nil {
 		t.Errorf("without such channels: %v, %v", got, err)
 	}
 }
@@ -232,6 +233,43 @@ func TestDomainWithoutMail(t *testing.T) {
 			if (err != nil) != no || no && (mail.AsError("", err).ReplyCode() != 552 || !told(steps, "mailDomainDiskQuota", "no mail")) {
 				t.Errorf("%s: %q: %v", attr, value, err)
 			}
+		}
+	}
+}
+
+// TestSubmission: what bounds the mail that a user submits is read from the
+// attributes that a site names.
+func TestSubmission(t *testing.T) {
+	s := directory.SunSchema2()
+	if err := s.Rename("sender_recipients=maxRcpt"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Rename("sender_max_blocks=maxSend"); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		recipients, blocks string
+		want               Submission
+	}{
+		{"20", "100", Submission{Recipients: 20, Size: 100 * 1024}},
+		{"-1", "-2", Submission{}},
+		{"many", "", Submission{}},
+		{"9G", "4096G", Submission{Recipients: 1 << 30, Size: 4 << 40 * 1024}},
+	} {
+		e := s.ReadEntry("uid=u", directory.Attributes{
+			{Name: "objectClass", Values: []string{"inetMailUser", "inetLocalMailRecipient"}},
+			{Name: "uid", Values: []string{"u"}},
+			{Name: "maxRcpt", Values: []string{tt.recipients}},
+			{Name: "maxSend", Values: []string{tt.blocks}},
+		})
+		d := fixture()
+		d.users["u"] = []*directory.Entry{e}
+		x, err := New(Config{Directory: d, Pair: Pairs("pair1")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := x.Submission(t.Context(), "u"); got != tt.want || err != nil {
+			t.Errorf("%s, %s: %+v, %v, want %+v", tt.recipients, tt.blocks, got, err, tt.want)
 		}
 	}
 }

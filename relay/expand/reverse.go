@@ -42,19 +42,27 @@ func (x *Expander) Reverse(ctx context.Context, a mail.Address) (mail.Address, e
 	return primary, nil
 }
 
-// Guaranteed reports whether what user, who has logged in, submits goes by a
-// channel of guaranteed delivery (directory.md 14, mailSMTPSubmitChannel).
-func (x *Expander) Guaranteed(ctx context.Context, user string) (bool, error) {
-	if len(x.cfg.Guaranteed) == 0 {
-		return false, nil
-	}
+// Submission is what the directory says of all that a user submits.
+type Submission struct {
+	// Guaranteed: it goes by a channel of guaranteed delivery (directory.md 14,
+	// mailSMTPSubmitChannel).
+	Guaranteed bool
+	Recipients int   // RCPTs of one message, 0 without limit (directory.md 5, stage 5)
+	Size       int64 // octets of one message, 0 without limit
+}
+
+// Submission finds out about user, who has logged in.
+func (x *Expander) Submission(ctx context.Context, user string) (Submission, error) {
 	e, err := x.cfg.Directory.Login(ctx, user)
 	switch {
 	case errors.Is(err, directory.ErrNotFound), errors.Is(err, directory.ErrAmbiguous):
-		return false, nil
+		return Submission{}, nil
 	case err != nil:
 		w := walk{x: x, ctx: ctx}
-		return false, w.unknown(mail.Address{}, err)
+		return Submission{}, w.unknown(mail.Address{}, err)
 	}
-	return e.SubmitChannel != "" && slices.ContainsFunc(x.cfg.Guaranteed, func(c string) bool { return strings.EqualFold(c, e.SubmitChannel) }), nil
+	return Submission{
+		Guaranteed: e.SubmitChannel != "" && slices.ContainsFunc(x.cfg.Guaranteed, func(c string) bool { return strings.EqualFold(c, e.SubmitChannel) }),
+		Recipients: int(min(e.SenderRecipients, 1<<30)), Size: min(e.SenderMaxBlocks, 1<<50) * 1024,
+	}, nil
 }

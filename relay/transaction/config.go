@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/relay/deliver"
+	"github.com/postern-mail/postern/relay/expand"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
@@ -59,9 +60,8 @@ type Config struct {
 	// Copies tells who gets a copy of everything that the sender of env sends;
 	// nil: nobody.
 	Copies func(ctx context.Context, env *mail.Envelope) ([]mail.Recipient, error)
-	// Guaranteed reports whether mail that a user submits is stored over the
-	// recipients' quotas; nil: nobody's is.
-	Guaranteed func(ctx context.Context, user string) (bool, error)
+	// Submission tells what holds for all that a user submits; nil: nothing.
+	Submission func(ctx context.Context, user string) (expand.Submission, error)
 	// Reverse finds the primary address of a user's alternate one, for what
 	// users submit; nil: addresses stay as they are.
 	Reverse func(ctx context.Context, a mail.Address) (mail.Address, error)

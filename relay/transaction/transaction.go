@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-mail/postern/relay/expand"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
 )
@@ -51,7 +52,9 @@ type Transaction struct {
 	rcpts  []mail.Recipient
 	seen   map[mail.DeliveryKey]int // places in rcpts, nil while rcpts are few
 	drops  int                      // recipients that were discarded
-	graded bool                     // whether it is guaranteed
+	graded bool                     // limits are known
+	limits expand.Submission        // of the sender
+	given  int                      // RCPTs of one who has limits
 	asked  bool                     // who else gets a copy of what the sender sends
 }
 
@@ -124,14 +127,24 @@ func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 	return nil
 }
 
-// grade finds out, once, whether what the sender submits is guaranteed.
+// grade finds out, once, what holds for all that the sender submits.
 func (t *Transaction) grade(ctx context.Context) (err error) {
-	if t.a.cfg.Guaranteed == nil || t.graded || t.src.Internal || t.env.AuthUser == "" {
+	if t.a.cfg.Submission == nil || t.src.Internal || t.env.AuthUser == "" {
 		return nil
 	}
-	t.env.Guaranteed, err = t.a.cfg.Guaranteed(ctx, t.env.AuthUser)
-	t.graded = err == nil
-	return err
+	if !t.graded {
+		if t.limits, err = t.a.cfg.Submission(ctx, t.env.AuthUser); err != nil {
+			return err
+		}
+		t.env.Guaranteed, t.graded = t.limits.Guaranteed, true
+	}
+	if t.given++; t.limits.Recipients > 0 && t.given > t.limits.Recipients {
+		return &mail.Error{Op: "transaction.Rcpt", Code: 452, Status: mail.StatusTooManyRcpt, Reply: "Too many recipients for this user"}
+	}
+	if t.limits.Size > 0 && t.env.Size > t.limits.Size {
+		return &mail.Error{Op: "transaction.Rcpt", Code: 552, Status: mail.Status{5, 2, 3}, Reply: "Message too big for this user"}
+	}
+	return nil
 }
 
 // copies adds, once, who gets a copy of all that the sender sends.

@@ -31,7 +31,8 @@ type EntrySchema struct {
 	ProgramDelivery, DeliveryFile, SpareE, SpareG string
 
 	// Users.
-	AdminRole, SubmitChannel string
+	AdminRole, SubmitChannel          string
+	SenderRecipients, SenderMaxBlocks string // no usual names
 }
 
 func sunEntries() EntrySchema {
@@ -83,6 +84,7 @@ func (s *EntrySchema) attributes() []string {
 		s.AutoReplyMode, s.AutoReplySubject, s.AutoReplyText, s.AutoReplyTextInternal, s.AutoReplyTimeout,
 		s.AutoReplyAddress, s.VacationStart, s.VacationEnd, s.UserLanguage, s.DeferProcessing, s.OptIn, s.Capture,
 		s.ProgramDelivery, s.DeliveryFile, s.SpareE, s.SpareG, s.AdminRole, s.SubmitChannel,
+		s.SenderRecipients, s.SenderMaxBlocks,
 	}
 }
 
@@ -100,6 +102,9 @@ type EntrySettings struct {
 
 	StoreAdmin    bool   // mailAdminRole: may open every mailbox
 	SubmitChannel string // mailSMTPSubmitChannel: channel of what the user submits, in lower case
+	// SenderRecipients and SenderMaxBlocks bound what the user submits, by the
+	// site's attributes: recipients, and blocks of 1024 octets; 0 without limit.
+	SenderRecipients, SenderMaxBlocks int64
 
 	// Start and End are vacationStartDate and vacationEndDate, both inclusive;
 	// zero is open.
@@ -172,6 +177,7 @@ func (s *EntrySchema) settings(r *reader, k Kind) EntrySettings {
 	} else {
 		e.Away = s.away(r)
 		e.StoreAdmin = s.storeAdmin(r)
+		e.SenderRecipients, e.SenderMaxBlocks = max(r.limit(s.SenderRecipients), 0), max(r.limit(s.SenderMaxBlocks), 0)
 		e.SubmitChannel = strings.ToLower(r.one(s.SubmitChannel))
 	}
 	return e

@@ -156,23 +156,6 @@ func appendItem(b []byte, it *Item, level int) []byte {
 	return append(e.b, '\n')
 }
 
-// welcomes writes each text for new mailboxes once, and returns their numbers.
-func (e *encoder) welcomes(rcpts []Recipient) map[string]int {
-	var texts map[string]int
-	for i := range rcpts {
-		text := rcpts[i].Welcome
-		if text == "" || texts[text] > 0 {
-			continue
-		}
-		if texts == nil {
-			texts = map[string]int{}
-		}
-		texts[text] = len(texts) + 1
-		e.text("welcome", text)
-	}
-	return texts
-}
-
 // appendSeal appends the line that vouches for b from start on.
 func appendSeal(b []byte, start int) []byte {
 	h := hashOf(b[start:])
@@ -247,23 +230,6 @@ func (e *encoder) recipient(r *Recipient) {
 	e.text("+status", r.Answer.Status.String())
 	e.text("+text", r.Answer.Text)
 	e.text("+relay", r.Answer.Relay)
-}
-
-func (e *encoder) autoreply(a *mail.Autoreply) {
-	if a == nil {
-		return
-	}
-	e.b = append(e.b, "+reply "...)
-	e.b = strconv.AppendQuoteToASCII(e.b, string(a.Mode))
-	e.b = append(e.b, '\n')
-	e.flag("+replyonly", a.Only)
-	e.text("+replyfrom", a.From.String())
-	for _, me := range a.Me {
-		e.text("+replyme", me.String())
-	}
-	e.text("+replysubject", a.Subject)
-	e.text("+replytext", a.Text)
-	e.num("+replytimeout", int64(a.Timeout))
 }
 
 // line is one parsed line.
@@ -536,32 +502,6 @@ func (r *Recipient) read(l *line) {
 		if strings.HasPrefix(l.key, "+reply") {
 			l.autoreply(r.Autoreply)
 		}
-	}
-}
-
-// autoreply reads a line that belongs to +reply.
-func (l *line) autoreply(a *mail.Autoreply) {
-	if a == nil {
-		l.fail("before +reply")
-		return
-	}
-	switch l.key {
-	case "+replyonly":
-		a.Only = l.flag()
-	case "+replyfrom":
-		a.From = l.address()
-	case "+replyme":
-		if len(a.Me) >= maxNames {
-			l.fail("occurs too often")
-			return
-		}
-		a.Me = append(a.Me, l.address())
-	case "+replysubject":
-		a.Subject = l.text()
-	case "+replytext":
-		a.Text = l.text()
-	case "+replytimeout":
-		a.Timeout = time.Duration(l.num())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,9 +55,9 @@ func nodeOf(t *testing.T, c *cluster.Cluster) cluster.Node {
 	return cluster.Node{}
 }
 
-// figure is a figure that a node of ours exports: the sum of those whose line
-// begins with one of the prefixes.
-func figure(t *testing.T, addr string, prefixes ...string) int {
+// figure is a figure that a node of ours exports, summed over all labels but
+// the one given; nought before it has been counted for the first time.
+func figure(t *testing.T, addr, name, label string) int {
 	t.Helper()
 	res, err := http.Get("http://" + addr + "/metrics")
 	if err != nil {
@@ -69,15 +70,19 @@ func figure(t *testing.T, addr string, prefixes ...string) int {
 	}
 	sum := 0.0
 	for line := range strings.Lines(string(text)) {
-		for _, p := range prefixes {
-			if strings.HasPrefix(line, p) {
-				v, err := strconv.ParseFloat(strings.Fields(line[len(p):] + " 0")[0], 64)
-				if err != nil {
-					t.Fatalf("%q: %v", line, err)
-				}
-				sum += v
-			}
+		rest, ok := strings.CutPrefix(line, name+"{")
+		labels, value, ok2 := strings.Cut(rest, "} ")
+		if !ok || !ok2 {
+			continue
 		}
+		if !slices.Contains(strings.Split(labels, ","), label) {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		sum += v
 	}
 	return int(sum)
 }

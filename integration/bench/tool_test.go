@@ -43,7 +43,7 @@ func TestTool(t *testing.T) {
 	if got.Deliveries.Done > 200 || got.Logins.Done != 30 || got.Polls.Done > 30*10 || got.Ended {
 		t.Errorf("more than was asked for: %s", out)
 	}
-	if n := figure(t, node.Metrics, `postern_lmtp_deliveries_total{class="2"}`); n != got.Deliveries.Done {
+	if n := figure(t, node.Metrics, "postern_lmtp_deliveries_total", `class="2"`); n != got.Deliveries.Done {
 		t.Errorf("the pair has %d messages, the load says %d", n, got.Deliveries.Done)
 	}
 	if len(got.Nodes) != 5 {

@@ -187,9 +187,10 @@ func (p *proc) serve(ctx context.Context) (err error) {
 	return nil
 }
 
-// ended is told of the end of Run.
+// ended is told of the end of Run. Like the daemon it takes what Run says for a
+// fault only if nobody asked for the end: a process can be stopped before it runs.
 func (p *proc) ended(err error) {
-	if err != nil && !p.dead.Load() {
+	if err != nil && !p.dead.Load() && !p.ends.Load() {
 		p.n.w.problem("%s ended: %v", p.n.peer.Name, err)
 	}
 }

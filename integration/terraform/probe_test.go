@@ -52,8 +52,8 @@ type report struct {
 	}
 	Open, Closed, Silent int
 	Probes               []struct {
-		From, To, Protocol, State string
-		Port                      int
+		From, To, Protocol, State, Rule string
+		Port                            int
 	}
 }
 
@@ -95,7 +95,11 @@ func (l *local) probe(release string, from ...string) {
 		if p.Protocol == "tcp" && p.State == "open" {
 			open[way] = append(open[way], p.Port)
 		}
-		// Of UDP only the example's DNS answers.
+		// Firewalls here answer what they refuse, so that UDP is silent only where a
+		// rule lets it through, and only the example's DNS answers.
+		if p.State == "silent" && p.Rule == "" {
+			t.Errorf("%s to %s: UDP port %d is not refused, and no rule allows it", p.From, p.To, p.Port)
+		}
 		if p.Protocol == "udp" && (p.State == "open") != (p.Port == 53 && kind(p.From) == "relay" && kind(p.To) == "internet") {
 			t.Errorf("%s to %s: UDP port %d is %s", p.From, p.To, p.Port, p.State)
 		}

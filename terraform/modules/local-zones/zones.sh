@@ -45,8 +45,9 @@ make() {
 	remove "$1"
 	ip netns add "$PREFIX-$1"
 	ip -n "$PREFIX-$1" link set lo up
-	# Every refusal is answered, so that a wrong address is seen at once.
-	setting "$1" ipv4/icmp_ratelimit 0
+	# Every refusal is answered, without a ration, so that a wrong address is seen at
+	# once and a probe can tell a refusal from silence.
+	setting "$1" ipv4/icmp_ratemask 0
 }
 
 bridge() { # NAME BRIDGE ADDRESS

@@ -46,20 +46,21 @@ func main() {
 
 // relay is what the start-up list builds, in its order.
 type relay struct {
-	n        *daemon.Node[config.Relay]
-	c        *config.Relay
-	mailLog  *maillog.Log
-	queue    *queue.Queue
-	resolver dns.Resolver
-	dir      *lookups
-	answers  *autoreply.Agent
-	pairs    *welcome.Agent
-	expander *expand.Expander
-	acceptor *transaction.Acceptor
-	outside  *outbound.Agent
-	jobs     *jobctl.Controller
-	sessions []*proxy.Server
-	inFlight atomic.Int64 // octets of messages in memory
+	n           *daemon.Node[config.Relay]
+	c           *config.Relay
+	mailLog     *maillog.Log
+	queue       *queue.Queue
+	resolver    dns.Resolver
+	dir         *lookups
+	answers     *autoreply.Agent
+	pairs       *welcome.Agent
+	expander    *expand.Expander
+	acceptor    *transaction.Acceptor
+	outside     *outbound.Agent
+	jobs        *jobctl.Controller
+	sessions    []*proxy.Server
+	connections func() int   // of SMTP, open now; nil without a service
+	inFlight    atomic.Int64 // octets of messages in memory
 }
 
 // start opens what is below first and lets mail in last.

@@ -118,6 +118,9 @@ func (r *relay) status(s *admin.NodeStatus) {
 	for _, p := range r.sessions {
 		s.Sessions += p.Sessions()
 	}
+	if r.connections != nil {
+		s.Connections = r.connections()
+	}
 }
 
 // countHeld is the largest queue whose held messages are counted for a status:

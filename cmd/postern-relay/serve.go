@@ -108,6 +108,12 @@ func (r *relay) dispatch(services []dispatcher.Service) error {
 	if err != nil {
 		return err
 	}
+	r.connections = func() (n int) {
+		for _, s := range services {
+			n += int(d.Connections(s.Name))
+		}
+		return n
+	}
 	for _, s := range services {
 		r.n.Metrics.GaugeFunc(metrics.SMTPOpenNow, "Connections open now, by service.", map[string]string{"service": s.Name},
 			func() float64 { return float64(d.Connections(s.Name)) })

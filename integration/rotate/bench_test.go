@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +25,7 @@ func TestMain(m *testing.M) {
 const (
 	runName  = "rotate"
 	bodySize = 2000
+	senders  = 4
 )
 
 // bench is a cluster under load, with users at work.
@@ -48,12 +51,18 @@ func begin(t *testing.T, c *cluster.Cluster, rate int) *bench {
 	t.Helper()
 	info := c.Info()
 	b := &bench{t: t, c: c, book: ledger.New(), access: &mailbox.Access{TLS: c.TLS(), Dial: dial, Timeout: 10 * time.Second}}
-	load := &ledger.Load{Run: runName, Senders: 4, Rate: rate, Size: bodySize, Timeout: 20 * time.Second, Dial: dial}
+	var load struct {
+		Doors      []ledger.Door
+		Recipients []string
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	b.cancel = cancel
 	t.Cleanup(func() { cancel(); b.wg.Wait() })
-	all := make([]mailbox.User, len(info.Users))
-	for i, u := range info.Users {
+	// Those who work come first, and are of the first pair, which stays.
+	users := slices.Clone(info.Users)
+	slices.SortStableFunc(users, func(a, b cluster.User) int { return strings.Compare(a.Pair, b.Pair) })
+	all := make([]mailbox.User, len(users))
+	for i, u := range users {
 		all[i] = mailbox.User{Login: u.Login, Password: u.Password, Address: u.Address}
 	}
 	for i, r := range info.Relays {
@@ -74,11 +83,10 @@ func begin(t *testing.T, c *cluster.Cluster, rate int) *bench {
 		}
 		b.marks = append(b.marks, m)
 	}
-	b.wg.Go(func() {
-		if err := load.Send(ctx, b.book); err != nil {
-			t.Error(err)
-		}
-	})
+	for w := range senders {
+		s := &sender{doors: load.Doors, recipients: load.Recipients, every: senders * time.Second / time.Duration(rate)}
+		b.wg.Go(func() { s.run(ctx, t, b.book, w) })
+	}
 	for _, p := range b.probers {
 		b.wg.Go(func() { p.Run(ctx) })
 	}

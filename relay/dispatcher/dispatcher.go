@@ -5,7 +5,7 @@ and stops in order: first no new connections, then no new transactions, then
 none at all.
 
 	Run -> accept -> over the limit: 421 4.3.2 | ServeConn in a goroutine
-	Drain -> new connections get 421 4.3.2, sessions go on
+	Drain -> new connections get 421 4.3.2, sessions between transactions too
 	Shutdown -> listeners closed, idle sessions told 421, the rest waited for
 
 A temporary failure to accept (too many open files) is waited out with growing
@@ -225,12 +225,32 @@ func (d *Dispatcher) turnAway(s *service, c net.Conn) {
 	c.Close()
 }
 
-// Drain refuses new connections with Busy from now on; open sessions go on.
-// A balancer's check then sees 421. Undrain takes it back.
-func (d *Dispatcher) Drain() { d.draining.Store(true) }
+// drainer is a Server that can have its sessions end at a good place.
+type drainer interface {
+	Drain()
+	Undrain()
+}
+
+// Drain refuses new connections with Busy from now on; a balancer's check then
+// sees 421. A Server with a method Drain ends its sessions between transactions;
+// those of others go on. Undrain takes it back.
+func (d *Dispatcher) Drain() { d.setDraining(true) }
 
 // Undrain takes new connections again.
-func (d *Dispatcher) Undrain() { d.draining.Store(false) }
+func (d *Dispatcher) Undrain() { d.setDraining(false) }
+
+func (d *Dispatcher) setDraining(on bool) {
+	d.draining.Store(on)
+	for _, l := range d.listeners {
+		s, ok := l.service.Server.(drainer)
+		switch {
+		case ok && on:
+			s.Drain()
+		case ok:
+			s.Undrain()
+		}
+	}
+}
 
 // Draining reports whether new connections are refused.
 func (d *Dispatcher) Draining() bool { return d.draining.Load() }

@@ -74,8 +74,10 @@ type NodeStatus struct {
 	Groups   []GroupStatus `json:"groups,omitempty"`
 	Queue    *QueueStatus  `json:"queue,omitempty"`
 	Sessions int           `json:"sessions"`
-	CertEnds time.Time     `json:"certificate_ends"`
-	Clock    time.Time     `json:"clock,omitzero"` // when it gave this answer
+	// Connections are those of SMTP, beside Sessions, which are of IMAP and POP3.
+	Connections int       `json:"connections,omitempty"`
+	CertEnds    time.Time `json:"certificate_ends"`
+	Clock       time.Time `json:"clock,omitzero"` // when it gave this answer
 
 	Formats FormatLevels `json:"formats,omitzero"` // nothing from releases before 0.2
 }

@@ -146,7 +146,7 @@ func (c *conn) mail(args string) {
 	case c.needTLS():
 		c.reply(replyTLSFirst)
 		return
-	case c.srv.draining.Load():
+	case c.srv.away():
 		c.reply(replyShutdown)
 		return
 	case c.transactions >= c.limits.Transactions:

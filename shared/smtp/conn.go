@@ -95,7 +95,7 @@ func (c *conn) begin() error {
 		}
 	}
 	c.before = c.info.Remote
-	if c.srv.draining.Load() && !c.cfg.ImplicitTLS {
+	if c.srv.away() && !c.cfg.ImplicitTLS {
 		return errDraining
 	}
 	if c.cfg.ImplicitTLS {

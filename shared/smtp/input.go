@@ -226,7 +226,7 @@ func (c *conn) interrupted() error {
 	if c.ctx.Err() != nil {
 		return errKilled
 	}
-	if c.idle.Load() && c.srv.draining.Load() {
+	if c.idle.Load() && c.srv.away() {
 		return errDraining
 	}
 	return nil

@@ -24,7 +24,8 @@ type Server struct {
 	name   string // begins the id of each connection
 	serial atomic.Uint64
 
-	draining atomic.Bool
+	draining atomic.Bool // Shutdown has been called
+	leaving  atomic.Bool // Drain has been called
 
 	mu        sync.Mutex // guards what follows
 	conns     map[*conn]struct{}
@@ -218,6 +219,26 @@ func (s *Server) closeIdle() {
 		close(s.idle)
 	}
 }
+
+// Drain ends sessions between transactions by 421 4.3.2, so that their clients
+// take another server; open transactions go on to their reply, and Undrain takes it
+// back. Listeners stay open: a new connection gets 421 too.
+func (s *Server) Drain() {
+	s.leaving.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.idle.Load() {
+			c.raw.SetReadDeadline(past)
+		}
+	}
+}
+
+// Undrain takes sessions and transactions again.
+func (s *Server) Undrain() { s.leaving.Store(false) }
+
+// away reports whether sessions between transactions have to end.
+func (s *Server) away() bool { return s.draining.Load() || s.leaving.Load() }
 
 // Shutdown stops accepting and drains: sessions between transactions get 421
 // 4.3.2, open transactions go on to their reply. It returns nil when every

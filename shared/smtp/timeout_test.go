@@ -208,6 +208,53 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+// TestDrain: sessions between transactions are told to go elsewhere, an open one
+// ends with its reply, a new one is not begun; and all of it is taken back.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &sink{}
+		srv := newTestServer(t, testConfig(s))
+		idle, idleR, idleDone := pipeSession(t, srv)
+		busy, busyR, busyDone := pipeSession(t, srv)
+		expect(t, idleR, "220")
+		expect(t, busyR, "220")
+		say(t, idle, "EHLO a\r\n")
+		expect(t, idleR, "250")
+		say(t, busy, "EHLO a\r\n")
+		expect(t, busyR, "250")
+		say(t, busy, "MAIL FROM:<ann@example.net>\r\n")
+		expect(t, busyR, "250")
+		synctest.Wait()
+		srv.Drain()
+		expect(t, idleR, "421 4.3.2")
+		<-idleDone
+		_, newR, newDone := pipeSession(t, srv)
+		expect(t, newR, "421 4.3.2")
+		<-newDone
+		say(t, busy, "RCPT TO:<bob@example.com>\r\n")
+		expect(t, busyR, "250")
+		say(t, busy, "DATA\r\n")
+		expect(t, busyR, "354")
+		say(t, busy, "x\r\n.\r\n")
+		expect(t, busyR, "250 2.1.5")
+		expect(t, busyR, "421 4.3.2")
+		<-busyDone
+		srv.Undrain()
+		again, againR, againDone := pipeSession(t, srv)
+		expect(t, againR, "220")
+		say(t, again, "EHLO a\r\n")
+		expect(t, againR, "250")
+		say(t, again, "MAIL FROM:<ann@example.net>\r\n")
+		expect(t, againR, "250")
+		say(t, again, "QUIT\r\n")
+		expect(t, againR, "221")
+		<-againDone
+		if len(s.got()) != 1 {
+			t.Errorf("%d messages", len(s.got()))
+		}
+	})
+}
+
 // TestShutdownCut does not wait longer than its context.
 func TestShutdownCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

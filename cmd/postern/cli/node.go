@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -101,21 +102,74 @@ func (a *app) named(ctx context.Context, f *fleet.Fleet, name string) (*fleet.No
 }
 
 func (a *app) nodeDrainCmd() *cobra.Command {
-	var off bool
+	var off, flush bool
+	var wait time.Duration
 	c := &cobra.Command{
 		Use:   "drain NODE",
 		Short: "Have a node take no new work",
 		Long: `drain makes a node refuse new work until undrain (or drain --off): the others
-stop choosing a relay, and a replica hands over what it serves. What is under
-way goes on.`,
-		Example: `  postern node drain --dir ~/mail relay1`,
-		Args:    cobra.ExactArgs(1),
+stop choosing a relay, and a replica hands over what it serves.
+
+A relay answers 421 to new SMTP connections and between two messages, so that
+senders go to another relay; a message under way goes on to its reply. IMAP and
+POP3 sessions go on, and new ones are taken from clients that still come. Its
+/readyz says 503, and it is named by DNS no more.
+
+Its queue goes on too: what is due is delivered, what is deferred waits for its
+time. With --wait, drain returns when no mail is under way any more, and fails
+when that time is over, saying what is left; the relay stays drained either way.
+With --flush the deferred messages are tried at once first. What cannot be
+delivered stays in the relay's queue, on its disk, until it runs again.`,
+		Example: `  postern node drain --dir ~/mail relay1
+  postern node drain --dir ~/mail relay1 --wait 5m --flush`,
+		Args: cobra.ExactArgs(1),
 		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {
-			return a.drain(ctx, f, args[0], !off, fleet.Relay, fleet.Backend, fleet.Witness)
+			switch {
+			case off && (wait > 0 || flush):
+				return usagef("--wait and --flush are for the beginning, not with --off")
+			case wait < 0:
+				return usagef("--wait %v: want more than 0", wait)
+			case wait == 0 && !flush:
+				return a.drain(ctx, f, args[0], !off, fleet.Relay, fleet.Backend, fleet.Witness)
+			}
+			return a.drainMail(ctx, f, args[0], wait, flush)
 		}),
 	}
 	c.Flags().BoolVar(&off, "off", false, "end it, as undrain does")
+	c.Flags().DurationVar(&wait, "wait", 0, "time that the mail of a relay has to get through (default: not waited for)")
+	c.Flags().BoolVar(&flush, "flush", false, "try the deferred messages of a relay at once")
 	return c
+}
+
+// drainMail drains a relay and waits for its mail.
+func (a *app) drainMail(ctx context.Context, f *fleet.Fleet, node string, wait time.Duration, flush bool) error {
+	n, err := a.named(ctx, f, node)
+	if err != nil {
+		return err
+	}
+	if n.Role != fleet.Relay {
+		return usagef("--wait and --flush are for a relay, %s is a %s", node, n.Role)
+	}
+	begin, cancel := context.WithTimeout(ctx, changeWithin)
+	defer cancel()
+	if err := f.Drain(begin, node, true); err != nil {
+		return err
+	}
+	e, err := f.AwaitEmpty(ctx, node, wait, flush)
+	if err != nil {
+		return err
+	}
+	if err := a.emit(e, func(w io.Writer) error {
+		t := table.New("node", ">connections", ">queued", ">held", ">sessions", ">flushed")
+		t.Row(e.Node, e.Connections, e.Queued, e.Held, e.Sessions, e.Flushed)
+		return t.Print(w)
+	}); err != nil {
+		return err
+	}
+	if wait > 0 && !e.Done() {
+		return fmt.Errorf("%s drains, and after %v mail is still under way: %d connections, %d messages queued", node, wait, e.Connections, e.Queued)
+	}
+	return nil
 }
 
 func (a *app) nodeUndrainCmd() *cobra.Command {

@@ -68,7 +68,7 @@ func start(_ context.Context, n *daemon.Node[config.Relay]) error {
 	r := &relay{n: n, c: n.Config}
 	for _, step := range []func() error{
 		r.openLog, r.openQueue, r.serveDirectory, r.openDirectory, r.openPairs, r.openDoor, r.openOutside, r.openJobs,
-		r.serveMail, r.serveAccess,
+		r.serveMail, r.serveAccess, r.serveDNS,
 	} {
 		if err := step(); err != nil {
 			return err

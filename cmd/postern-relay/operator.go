@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -92,6 +93,9 @@ func (r *relay) self() gossip.Self {
 		if len(addrs) > 0 {
 			services[name] = addrs[0]
 		}
+	}
+	for i, a := range r.c.Public.Addresses {
+		services[publicService(i)] = netip.AddrPortFrom(netip.MustParseAddr(a), publicPort).String()
 	}
 	return gossip.Self{Load: r.load(), Services: services}
 }

@@ -51,6 +51,7 @@ type Relay struct {
 	SMTP, Submission, Submissions string
 	IMAP, IMAPS, POP3, POP3S      string
 	Admin, Metrics                string
+	Public, DNS                   string // with --responder
 }
 
 // Pair is a raft group.

@@ -61,7 +61,7 @@ type Relay struct {
 	Proxy      Proxy
 	Trust      Trust
 	Directory  Directory
-	DNS        struct{ Servers []string }
+	DNS        DNS
 	Pairs      []StaticNode
 	Accept     Accept
 	Expand     Expand
@@ -78,6 +78,24 @@ type Relay struct {
 type PublicTLS struct {
 	Cert, Key string
 	ClientCA  string `mapstructure:"client_ca"`
+	Addresses []string
+}
+
+// DNS is whom a relay asks, and what it answers itself.
+type DNS struct {
+	Servers []string
+	Serve   DNSServe
+}
+
+// DNSServe is the responder of a relay.
+type DNSServe struct {
+	Listen      []string
+	Zone        string
+	Names       []string
+	NameServers []string `mapstructure:"name_servers"`
+	Contact     string
+	TTL         time.Duration `mapstructure:"ttl"`
+	Rate        int
 }
 
 // SMTP is the service on port 25, and the limits of every SMTP listener.

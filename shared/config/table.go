@@ -97,6 +97,7 @@ var Table = []Option{
 	{Name: "public.cert", Type: File, Default: "tls/public.pem", Tier: TierRelay, Help: "Certificate for clients and the Internet, PEM. Read again when it changes."},
 	{Name: "public.key", Type: File, Default: "tls/public-key.pem", Tier: TierRelay, Help: "Key of public.cert, PEM."},
 	{Name: "public.client_ca", Type: File, Tier: TierRelay, Help: "CAs of client certificates, for SASL EXTERNAL. Empty: not offered."},
+	{Name: "public.addresses", Type: Words, Tier: TierRelay, Help: "Addresses by which the Internet and clients reach this relay, at most 4, told to the others for dns.serve. Empty: the one that gossip tells for smtp.listen."},
 
 	{Name: "smtp.listen", Type: HostPorts, Default: ":25", Tier: TierRelay, Help: "Addresses for mail from the Internet."},
 	{Name: "smtp.max_size", Type: Octets, Default: "50MB", Tier: TierRelay, Min: 64 << 10, Help: "Largest message accepted (552 5.3.4)."},
@@ -183,6 +184,14 @@ var Table = []Option{
 	{Name: "directory.serve.peers[].name", Type: String, Tier: TierRelay, Need: true, Help: "Distinguished name that the user is."},
 
 	{Name: "dns.servers", Type: HostPorts, Tier: TierRelay, Help: "Resolvers. Empty: those of /etc/resolv.conf."},
+
+	{Name: "dns.serve.listen", Type: HostPorts, Tier: TierRelay, Help: "Addresses, UDP and TCP, on which this relay answers as authoritative name server of dns.serve.zone. A service without privileges takes a port above 1023, to which the firewall turns port 53. Empty: it does not."},
+	{Name: "dns.serve.zone", Type: String, Tier: TierRelay, Help: "Zone that is delegated to the relays, as mx.example.com. It has MX, A and AAAA of the relays that are fit; those that drain or are dead are left out."},
+	{Name: "dns.serve.names", Type: Words, Tier: TierRelay, Help: "Names below dns.serve.zone that have the same records, such as imap.mx.example.com."},
+	{Name: "dns.serve.name_servers", Type: Words, Tier: TierRelay, Help: "Names of the zone's name servers. Empty: those of the relays, RELAY.ZONE."},
+	{Name: "dns.serve.contact", Type: String, Tier: TierRelay, Help: "Mail address of who looks after the zone. Empty: hostmaster of the zone."},
+	{Name: "dns.serve.ttl", Type: Duration, Default: "30s", Tier: TierRelay, Min: 1, Max: 86400, Help: "Time for which others keep the answers, also that there is none: a relay that drains is asked for so long."},
+	{Name: "dns.serve.rate", Type: Int, Unit: "answers a second", Default: "200", Tier: TierRelay, Min: 1, Max: 1000000, Help: "Answers by UDP to one network (/24, /56). Beyond it a client has to ask by TCP."},
 
 	{Name: "pairs", Type: Objects, Tier: TierRelay, Help: "Nodes of the pairs, used until gossip tells more."},
 	{Name: "pairs[].pair", Type: String, Tier: TierRelay, Need: true, Help: "Name of the pair."},

@@ -7,7 +7,8 @@ UDP with EDNS0, by TCP when an answer is cut short, tries the next server when
 one does not answer, and keeps answers for their TTL, "no such name" among them,
 within bounds. Questions that are under way are asked once. Server is a small
 authoritative server over a zone in memory, for development clusters and tests,
-and Zone answers from the same data without a network.
+and Zone answers from the same data without a network. Package responder is the
+server that faces the Internet.
 
 An answer is one of three things: records, ErrNotFound (the name or the type
 does not exist, from an authoritative or clean answer) or an error, which is

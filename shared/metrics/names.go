@@ -31,6 +31,7 @@ var (
 	DirSearches   = Relay.counters("postern_directory_searches_total", "Questions to the directory, by result.", "result")
 	DirFaults     = Relay.counters("postern_directory_faults_total", "Faults of the directory and of what is in it, by kind.", "fault")
 	DirRoundTrips = Relay.counters("postern_directory_round_trips_total", "Requests sent to LDAP servers, by operation.", "operation")
+	DNSAnswers    = Relay.counters("postern_dns_answers_total", "Answers of the DNS responder, by protocol and result; dropped are none.", "protocol", "result")
 	DirAnswers    = Relay.counters("postern_directory_answers_total", "Answers given, by question and by where they come from.", "question", "from")
 )
 
@@ -47,6 +48,7 @@ const (
 const (
 	SMTPOpenNow   = "postern_smtp_sessions_open"
 	ProxyOpenNow  = "postern_proxy_sessions_open"
+	DNSRelays     = "postern_dns_relays"
 	DirStale      = "postern_directory_stale_answers"
 	MailDropped   = "postern_mail_events_dropped"
 	QueueMessages = "postern_queue_messages"

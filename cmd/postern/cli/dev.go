@@ -62,6 +62,8 @@ that are not the cluster's own is returned: its DNS knows no others.`,
 	f.StringVar(&o.BindPassword, "bind-password", "", "password of --bind-dn")
 	f.StringVar(&passwordFile, "bind-password-file", "", "file with the password of --bind-dn")
 	f.BoolVar(&o.BenchPorts, "bench-ports", false, "give each replica plain LMTP and IMAP ports for measuring, without TLS or LDAP")
+	f.BoolVar(&o.Responder, "responder", false, `have the relays answer DNS for mx.DOMAIN, and listen for SMTP on 127.0.0.11, 127.0.0.12 ... too,
+all on one port (Linux)`)
 	f.BoolVar(&o.NoRestart, "no-restart", false, "leave a node that ends down")
 	f.StringVar(&o.Binaries, "binaries", "", "folder with the daemons to run (default: the one of this program)")
 	f.BoolVarP(&o.Quiet, "quiet", "q", false, "print nothing")

@@ -57,6 +57,8 @@ type Relay struct {
 	Metrics     string `json:"metrics"`
 	Gossip      string `json:"gossip"`
 	Dir         string `json:"dir"`
+	Public      string `json:"public,omitempty"` // SMTP on an address of its own, with --responder
+	DNS         string `json:"dns,omitempty"`    // its responder
 }
 
 // Pair is a raft group.

@@ -2,8 +2,10 @@ package dev
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gopkg.in/yaml.v3"
 
@@ -52,6 +54,7 @@ type relayConfig struct {
 	Proxy      proxyConfig  `yaml:"proxy"`
 	Directory  ldapConfig   `yaml:"directory"`
 	DNS        dnsConfig    `yaml:"dns"`
+	Public     *publicNames `yaml:"public,omitempty"`
 	Pairs      []pairConfig `yaml:"pairs"`
 	Retry      retryConfig  `yaml:"retry"`
 }
@@ -89,7 +92,19 @@ type domainConfig struct {
 }
 
 type dnsConfig struct {
-	Servers []string `yaml:"servers,flow"`
+	Servers []string  `yaml:"servers,flow"`
+	Serve   *dnsServe `yaml:"serve,omitempty"`
+}
+
+type dnsServe struct {
+	Listen []string `yaml:"listen,flow"`
+	Zone   string   `yaml:"zone"`
+	TTL    string   `yaml:"ttl"`
+	Rate   int      `yaml:"rate"`
+}
+
+type publicNames struct {
+	Addresses []string `yaml:"addresses,flow"`
 }
 
 type pairConfig struct {
@@ -208,13 +223,20 @@ func (l *layout) relay(dir string, n *node, o *Options) *relayConfig {
 		POP3:       access{[]string{n.Addr["pop3"]}, []string{n.Addr["pop3s"]}},
 		Proxy:      proxyConfig{sessionsPerAddress, "yes"},
 		Directory:  ldapConfig{URLs: []string{"ldap://" + l.LDAP}, Base: l.Base, DefaultDomain: l.Domains[0]},
-		DNS:        dnsConfig{[]string{l.DNS}},
+		DNS:        dnsConfig{Servers: []string{l.DNS}},
 		Retry:      retryConfig{retrySchedule},
 	}
 	if l.Unlisted {
 		c.Directory.Domains = []domainConfig{{l.Domains[0]}}
 		// Such a tree was not made for us: one class says what an entry is.
 		c.Directory.UserClasses, c.Directory.GroupClasses = []string{"inetMailUser"}, []string{"inetMailGroup"}
+	}
+	if o.Responder {
+		smtp, dns := l.public(n)
+		host, _, _ := net.SplitHostPort(smtp)
+		c.SMTP.Listen = append(c.SMTP.Listen, smtp)
+		c.Public = &publicNames{[]string{host}}
+		c.DNS.Serve = &dnsServe{[]string{dns}, responderZone + l.Domains[0], "1s", 100_000}
 	}
 	if o.Directory != "" {
 		c.Directory.URLs, c.Directory.BindDN = []string{o.Directory}, o.BindDN
@@ -226,6 +248,22 @@ func (l *layout) relay(dir string, n *node, o *Options) *relayConfig {
 		c.Pairs = append(c.Pairs, pairConfig{Pair: b.Pair, Node: b.Name, LMTP: b.Addr["lmtp"], IMAP: b.Addr["imap"], POP3: b.Addr["pop3"]})
 	}
 	return c
+}
+
+// responderZone begins the name of the zone of the relays' own DNS.
+const responderZone = "mx."
+
+// public are the addresses of a relay that has one of its own on loopback: the
+// ports, of SMTP and DNS, are the same for all, as they would be in the world. They
+// are those of the first relay's SMTP and metrics, which are on 127.0.0.1.
+func (l *layout) public(n *node) (smtp, dns string) {
+	relays := l.of(relayTier)
+	host := fmt.Sprintf("127.0.0.%d", 11+slices.Index(relays, n))
+	on := func(service string) string {
+		_, port, _ := net.SplitHostPort(relays[0].Addr[service])
+		return net.JoinHostPort(host, port)
+	}
+	return on("smtp"), on("metrics")
 }
 
 func (l *layout) store(dir string, n *node, o *Options) *storeConfig {

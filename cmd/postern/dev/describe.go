@@ -26,7 +26,12 @@ func (l *layout) describe(dir string, o *Options, pid func(name string) int) *cl
 	}
 	for _, n := range l.of(relayTier) {
 		a := n.Addr
+		var public, dns string
+		if o.Responder {
+			public, dns = l.public(n)
+		}
 		f.Relays = append(f.Relays, clusterfile.Relay{
+			Public: public, DNS: dns,
 			Name: n.Name, PID: pid(n.Name), SMTP: a["smtp"], Submission: a["submission"], Submissions: a["submissions"],
 			IMAP: a["imap"], IMAPS: a["imaps"], POP3: a["pop3"], POP3S: a["pop3s"], Admin: socket(dir, n),
 			AdminTLS: a["admin"], Metrics: a["metrics"], Gossip: a["gossip"], Dir: filepath.Join(dir, n.Name),

@@ -33,6 +33,7 @@ type Options struct {
 	Quiet        bool
 	BenchPorts   bool
 	NoRestart    bool
+	Responder    bool   // relays answer DNS, and have addresses of their own
 	Binaries     string // folder of the daemons; "": that of this program
 
 	// Given reports whether an option was given, by the name of its flag.

@@ -30,6 +30,7 @@ type NodeState struct {
 	PID      int                `json:"pid,omitempty"`
 	Started  time.Time          `json:"started,omitzero"`
 	Sessions int                `json:"sessions"`
+	SMTP     int                `json:"connections,omitempty"` // of SMTP
 	CertEnds time.Time          `json:"certificate_ends,omitzero"`
 	Error    string             `json:"error,omitempty"`
 	Formats  admin.FormatLevels `json:"formats,omitzero"` // nothing from releases before 0.2
@@ -100,7 +101,7 @@ func (f *Fleet) Status(ctx context.Context) (*Status, error) {
 		}
 		s.Nodes = append(s.Nodes, NodeState{
 			Name: v.Name, Role: v.Role, Pair: pairsOn(r.Node, v), State: v.State, Version: v.Version, PID: v.PID,
-			Started: v.Started, Sessions: v.Sessions, CertEnds: v.CertEnds, Formats: v.Formats,
+			Started: v.Started, Sessions: v.Sessions, SMTP: v.Connections, CertEnds: v.CertEnds, Formats: v.Formats,
 		})
 		groups = append(groups, v.Groups...)
 		if v.Queue != nil {

@@ -162,7 +162,14 @@ type tailing struct {
 // sent follows Postfix's log: a line for each recipient that was delivered.
 func sent(t *testing.T, p *cluster.Postfix) *tailing {
 	t.Helper()
-	f, err := os.Open(filepath.Join(p.Dir, "maillog"))
+	var f *os.File
+	var err error
+	for range 200 { // it is made with the first line
+		if f, err = os.Open(filepath.Join(p.Dir, "maillog")); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,7 +110,7 @@ func (s *relay) serve(c net.Conn) {
 func loaded(t *testing.T, s *relay, change func(*Profile)) *Result {
 	t.Helper()
 	p := Default()
-	p.Deliveries, p.Senders, p.Sessions, p.For = 20, 1, 0, 10*time.Second-time.Millisecond
+	p.Deliveries, p.Senders, p.Sessions, p.For = 20, 1, 0, 10*time.Second
 	change(&p)
 	res, err := Run(t.Context(), p, Target{
 		SMTP: []Door{{"relay1", "relay1:25"}}, Users: []User{{"ann", "x", "ann@example.test"}}, Dial: s.dial,
@@ -154,7 +154,7 @@ func TestEnds(t *testing.T) {
 		"refuses all":     {func(int) string { return "451 later" }, func(*Profile) {}, true, leastAsked + 1},
 		"refuses some":    {func(n int) string { return map[bool]string{true: "451 later", false: "250 ok"}[n%100 == 0] }, func(*Profile) {}, false, 200},
 		"all octets sent": {func(int) string { return "250 ok" }, func(p *Profile) { p.Deliveries, p.MaxBytes = 0, 30*int64(p.Size) }, true, 30},
-		"over":            {func(int) string { return "250 ok" }, func(p *Profile) { p.For = 2*time.Second - time.Millisecond }, false, 40},
+		"over":            {func(int) string { return "250 ok" }, func(p *Profile) { p.For = 2 * time.Second }, false, 40},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

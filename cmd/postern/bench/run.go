@@ -158,8 +158,12 @@ func (r *run) first() error {
 	return r.why
 }
 
-// sleepUntil reports whether ctx has not ended before.
+// sleepUntil reports whether ctx does not end before, or at that moment.
 func sleepUntil(ctx context.Context, at time.Time) bool {
+	if end, ok := ctx.Deadline(); ok && !at.Before(end) {
+		<-ctx.Done()
+		return false
+	}
 	wait := time.Until(at)
 	if wait <= 0 {
 		return ctx.Err() == nil

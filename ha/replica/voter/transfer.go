@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -94,10 +95,16 @@ func (v *Voter) Awake(ctx context.Context, to Peer) error {
 // Transfer lets raft hand leadership to a member that was just found alive.
 // After nil this member does not lead any more.
 func (v *Voter) Transfer(ctx context.Context, to Peer) error {
+	done := make(chan error, 1)
+	if !v.moves.begin() {
+		return raft.ErrRaftShutdown
+	}
 	r := v.Raft()
 	f := r.LeadershipTransferToServer(raft.ServerID(to.ID), raft.ServerAddress(to.Addr))
-	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() {
+		defer v.moves.wg.Done()
+		done <- f.Error()
+	}()
 	// raft gives up by itself after an election time-out. When it does not,
 	// it may not take proposals either.
 	limit := time.NewTimer(2*v.cfg.Timings.Election + time.Second)
@@ -114,5 +121,41 @@ func (v *Voter) Transfer(ctx context.Context, to Peer) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// moves are the transfers that raft has not answered. It answers none after its
+// end, so that the end waits for them and lets none begin.
+type moves struct {
+	mu     sync.Mutex // guards closed, and adding to wg
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// begin counts a transfer, which ends with wg.Done, unless it is too late.
+func (m *moves) begin() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.wg.Add(1)
+	}
+	return !m.closed
+}
+
+// close waits for the transfers under way, for limit at most.
+func (m *moves) close(limit time.Duration) {
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.wg.Wait()
+	}()
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
 	}
 }

@@ -143,6 +143,7 @@ type Voter struct {
 	learned  learned
 	expelled atomic.Bool
 	fatal    sync.Once
+	moves    moves
 	watched  atomic.Pointer[string] // id of the member to which a watch stands
 
 	cancel context.CancelFunc // of the background work
@@ -505,6 +506,7 @@ func (v *Voter) Stop() error {
 	v.Net.Farewell()
 	var err error
 	if r := v.raft.Load(); r != nil {
+		v.moves.close(2*v.cfg.Timings.Election + time.Second)
 		f := r.Shutdown()
 		_ = v.Net.Close() // so that raft does not wait for calls to members that are away
 		err = f.Error()

@@ -68,7 +68,7 @@ func (t *Transport) serveRaft(l *link) error {
 		}
 		rpc.RespChan = reply
 		q, ok := rpc.Command.(*raft.AppendEntriesRequest)
-		if beat := t.beat.Load(); ok && beat != nil && isHeartbeat(q) {
+		if beat := t.beat.Load(); ok && beat != nil && isHeartbeat(q) && t.cfg.Follows != nil && t.cfg.Follows(q.Term) {
 			(*beat)(rpc)
 		} else {
 			select {

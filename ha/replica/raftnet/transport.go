@@ -59,6 +59,13 @@ type Config struct {
 	// Stream answers a stream of a member until it ends or ctx does. Nil: such
 	// connections are refused.
 	Stream func(ctx context.Context, from string, s *Stream) error
+	// Follows reports whether this member follows a leader in that term. Only then
+	// is a heartbeat given to raft's handler at once, beside raft's own goroutine;
+	// otherwise it takes the way of all requests. A heartbeat of a newer term makes
+	// raft step down and raises its term: in the middle of what a leader does, the
+	// entries that it is about to write would get the term of its successor, at the
+	// indexes of the successor's own, and would be taken for them. Nil: never.
+	Follows func(term uint64) bool
 	// Passive: this member answers questions and takes no part in raft.
 	Passive bool
 	// Dial replaces net.Dialer in tests.

@@ -368,10 +368,16 @@ func (v *Voter) listen() (err error) {
 	v.Net, err = raftnet.New(raftnet.Config{
 		Pair: c.Pair, ID: c.ID, Addr: v.peer(c.ID).Addr, Port: port, TLS: c.ClientTLS, Authorize: c.Authorize,
 		Member: v.member, Resolve: func(id string) string { return v.peer(id).Addr },
-		Handler: v, Log: c.Log, Dial: c.Dial, Speaks: v.speaks, Stream: c.Stream,
+		Handler: v, Log: c.Log, Dial: c.Dial, Speaks: v.speaks, Stream: c.Stream, Follows: v.follows,
 	})
 	close(v.ready)
 	return err
+}
+
+// follows reports whether this member follows a leader in that term.
+func (v *Voter) follows(term uint64) bool {
+	r := v.raft.Load()
+	return r != nil && r.State() == raft.Follower && r.CurrentTerm() == term
 }
 
 // speaks reports whether a certificate is that of the member id.

@@ -55,7 +55,7 @@ func (ld *Load) Send(ctx context.Context, l *Ledger) error {
 	}
 	for w := range ld.Senders {
 		wg.Go(func() {
-			s := &sender{load: ld}
+			s := &sender{load: ld, turn: w}
 			defer s.close()
 			next := time.Now().Add(interval * time.Duration(w) / time.Duration(ld.Senders))
 			for sleepUntil(ctx, next) && !full.Load() {
@@ -97,9 +97,11 @@ func sleepUntil(ctx context.Context, at time.Time) bool {
 	}
 }
 
-// sender is one connection at a time, each to the next relay.
+// sender is one connection at a time, each to the next relay: also after one that
+// refused, as a mail server goes on to the next MX.
 type sender struct {
 	load  *Load
+	turn  int // of the relays
 	door  Door
 	c     net.Conn
 	r     *bufio.Reader
@@ -124,7 +126,8 @@ func (s *sender) one(l *Ledger, worker, k int) (bool, error) {
 		return false, err
 	}
 	if s.c == nil {
-		s.door = ld.Doors[(worker+k)%len(ld.Doors)]
+		s.door = ld.Doors[s.turn%len(ld.Doors)]
+		s.turn++
 		if err := s.dial(); err != nil {
 			l.End(n, s.door.Name, Refused, plain(err), time.Now())
 			return false, nil
@@ -146,7 +149,7 @@ func (s *sender) one(l *Ledger, worker, k int) (bool, error) {
 func (ld *Load) Probe(l *Ledger, k int, to string) (Outcome, string, error) {
 	one := *ld
 	one.Recipients = []string{to}
-	s := &sender{load: &one}
+	s := &sender{load: &one, turn: ld.Senders + k}
 	defer s.close()
 	if _, err := s.one(l, ld.Senders, k); err != nil {
 		return Unknown, "", err

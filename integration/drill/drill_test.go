@@ -247,7 +247,7 @@ func TestClean(t *testing.T) {
 	needNamespaces(t)
 	bin := cluster.Binaries(t)
 	tmp := t.TempDir()
-	cmd := exec.Command(filepath.Join(bin, "postern"), "drill", "run", "slow-disk", "--namespaces")
+	cmd := exec.Command(filepath.Join(bin, "postern"), "drill", "run", "pause-serving", "--namespaces")
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 	said, err := cmd.StderrPipe()
 	if err != nil {

@@ -46,6 +46,7 @@ type given struct {
 type bodies struct {
 	mu    sync.Mutex // guards the fields below
 	byKey map[bodyKey]*given
+	roots map[string]int // keys in byKey of each root message
 }
 
 // nameOf names the message of d when it is going to be sent more than once:
@@ -72,12 +73,7 @@ func (b *bodies) nameOf(d *deliver.Delivery) (name bodyName, ok bool) {
 func (b *bodies) follows(root string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for k := range b.byKey {
-		if k.root == root {
-			return true
-		}
-	}
-	return false
+	return b.roots[root] > 0
 }
 
 // claim reports whether the node has the message. Otherwise the caller is to
@@ -104,7 +100,7 @@ func (b *bodies) look(key bodyKey) (g *given, mine bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.byKey == nil {
-		b.byKey = map[bodyKey]*given{}
+		b.byKey, b.roots = map[bodyKey]*given{}, map[string]int{}
 	}
 	now := time.Now()
 	if g = b.byKey[key]; g != nil && now.Sub(g.since) < namedFor {
@@ -112,19 +108,28 @@ func (b *bodies) look(key bodyKey) (g *given, mine bool) {
 	}
 	for k, old := range b.byKey {
 		if len(b.byKey) >= maxNamed || now.Sub(old.since) >= namedFor {
-			delete(b.byKey, k)
+			b.remove(k)
 		}
 	}
 	g = &given{since: now, done: make(chan struct{})}
 	b.byKey[key] = g
+	b.roots[key.root]++
 	return g, true
+}
+
+// remove takes a key off that is there. The caller holds mu.
+func (b *bodies) remove(key bodyKey) {
+	delete(b.byKey, key)
+	if b.roots[key.root]--; b.roots[key.root] == 0 {
+		delete(b.roots, key.root)
+	}
 }
 
 func (b *bodies) settle(key bodyKey, g *given, has bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !has && b.byKey[key] == g {
-		delete(b.byKey, key)
+		b.remove(key)
 	}
 	g.has = has
 	close(g.done)
@@ -135,7 +140,7 @@ func (b *bodies) forget(key bodyKey) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if g := b.byKey[key]; g != nil && g.has {
-		delete(b.byKey, key)
+		b.remove(key)
 	}
 }
 

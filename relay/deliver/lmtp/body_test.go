@@ -1,8 +1,11 @@
 package lmtp
 
 import (
+	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/relay/deliver/lmtp/lmtptest"
@@ -107,4 +110,42 @@ func TestBodyForgotten(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBodyRoots: a root message is one that follows for as long as a message of
+// it is remembered, whichever way that one is forgotten.
+func TestBodyRoots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b bodies
+		one, two := bodyKey{node: "a", root: "r"}, bodyKey{node: "b", root: "r"}
+		for _, key := range []bodyKey{one, two} {
+			has, settle := b.claim(t.Context(), key)
+			if has {
+				t.Errorf("%s has it before it was sent", key.node)
+			}
+			settle(key == one)
+		}
+		if !b.follows("r") || b.follows("other") {
+			t.Error("one of two was taken: its root follows, no other does")
+		}
+		b.forget(one)
+		if b.follows("r") {
+			t.Error("nobody has it any more")
+		}
+		_, settle := b.claim(t.Context(), one)
+		settle(true)
+		time.Sleep(namedFor)
+		_, settle = b.claim(t.Context(), bodyKey{node: "a", root: "other"})
+		settle(true)
+		if b.follows("r") || !b.follows("other") {
+			t.Error("r is too long ago")
+		}
+		for i := range 2 * maxNamed {
+			_, settle := b.claim(t.Context(), bodyKey{node: "a", root: strconv.Itoa(i)})
+			settle(true)
+		}
+		if len(b.roots) != len(b.byKey) || len(b.byKey) > maxNamed {
+			t.Errorf("%d roots of %d messages, at most %d", len(b.roots), len(b.byKey), maxNamed)
+		}
+	})
 }

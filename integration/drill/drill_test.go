@@ -242,12 +242,13 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestClean kills a drill while a disk is frozen and removes what it leaves.
+// TestClean kills a drill while a disk is frozen and removes what it leaves. The
+// drill itself may wait for that disk, so that it ends when it is removed.
 func TestClean(t *testing.T) {
 	needNamespaces(t)
 	bin := cluster.Binaries(t)
 	tmp := t.TempDir()
-	cmd := exec.Command(filepath.Join(bin, "postern"), "drill", "run", "pause-serving", "--namespaces")
+	cmd := exec.Command(filepath.Join(bin, "postern"), "drill", "run", "slow-disk", "--namespaces")
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 	said, err := cmd.StderrPipe()
 	if err != nil {
@@ -263,7 +264,6 @@ func TestClean(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait() // it was killed
 	left, err := filepath.Glob(filepath.Join(tmp, "pst-*"))
 	if err != nil || len(left) != 1 {
 		t.Fatalf("the killed drill has left %v, %v", left, err)
@@ -274,6 +274,7 @@ func TestClean(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), left[0]) {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	_ = cmd.Wait() // it was killed
 	var id string
 	for line := range strings.Lines(string(out)) {
 		if name, ok := strings.CutPrefix(line, "removed pst-"); ok {

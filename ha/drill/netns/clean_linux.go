@@ -4,16 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// aliveFile is in the folder of a run and locked while its program lives.
+// aliveFile is in the folder of a run, locked while its program lives, and has
+// the run's id and the program's process.
 const aliveFile = "alive"
+
+// sigkill is SIGKILL in a set of signals as /proc has it.
+const sigkill = 1 << (unix.SIGKILL - 1)
 
 // claim locks the folder of this run until the program ends.
 func (lab *Lab) claim() error {
@@ -24,7 +30,7 @@ func (lab *Lab) claim() error {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	if _, err := fmt.Fprintln(f, lab.f.id); err != nil {
+	if _, err := fmt.Fprintln(f, lab.f.id, os.Getpid()); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	lab.alive = f
@@ -67,24 +73,49 @@ func Clean(ctx context.Context) (removed []string, err error) {
 	return removed, errors.Join(errs...)
 }
 
-// deadRun reports whether the program that made a folder has ended, and the id
-// of its run.
+// deadRun reports whether the program that made a folder has ended or was
+// killed, and the id of its run.
 func deadRun(dir string) (id string, dead bool) {
 	f, err := os.Open(filepath.Join(dir, aliveFile))
 	if err != nil {
 		return "", false
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	var pid int
+	if _, err := fmt.Fscan(io.LimitReader(f, 64), &id, &pid); err != nil || pid < 1 {
 		return "", false
 	}
-	var text [64]byte
-	n, _ := f.Read(text[:]) // what cannot be read is no id
-	id = strings.TrimSpace(string(text[:n]))
 	if b := []byte(id); len(b) != idLength || slices.ContainsFunc(b, func(c byte) bool { return !strings.ContainsRune("0123456789abcdef", rune(c)) }) {
 		return "", false
 	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil && !killed(pid) {
+		return "", false
+	}
 	return id, true
+}
+
+// killed reports whether a process that still holds its files is one that was
+// killed: it cannot end while it waits for a disk that is frozen, which Clean
+// thaws.
+func killed(pid int) bool {
+	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		switch name {
+		case "State":
+			if strings.HasPrefix(value, "Z") {
+				return true
+			}
+		case "SigPnd", "ShdPnd":
+			if set, err := strconv.ParseUint(value, 16, 64); err == nil && set&sigkill != 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // thawImages thaws the disks of a run that is dead: one that is frozen outlives

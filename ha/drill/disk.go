@@ -42,9 +42,9 @@ func diskFull(ctx context.Context, f *field) error {
 	return errors.Join(broken, f.back(ctx, a), f.awaitWell(ctx, wellWithin), f.noBounce())
 }
 
-// slowWithin is the time of a pair to leave a slow disk: the first minute of
-// serving, in which it never does, and what it takes to notice.
-const slowWithin = 90 * time.Second
+// slowWithin is the time of a pair to leave a slow disk: what it takes to notice,
+// however short it has served.
+const slowWithin = 10 * time.Second
 
 // slowDisk makes the disk of the serving replica slow and not dead. The pair
 // notices by itself and moves.
@@ -58,7 +58,7 @@ func slowDisk(ctx context.Context, f *field) error {
 		return err
 	}
 	from := time.Now()
-	_, broken := f.moved(ctx, was, slowWithin)
+	_, broken := f.moved(ctx, was, time.Duration(float64(slowWithin)*f.o.Slack))
 	n := f.flows(from, time.Now())
 	broken = errors.Join(broken, f.expect(n > 0, "service goes on, slowly", "%d messages acknowledged before", n))
 	if err := f.wait(ctx, f.hold); err != nil {

@@ -70,7 +70,7 @@ that are away, copies too few, a log at half of its room; at nine tenths of that
 room it holds writes back with ErrNoSpace.
 
 A serving replica whose disk is slow hands over to one whose disk is measurably
-faster, once a minute at most.
+faster. The group does so once a minute at most.
 
 # Endings
 

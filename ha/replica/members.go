@@ -39,6 +39,9 @@ type Member struct {
 	Applied   uint64
 	Lag       uint64 // entries of ours that it does not have; 0 if not alive
 	StoreTime time.Duration
+	// SlowLeft is the time since a replica last handed over because its disk was
+	// slow, as far as the member knows; 0: never.
+	SlowLeft time.Duration
 
 	LogBytes, LogLimit uint64 // room of its log; 0: not said
 }
@@ -64,7 +67,7 @@ func (r *Replica) Members(ctx context.Context) []Member {
 	var list []Member
 	for _, m := range r.v.Members() {
 		s, alive := answers[m.ID]
-		out := Member{Peer: m.Peer, Voter: m.Voter, Alive: alive, Applied: s.Applied, StoreTime: s.StoreTime, LogBytes: s.LogBytes, LogLimit: s.LogLimit}
+		out := Member{Peer: m.Peer, Voter: m.Voter, Alive: alive, Applied: s.Applied, StoreTime: s.StoreTime, SlowLeft: s.SlowLeft, LogBytes: s.LogBytes, LogLimit: s.LogLimit}
 		out.Leads = alive && s.LeaderID == s.ID && s.Term == me.Term
 		if alive && s.Last < me.Last {
 			out.Lag = me.Last - s.Last

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 )
 
 // tell makes members of a short text: name, then ! dead, ~ far behind, - without
@@ -104,68 +103,5 @@ func TestCopiesAlarm(t *testing.T) {
 		if want == "" && got != "" || !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %q, want %q", group, got, want)
 		}
-	}
-}
-
-// TestSlow lets a replica be slow in several ways.
-func TestSlow(t *testing.T) {
-	const ms = time.Millisecond
-	for name, tt := range map[string]struct {
-		median, own, peer time.Duration
-		group             string
-		after             time.Duration // of serving
-		looks             int
-		want              bool
-	}{
-		"quick":               {20 * ms, 10 * ms, 2 * ms, "a b w", 2 * time.Minute, 10, false},
-		"slow":                {600 * ms, 400 * ms, 5 * ms, "a b w", 2 * time.Minute, 3, true},
-		"slow for a moment":   {600 * ms, 400 * ms, 5 * ms, "a b w", 2 * time.Minute, 2, false},
-		"both slow":           {600 * ms, 400 * ms, 350 * ms, "a b w", 2 * time.Minute, 10, false},
-		"network slow":        {600 * ms, 5 * ms, 5 * ms, "a b w", 2 * time.Minute, 10, false},
-		"just begun to serve": {600 * ms, 400 * ms, 5 * ms, "a b w", 30 * time.Second, 10, false},
-		"peer away":           {600 * ms, 400 * ms, 5 * ms, "a b! w", 2 * time.Minute, 10, false},
-		"peer behind":         {600 * ms, 400 * ms, 5 * ms, "a b~ w", 2 * time.Minute, 10, false},
-		"only the witness":    {600 * ms, 400 * ms, 5 * ms, "a w", 2 * time.Minute, 10, false},
-		"peer never stored":   {600 * ms, 400 * ms, 0, "a b w", 2 * time.Minute, 10, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			list := tell(tt.group)
-			for i := range list {
-				list[i].StoreTime = tt.peer
-			}
-			now := time.Now()
-			var s slowness
-			s.judge(now, 7, 0, tt.own, list, "a")
-			now = now.Add(tt.after)
-			left := 0
-			for range tt.looks {
-				if p, leave := s.judge(now, 7, tt.median, tt.own, list, "a"); leave {
-					left++
-					if p.ID != "b" {
-						t.Errorf("hands over to %s", p.ID)
-					}
-				}
-				now = now.Add(time.Second)
-			}
-			if left > 1 || left == 1 != tt.want {
-				t.Errorf("left %d times, want %t", left, tt.want)
-			}
-		})
-	}
-}
-
-func TestMedian(t *testing.T) {
-	var c commitTimes
-	if c.median() != 0 {
-		t.Error("a median of nothing")
-	}
-	for i := range 200 {
-		c.add(time.Duration(i))
-	}
-	if got := c.median(); got != 200-64/2 {
-		t.Errorf("median %d", got)
-	}
-	if c.median() != 0 {
-		t.Error("a median without new commits")
 	}
 }

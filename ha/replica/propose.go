@@ -19,6 +19,7 @@ const (
 // proposal is one call of Propose.
 type proposal struct {
 	data   []byte
+	began  time.Time
 	future raft.ApplyFuture // set by feed
 	answer chan answer      // buffered
 }
@@ -50,16 +51,14 @@ func (r *Replica) Propose(ctx context.Context, data []byte) (result any, index u
 	}
 	r.outstanding.Add(1)
 	r.admission.RUnlock()
-	began := time.Now()
 	r.waiting.Add(1)
-	p := &proposal{data: data, answer: make(chan answer, 1)}
+	p := &proposal{data: data, began: time.Now(), answer: make(chan answer, 1)}
 	r.queue <- p
 	select {
 	case a := <-p.answer:
 		if a.err != nil {
 			return nil, 0, fmt.Errorf("propose: %w", a.err)
 		}
-		r.commits.add(time.Since(began))
 		return a.result, a.index, nil
 	case <-ctx.Done():
 		return nil, 0, fmt.Errorf("propose: %w: %w", ErrUnknown, ctx.Err())
@@ -137,6 +136,7 @@ func (r *Replica) complete(done <-chan struct{}) {
 			a := answer{err: r.outcome(err)}
 			if err == nil {
 				a.result, a.index = p.future.Response(), p.future.Index()
+				r.commits.add(time.Since(p.began))
 			}
 			r.inFlight.Add(-int64(len(p.data)))
 			r.waiting.Add(-1)

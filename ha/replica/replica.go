@@ -151,6 +151,7 @@ func New(cfg Config) (*Replica, error) {
 	r.fsm = &machine{sm: cfg.FSM}
 	v, err := voter.Open(cfg.Config, voter.Role{
 		Kind: manifest.Data, FSM: r.fsm, Serving: r.Serving, Draining: r.aside.any, OnDead: r.leaderDied,
+		SlowLeft: func() time.Duration { return r.slow.since(time.Now()) },
 		// The frames of the log are mail and stay.
 		Threshold: snapshotThreshold, Trailing: math.MaxInt64,
 	})

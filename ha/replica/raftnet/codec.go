@@ -316,6 +316,9 @@ type Status struct {
 	// Floor is the last entry that every data replica of the group is known to
 	// have applied.
 	Floor uint64
+	// SlowLeft is the time since a replica of the group last handed over because
+	// its disk was slow, as far as this member knows; 0: never.
+	SlowLeft time.Duration
 }
 
 func (w *writer) status(s *Status) {
@@ -332,6 +335,7 @@ func (w *writer) status(s *Status) {
 	}
 	w.bool(s.Draining)
 	w.u64(s.Floor)
+	w.u64(uint64(s.SlowLeft))
 }
 
 // decodeStatus allows more fields after those it knows: a newer member's.
@@ -348,6 +352,9 @@ func decodeStatus(b []byte) (s Status, err error) {
 	}
 	if r.err == nil && len(r.b) > 0 {
 		s.Floor = r.u64()
+	}
+	if r.err == nil && len(r.b) > 0 {
+		s.SlowLeft = time.Duration(r.u64())
 	}
 	return s, r.err
 }

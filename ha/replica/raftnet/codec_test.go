@@ -98,7 +98,7 @@ func TestAppend(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	want := Status{ID: "a", Term: 1, LeaderID: "b", State: 2, First: 3, Last: 4, Commit: 5, Applied: 6, Serving: true, Contact: 7 * time.Millisecond, StoreTime: 8, LogBytes: 9, LogLimit: 10, Draining: true, Floor: 11}
+	want := Status{ID: "a", Term: 1, LeaderID: "b", State: 2, First: 3, Last: 4, Commit: 5, Applied: 6, Serving: true, Contact: 7 * time.Millisecond, StoreTime: 8, LogBytes: 9, LogLimit: 10, Draining: true, Floor: 11, SlowLeft: 12}
 	var w writer
 	w.status(&want)
 	for _, more := range [][]byte{nil, []byte("fields of a newer version")} {
@@ -107,15 +107,19 @@ func TestStatus(t *testing.T) {
 		}
 	}
 	older := want
-	older.Floor = 0
+	older.SlowLeft = 0
 	if got, err := decodeStatus(w.b[:len(w.b)-8]); err != nil || got != older {
 		t.Errorf("of an older member: %+v, %v, want %+v", got, err, older)
 	}
-	older.Draining = false
-	if got, err := decodeStatus(w.b[:len(w.b)-9]); err != nil || got != older {
+	older.Floor = 0
+	if got, err := decodeStatus(w.b[:len(w.b)-16]); err != nil || got != older {
 		t.Errorf("of one older still: %+v, %v, want %+v", got, err, older)
 	}
-	for _, n := range []int{1, 10} {
+	older.Draining = false
+	if got, err := decodeStatus(w.b[:len(w.b)-17]); err != nil || got != older {
+		t.Errorf("of one older than that: %+v, %v, want %+v", got, err, older)
+	}
+	for _, n := range []int{1, 9, 18} {
 		if _, err := decodeStatus(w.b[:len(w.b)-n]); err == nil {
 			t.Errorf("cut short by %d, and not noticed", n)
 		}

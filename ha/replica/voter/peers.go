@@ -119,6 +119,9 @@ func (v *Voter) Status() raftnet.Status {
 	}
 	s.Draining, s.Floor = v.Aside(), v.Floor()
 	s.StoreTime = v.StoreTime()
+	if v.role.SlowLeft != nil {
+		s.SlowLeft = v.role.SlowLeft()
+	}
 	if v.cfg.Room != nil {
 		used, limit := v.cfg.Room()
 		s.LogBytes, s.LogLimit = uint64(max(used, 0)), uint64(max(limit, 0))

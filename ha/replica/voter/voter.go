@@ -113,12 +113,15 @@ type Config struct {
 
 // Role is what makes the difference between a replica and a witness.
 type Role struct {
-	Kind      manifest.Kind
-	FSM       raft.FSM
-	Serving   func() bool
-	Draining  func() bool // rather not serving; nil: never
-	Threshold uint64      // entries between snapshots
-	Trailing  uint64      // entries that raft keeps after a snapshot
+	Kind     manifest.Kind
+	FSM      raft.FSM
+	Serving  func() bool
+	Draining func() bool // rather not serving; nil: never
+	// SlowLeft is the time since a replica last handed over because of its disk;
+	// nil: never.
+	SlowLeft  func() time.Duration
+	Threshold uint64 // entries between snapshots
+	Trailing  uint64 // entries that raft keeps after a snapshot
 	// OnDead is told that the leader's process has ended, as far as this
 	// member and another one can see. It runs on the watch's goroutine.
 	OnDead func(ctx context.Context, leader string)

@@ -45,68 +45,91 @@ func (f *field) submit(ctx context.Context, addr, to, id string) error {
 	return errors.Join(err, w.Close(), c.Quit())
 }
 
-// dnsOutage leaves the relays without DNS. Mail for our users needs none; mail
-// to elsewhere waits.
-func dnsOutage(ctx context.Context, f *field) error {
-	out, ok := f.t.(Elsewhere)
+// outside is mail that is sent elsewhere while DNS is away.
+type outside struct {
+	f    *field
+	to   Elsewhere
+	sent int
+}
+
+func (o *outside) send(ctx context.Context) error {
+	o.sent++
+	to, _ := o.to.Elsewhere()
+	if err := o.f.submit(ctx, o.to.Submission(), to, o.id(o.sent)+"@drill.test"); err != nil {
+		return o.f.expect(false, "mail to elsewhere is accepted", "message %d: %v", o.sent, err)
+	}
+	return nil
+}
+
+func (o *outside) id(n int) string { return fmt.Sprintf("%s-out-%d", o.f.load.Run, n) }
+
+// withoutDNS takes DNS away and has the first relay accept mail that needs it.
+func (f *field) withoutDNS(ctx context.Context) (*outside, error) {
+	to, ok := f.t.(Elsewhere)
 	if !ok {
-		return errors.New("this target has no server elsewhere to send to")
+		return nil, errors.New("this target has no server elsewhere to send to")
 	}
-	to, _ := out.Elsewhere()
-	a := Action{Kind: DNSOff}
-	from, sent := time.Now(), 0
+	o := &outside{f: f, to: to}
 	// The fault is real once a relay has asked in vain, so something has to go out.
-	send := func() error {
-		sent++
-		err := f.submit(ctx, out.Submission(), to, fmt.Sprintf("%s-out-%d@%s", f.load.Run, sent, "drill.test"))
-		if err != nil {
-			return f.expect(false, "mail to elsewhere is accepted", "message %d: %v", sent, err)
-		}
-		return nil
-	}
 	errs := make(chan error, 1)
 	go func() {
 		err := f.wait(ctx, settle)
 		if err == nil {
-			err = send()
+			err = o.send(ctx)
 		}
 		errs <- err
 	}()
-	err := f.act(ctx, a)
+	err := f.act(ctx, Action{Kind: DNSOff})
 	if broken := <-errs; broken != nil || err != nil {
-		return errors.Join(err, broken)
+		return nil, errors.Join(err, broken)
 	}
 	var broken error
-	for sent < outgoing {
-		broken = errors.Join(broken, send())
+	for o.sent < outgoing {
+		broken = errors.Join(broken, o.send(ctx))
 	}
-	if err := f.wait(ctx, f.hold); err != nil {
+	return o, broken
+}
+
+// waits asserts that nothing has arrived.
+func (o *outside) waits() error {
+	_, early := o.to.Elsewhere()
+	return o.f.expect(len(early) == 0, "mail to elsewhere waits", "%d of %d messages have arrived", len(early), o.sent)
+}
+
+// arrives gives DNS back and asserts that everything arrives, once.
+func (o *outside) arrives(ctx context.Context) error {
+	f := o.f
+	if err := f.back(ctx, Action{Kind: DNSOff}); err != nil {
 		return err
-	}
-	n := f.flows(from, time.Now())
-	_, early := out.Elsewhere()
-	broken = errors.Join(broken,
-		f.expect(n > 0, "mail for our users flows", "%d messages acknowledged without DNS", n),
-		f.expect(len(early) == 0, "mail to elsewhere waits", "%d of %d messages have arrived", len(early), sent),
-		f.noBounce())
-	if err := f.back(ctx, a); err != nil {
-		return errors.Join(broken, err)
 	}
 	var texts []string
 	since := time.Now()
-	f.until(ctx, arriveWithin, func() bool { _, texts = out.Elsewhere(); return len(texts) >= sent })
+	f.until(ctx, arriveWithin, func() bool { _, texts = o.to.Elsewhere(); return len(texts) >= o.sent })
 	once := 0
-	for i := range sent {
-		id := fmt.Sprintf("Message-ID: <%s-out-%d@", f.load.Run, i+1)
+	for i := range o.sent {
 		copies := 0
 		for _, t := range texts {
-			copies += strings.Count(t, id)
+			copies += strings.Count(t, "Message-ID: <"+o.id(i+1)+"@")
 		}
 		if copies == 1 {
 			once++
 		}
 	}
-	return errors.Join(broken,
-		f.expect(once == sent, "with DNS back, mail to elsewhere arrives once", "%d of %d messages do, %v after", once, sent, time.Since(since).Round(100*time.Millisecond)),
-		f.awaitWell(ctx, wellWithin))
+	return f.expect(once == o.sent, "with DNS back, mail to elsewhere arrives once", "%d of %d messages do, %v after", once, o.sent, time.Since(since).Round(100*time.Millisecond))
+}
+
+// dnsOutage leaves the relays without DNS. Mail for our users needs none; mail
+// to elsewhere waits.
+func dnsOutage(ctx context.Context, f *field) error {
+	from := time.Now()
+	out, broken := f.withoutDNS(ctx)
+	if out == nil {
+		return broken
+	}
+	if err := f.wait(ctx, f.hold); err != nil {
+		return err
+	}
+	n := f.flows(from, time.Now())
+	broken = errors.Join(broken, f.expect(n > 0, "mail for our users flows", "%d messages acknowledged without DNS", n), out.waits(), f.noBounce())
+	return errors.Join(broken, out.arrives(ctx), f.awaitWell(ctx, wellWithin))
 }

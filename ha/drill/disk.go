@@ -54,11 +54,12 @@ func slowDisk(ctx context.Context, f *field) error {
 		return err
 	}
 	a := Action{Kind: SlowDisk, Node: was}
+	from := time.Now()
 	if err := f.act(ctx, a); err != nil {
 		return err
 	}
-	from := time.Now()
-	_, broken := f.moved(ctx, was, time.Duration(float64(slowWithin)*f.o.Slack))
+	within := time.Duration(float64(slowWithin) * f.o.Slack)
+	_, broken := f.moved(ctx, was, within-time.Since(from))
 	n := f.flows(from, time.Now())
 	broken = errors.Join(broken, f.expect(n > 0, "service goes on, slowly", "%d messages acknowledged before", n))
 	if err := f.wait(ctx, f.hold); err != nil {

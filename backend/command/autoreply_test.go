@@ -85,6 +85,7 @@ func TestVersionOfNeed(t *testing.T) {
 		"a level in version 2":      {&Format{Level: 2}, 2, ErrCorrupt},
 		"a level not known":         {&Format{Level: Level + 1}, 3, ErrUnknown},
 		"a level that was always":   {&Format{Level: 1}, 3, ErrCorrupt},
+		"a removal in version 2":    {&Remove{Account: 1}, 2, ErrCorrupt},
 		"no version":                {deliverOf(plain), 0, ErrUnknown},
 	} {
 		data := Append(nil, tt.c)
@@ -139,7 +140,7 @@ func FuzzDecode(f *testing.F) {
 	for _, c := range []Command{
 		deliverOf(plain), deliverOf(answered, unstored), &Part{Head: Head{Tail: []byte("x")}}, &Digest{},
 		&Store{UIDs: UIDSet{{1, 2}, {4, 9}}, Keywords: []string{"$a"}}, &Account{Name: "a"}, &Quota{Account: "a"},
-		compactOf(plain, answered, nodomain), compactOf(due, claim), &Format{Level: 2},
+		compactOf(plain, answered, nodomain), compactOf(due, claim), &Format{Level: 2}, &Remove{Account: 7, Limit: 20_000},
 	} {
 		f.Add(Append(nil, c))
 	}

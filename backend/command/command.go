@@ -17,7 +17,7 @@ const (
 
 // Level is the newest format of a pair that this release knows. A pair is on
 // level 1 until a Format entry raises it, for all its replicas at one index. On
-// level 2 entries of version 3 may be proposed.
+// level 2 entries of version 3 may be proposed: compact deliveries, and Remove.
 const Level = 2
 
 // Limits of one entry. Decode refuses what is beyond them.
@@ -56,12 +56,14 @@ const (
 	OpQuota     Op = 12
 	OpDigest    Op = 13
 	OpFormat    Op = 14
+	OpRemove    Op = 15
 )
 
 var opNames = [...]string{
 	OpPart: "part", OpDeliver: "deliver", OpAppend: "append", OpAccount: "account", OpCreate: "create",
 	OpDelete: "delete", OpRename: "rename", OpSubscribe: "subscribe", OpStore: "store", OpExpunge: "expunge",
 	OpCopy: "copy", OpQuota: "quota", OpDigest: "digest", OpFormat: "format",
+	OpRemove: "remove",
 }
 
 func (o Op) String() string {
@@ -102,7 +104,7 @@ func AppendHead(b []byte, c Command, tail int) []byte {
 // versionOf is the format that c needs.
 func versionOf(c Command) byte {
 	switch c := c.(type) {
-	case *Format:
+	case *Format, *Remove:
 		return Version
 	case *Digest:
 		if c.MarkIndex != 0 {
@@ -243,6 +245,9 @@ func newCommand(op Op) (Command, *Head) {
 		return c, &c.Head
 	case OpFormat:
 		c := new(Format)
+		return c, &c.Head
+	case OpRemove:
+		c := new(Remove)
 		return c, &c.Head
 	}
 	return nil, nil

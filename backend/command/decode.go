@@ -217,6 +217,8 @@ func (c *Format) readFields(r *reader) {
 	}
 }
 
+func (c *Remove) readFields(r *reader) { c.Account, c.Limit = r.uint(), r.uint32() }
+
 func (c *AppendMessages) readFields(r *reader) {
 	c.Account, c.Name = r.uint(), r.string()
 	n := r.count(MaxMessages, 4+HashSize)

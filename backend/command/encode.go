@@ -132,6 +132,10 @@ func (c *Deliver) appendFields(b []byte) []byte {
 
 func (c *Format) appendFields(b []byte) []byte { return appendUint(b, uint64(c.Level)) }
 
+func (c *Remove) appendFields(b []byte) []byte {
+	return appendUint(appendUint(b, c.Account), uint64(c.Limit))
+}
+
 func (c *AppendMessages) appendFields(b []byte) []byte {
 	b = appendUint(b, c.Account)
 	b = appendString(b, c.Name)

@@ -11,10 +11,16 @@ import (
 	"testing"
 )
 
-// TestGoldenFormat pins the entry that raises a pair's level.
+// TestGoldenFormat pins the entry that raises a pair's level, and that of an
+// account's end.
 func TestGoldenFormat(t *testing.T) {
-	const file = "testdata/format-v3.hex"
-	c := &Format{Head: Head{Time: 1_700_000_000_000_000_000}, Level: 2}
+	head := Head{Time: 1_700_000_000_000_000_000}
+	golden(t, "testdata/format-v3.hex", &Format{Head: head, Level: 2})
+	golden(t, "testdata/remove-v3.hex", &Remove{Head: head, Account: 300, Limit: 20_000})
+}
+
+func golden(t *testing.T, file string, c Command) {
+	t.Helper()
 	data := Append(nil, c)
 	if *update {
 		if err := os.WriteFile(file, []byte(hex.EncodeToString(data)+"\n"), 0o644); err != nil {

@@ -34,7 +34,8 @@ type DeliveredTo struct {
 	Answer      bool   // the message is to be answered, or the claim is granted; for a duplicate, as long as nobody has claimed it
 }
 
-// Done is the answer to Account, Create, Delete, Rename, Subscribe and Quota.
+// Done is the answer to Account, Create, Delete, Remove, Rename, Subscribe and
+// Quota. With Again it names the mailbox that is to be emptied first.
 type Done struct {
 	Code    Code
 	Account uint64

@@ -135,6 +135,15 @@ type Delete struct {
 	Limit   uint32
 }
 
+// Remove takes an account away with all that belongs to it, if its mailboxes
+// have at most Limit messages together. An account of that name can be made
+// again, and is another one. For pairs on level 2.
+type Remove struct {
+	Head
+	Account uint64
+	Limit   uint32
+}
+
 // Rename renames a mailbox and its children. For INBOX it makes the new
 // mailbox only: its messages follow by Copy.
 type Rename struct {
@@ -245,7 +254,12 @@ func (*Quota) Op() Op { return OpQuota }
 
 // Op is the operation.
 func (*Digest) Op() Op { return OpDigest }
+
+// Op is the operation.
 func (*Format) Op() Op { return OpFormat }
+
+// Op is the operation.
+func (*Remove) Op() Op { return OpRemove }
 
 // Format raises the level of the pair: from this entry on, replicas may be asked
 // to apply what the level allows.

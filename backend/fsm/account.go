@@ -327,6 +327,45 @@ func (f *FSM) deleteMailbox(c *command.Delete) (any, error) {
 	return &command.Done{Account: a.ID, Mailbox: m.ID}, nil
 }
 
+// removeAccount takes an account away. Its delivery keys stay until they expire,
+// so that a delivery that is repeated is answered as it was.
+func (f *FSM) removeAccount(c *command.Remove) (any, error) {
+	a, err := f.owner(c.Account)
+	if a == nil || err != nil {
+		return &command.Done{Code: command.NoAccount}, err
+	}
+	var most *mailbox
+	var count uint64
+	for _, m := range a.boxes {
+		count += uint64(m.n.Messages)
+		if most == nil || m.n.Messages > most.n.Messages {
+			most = m
+		}
+	}
+	if count > uint64(c.Limit) {
+		return &command.Done{Code: command.Again, Account: a.ID, Mailbox: most.ID}, nil
+	}
+	if f.commit(); f.failed != nil { // rows that wait could not be read
+		return nil, f.failed
+	}
+	for _, m := range a.boxes {
+		if _, err := f.take(m, everything, false, func(*store.Row) bool { return true }); err != nil {
+			return nil, err
+		}
+		f.batch.DeleteMailbox(&m.Mailbox, &m.n)
+		m.gone = true
+		f.wake = append(f.wake, m.ID)
+	}
+	if err := f.batch.DeleteAccount(&a.Account); err != nil {
+		return nil, err
+	}
+	a.boxes, a.ids = nil, nil
+	delete(f.byID, a.ID)
+	delete(f.byName, a.Name)
+	f.settled = true
+	return &command.Done{Account: a.ID}, nil
+}
+
 func (f *FSM) rename(c *command.Rename) (any, error) {
 	a, err := f.owner(c.Account)
 	if a == nil || err != nil {

@@ -68,7 +68,7 @@ type FSM struct {
 	keys    map[command.Key]store.Delivered // of this batch
 	now     int64                           // of the entry being applied
 	due     int64                           // when the first key is to be forgotten
-	pruned  bool                            // by the entry being applied
+	settled bool                            // the entry being applied is to be committed before the next
 	boxes   []*mailbox                      // counters changed in this batch
 	owners  []*account                      // rows changed in this batch
 	wake    []uint64                        // mailboxes to tell after the commit
@@ -221,8 +221,8 @@ func (f *FSM) step(e *Entry) any {
 		return nil
 	}
 	f.st.Applied, f.st.Term, f.st.Clock = e.Index, e.Term, f.now
-	if f.pruned { // later entries of this batch must not see the keys
-		f.pruned = false
+	if f.settled { // later entries must not see the rows that are gone
+		f.settled = false
 		f.commit()
 	}
 	return answer
@@ -240,7 +240,7 @@ func (f *FSM) prune() error {
 	}
 	var err error
 	f.due, err = f.batch.Expire(f.now)
-	f.pruned = true
+	f.settled = true
 	return err
 }
 
@@ -269,6 +269,8 @@ func (f *FSM) apply(e *Entry, c command.Command) (any, error) {
 		return f.create(c)
 	case *command.Delete:
 		return f.deleteMailbox(c)
+	case *command.Remove:
+		return f.removeAccount(c)
 	case *command.Rename:
 		return f.rename(c)
 	case *command.Subscribe:

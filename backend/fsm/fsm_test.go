@@ -279,6 +279,8 @@ func (g *generator) next() command.Command {
 		return &command.Subscribe{Head: head, Account: a.ID, Name: g.name(), On: g.pick(2) == 0}
 	case op < 97:
 		return &command.Quota{Head: head, Account: fmt.Sprintf("u%d@x", g.pick(4)), Limit: command.Limit{Bytes: int64(g.pick(50_000)) - 1, Messages: int64(g.pick(100)) - 1, Stamp: fmt.Sprint(g.pick(9))}}
+	case op < 98 && g.pick(2) == 0:
+		return &command.Remove{Head: head, Account: a.ID, Limit: uint32(g.pick(40))}
 	case op < 98:
 		return &command.Account{Head: head, Name: fmt.Sprintf("u%d@x", g.pick(4)), Seed: uint32(g.pick(1000))}
 	}

@@ -3,7 +3,6 @@ package mailbox
 import (
 	"context"
 	"errors"
-	"math"
 	"slices"
 	"strings"
 
@@ -201,14 +200,7 @@ func (a *Account) Delete(ctx context.Context, name string) error {
 		if done.Code != command.Again {
 			return codeError(done.Code)
 		}
-		uids, err := a.some(done.Mailbox, bulk, math.MaxUint32)
-		if err != nil {
-			return err
-		}
-		_, err = propose[*command.Expunged](ctx, a.s, &command.Expunge{
-			Head: a.s.head(), Account: a.id, Mailbox: done.Mailbox, UIDs: uids, Force: true,
-		})
-		if err != nil {
+		if err := a.empty(ctx, done.Mailbox); err != nil {
 			return err
 		}
 	}
@@ -276,23 +268,9 @@ func (a *Account) Quota(ctx context.Context) (bytes, messages int64, limit mail.
 	if err = a.s.cfg.Log.Confirm(ctx); err != nil {
 		return 0, 0, limit, err
 	}
-	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
-	if err != nil {
-		return 0, 0, limit, err
-	}
-	defer n.Close()
-	row, err := n.Account(a.id)
+	u, err := a.s.usage(a.id)
 	if errors.Is(err, store.ErrNotFound) {
-		return 0, 0, limit, ErrNoAccount
+		err = ErrNoAccount
 	}
-	if err != nil {
-		return 0, 0, limit, err
-	}
-	limit = mail.Quota{Bytes: row.LimitBytes, Messages: row.LimitCount, Stamp: row.LimitStamp}
-	err = n.Mailboxes(a.id, func(_ *store.Mailbox, c *store.Counters) bool {
-		bytes += c.Size
-		messages += int64(c.Messages)
-		return true
-	})
-	return bytes, messages, limit, err
+	return u.Bytes, u.Messages, u.Limit, err
 }

@@ -40,6 +40,7 @@ var (
 	ErrSpecialUse   = errors.New("special use not possible here")
 	ErrKeyMismatch  = errors.New("delivery key seen with another body")
 	ErrUnknownState = errors.New("outcome unknown")
+	ErrLevel        = errors.New("the pair's format does not know this yet: finalize the upgrade first")
 )
 
 // ErrNotServing says that another replica serves, or none.
@@ -188,6 +189,13 @@ type DeliveryResult struct {
 	Answer      bool   // the message is to be answered, or the claim is granted, for Autoreply
 }
 
+// Usage is what an account holds, and may hold: -1 is no limit.
+type Usage struct {
+	Account         string
+	Bytes, Messages int64
+	Limit           mail.Quota
+}
+
 // The methods of the concrete types, listed here as the contract that the
 // protocol servers are written against. Every method that reads calls
 // Log.Confirm before its answer may be used; every method that writes returns
@@ -205,6 +213,11 @@ type (
 		Account(ctx context.Context, name string) (*Account, error)
 		// Accounts lists account names in order, at most limit, after the given one.
 		Accounts(ctx context.Context, after string, limit int) ([]string, error)
+		// Usage is Accounts with what each account holds and may hold.
+		Usage(ctx context.Context, after string, limit int) ([]Usage, error)
+		// Remove takes an account away with all its mail, for good. ErrNoAccount
+		// when there is none, ErrLevel before the pair's format has it.
+		Remove(ctx context.Context, name string) (Usage, error)
 	}
 	account interface {
 		Name() string

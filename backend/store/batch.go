@@ -110,6 +110,39 @@ func (b *Batch) PutAccount(a *Account) {
 	a.sum = b.put(b.key, a.encode(b.value[:0]), a.sum)
 }
 
+// DeleteAccount removes a with its subscriptions and what it remembers of the
+// senders that it has answered. Its mailboxes must be gone already, and nothing
+// else may have been changed in it by this batch: only what is committed is seen.
+func (b *Batch) DeleteAccount(a *Account) error {
+	it, err := b.s.iterator(key8(nil, kindAccount, a.ID), key8(nil, kindAccount, a.ID+1))
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		switch key := it.Key(); {
+		case key[sectionAt] == sectionNames:
+			b.delete(key)
+			b.digest.Sub(rowSum(key, nil))
+		case key[sectionAt] == sectionAnswered && len(key) > sectionAt+1:
+			k := answeredKey{account: a.ID}
+			copy(k.hash[:], key[sectionAt+1:])
+			if err := b.setAnswered(&k, Answered{}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := it.Error(); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	b.key = keyName(b.key, kindAccountName, a.Name)
+	b.delete(b.key)
+	b.key = keyAccount(b.key, a.ID)
+	b.delete(b.key)
+	b.digest.Sub(a.sum)
+	return nil
+}
+
 // PutMailbox writes m.
 func (b *Batch) PutMailbox(m *Mailbox) {
 	b.key = keyMailbox(b.key, m.Account, m.ID)

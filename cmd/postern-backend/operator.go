@@ -47,6 +47,8 @@ func (o *operator) handle() {
 	})
 	admin.Handle(s, admin.MailboxList, o.accounts)
 	admin.Handle(s, admin.MailboxShow, o.account)
+	admin.Handle(s, admin.MailboxUsage, o.usage)
+	admin.Handle(s, admin.MailboxRemove, o.removeAccount)
 	o.handleMembers()
 	o.handleUpkeep()
 	for _, p := range o.places {
@@ -245,10 +247,7 @@ func (o *operator) accounts(ctx context.Context, in admin.MailboxQuery) (admin.M
 	if err != nil {
 		return admin.MailboxListing{}, err
 	}
-	limit := in.Limit
-	if limit <= 0 || limit > 10_000 {
-		limit = 1000
-	}
+	limit := limitOf(in.Limit)
 	names, err := l.boxes.Accounts(ctx, in.After, limit+1)
 	if err != nil {
 		return admin.MailboxListing{}, conflict(err)
@@ -297,6 +296,53 @@ func (o *operator) account(ctx context.Context, in admin.MailboxQuery) (admin.Ma
 		})
 	}
 	return out, nil
+}
+
+// limitOf is how many accounts one answer has.
+func limitOf(asked int) int {
+	if asked <= 0 || asked > 10_000 {
+		return 1000
+	}
+	return asked
+}
+
+func (o *operator) usage(ctx context.Context, in admin.MailboxQuery) (admin.UsageListing, error) {
+	l, err := o.running(in.Pair)
+	if err != nil {
+		return admin.UsageListing{}, err
+	}
+	limit := limitOf(in.Limit)
+	list, err := l.boxes.Usage(ctx, in.After, limit+1)
+	if err != nil {
+		return admin.UsageListing{}, conflict(err)
+	}
+	out := admin.UsageListing{Accounts: []admin.MailboxUsed{}, More: len(list) > limit}
+	for _, u := range list[:min(len(list), limit)] {
+		out.Accounts = append(out.Accounts, used(u))
+	}
+	return out, nil
+}
+
+func used(u mailbox.Usage) admin.MailboxUsed {
+	return admin.MailboxUsed{Account: u.Account, UsedBytes: u.Bytes, UsedMessages: u.Messages, LimitBytes: u.Limit.Bytes, LimitMsgs: u.Limit.Messages}
+}
+
+func (o *operator) removeAccount(ctx context.Context, in admin.MailboxName) (admin.MailboxUsed, error) {
+	l, err := o.running(in.Pair)
+	if err != nil {
+		return admin.MailboxUsed{}, err
+	}
+	had, err := l.boxes.Remove(ctx, in.Account)
+	switch {
+	case errors.Is(err, mailbox.ErrNoAccount):
+		return admin.MailboxUsed{}, fmt.Errorf("%w: no account %q in pair %s", admin.ErrNotFound, in.Account, l.place.group.Pair)
+	case errors.Is(err, mailbox.ErrLevel):
+		return admin.MailboxUsed{}, fmt.Errorf("%w: %w", admin.ErrConflict, err)
+	case err != nil:
+		return admin.MailboxUsed{}, conflict(err)
+	}
+	o.n.Log.Info("account removed", "pair", l.place.group.Pair, "account", had.Account, "messages", had.Messages, "octets", had.Bytes)
+	return used(had), nil
 }
 
 // before is a string that sorts just before name, so that a listing after it

@@ -55,10 +55,13 @@ var (
 	UpkeepPoll   = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
 	PairRelease  = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
 	MailboxList  = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
-	MailboxShow  = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
-	Explain      = Method[ExplainRequest, ExplainResult]{Name: "explain"}
-	Finalize     = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
-	Flush        = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
+	MailboxUsage = Method[MailboxQuery, UsageListing]{Name: "mailbox.usage"}
+	// MailboxRemove takes an account away with all its mail, for good.
+	MailboxRemove = Method[MailboxName, MailboxUsed]{Name: "mailbox.remove", Mutating: true}
+	MailboxShow   = Method[MailboxQuery, MailboxDetail]{Name: "mailbox.show"}
+	Explain       = Method[ExplainRequest, ExplainResult]{Name: "explain"}
+	Finalize      = Method[FinalizeRequest, FormatLevels]{Name: "finalize", Mutating: true}
+	Flush         = Method[FlushRequest, FlushResult]{Name: "directory.flush", Mutating: true}
 )
 
 // NodeStatus is what a node says of itself.
@@ -542,6 +545,27 @@ type MailboxQuery struct {
 type MailboxListing struct {
 	Accounts []string `json:"accounts"`
 	More     bool     `json:"more,omitempty"`
+}
+
+// MailboxName names an account of a pair.
+type MailboxName struct {
+	Pair    string `json:"pair,omitempty"`
+	Account string `json:"account"`
+}
+
+// UsageListing is what accounts hold, in the order of their names.
+type UsageListing struct {
+	Accounts []MailboxUsed `json:"accounts"`
+	More     bool          `json:"more,omitempty"`
+}
+
+// MailboxUsed is what an account holds, and may hold.
+type MailboxUsed struct {
+	Account      string `json:"account"`
+	UsedBytes    int64  `json:"used_bytes"`
+	UsedMessages int64  `json:"used_messages"`
+	LimitBytes   int64  `json:"limit_bytes"` // -1: none
+	LimitMsgs    int64  `json:"limit_messages"`
 }
 
 // MailboxDetail is one account.

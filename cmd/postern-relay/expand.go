@@ -3,39 +3,32 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
 
+	"github.com/postern-mail/postern/relay/bounce"
 	"github.com/postern-mail/postern/relay/expand"
 	"github.com/postern-mail/postern/relay/mapping"
+	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/mail"
 )
 
 // openExpander makes what turns an address into deliveries.
 func (r *relay) openExpander() error {
 	c := &r.c.Expand
-	texts := map[string]string{}
-	for _, t := range c.Texts {
-		name, text, ok := strings.Cut(t, "=")
-		if !ok {
-			return fmt.Errorf("expand.texts: %q is not name=text", t)
-		}
-		texts[strings.TrimSpace(name)] = strings.TrimSpace(text)
+	texts, err := refusals(c.Texts)
+	if err != nil {
+		return err
+	}
+	tables, err := mappings(c.Mappings)
+	if err != nil {
+		return err
 	}
 	srs, err := readSRS(c.SRSDomain, c.SRSKeyFile)
 	if err != nil {
 		return err
-	}
-	var tables *mapping.Tables
-	if c.Mappings != "" {
-		text, err := os.ReadFile(c.Mappings)
-		if err == nil {
-			tables, err = mapping.Parse(c.Mappings, text)
-		}
-		if err != nil {
-			return fmt.Errorf("expand.mappings: %w", err)
-		}
 	}
 	r.expander, err = expand.New(expand.Config{
 		Directory: r.dir.cache, Pair: r.n.Routes.Pair, Hostnames: slices.Concat([]string{r.c.Hostname}, c.Hostnames),
@@ -43,6 +36,51 @@ func (r *relay) openExpander() error {
 		OverQuotaTemporary: c.OverQuotaTemporary, RouteToRoutingHost: c.RouteToRoutingHost, SRS: srs, Guaranteed: c.GuaranteedChannels, Log: r.n.Log,
 	})
 	return err
+}
+
+// refusals are the texts of expand.texts by their names.
+func refusals(list []string) (map[string]string, error) {
+	texts := map[string]string{}
+	for _, t := range list {
+		name, text, ok := strings.Cut(t, "=")
+		if !ok {
+			return nil, fmt.Errorf("expand.texts: %q is not name=text", t)
+		}
+		texts[strings.TrimSpace(name)] = strings.TrimSpace(text)
+	}
+	return texts, nil
+}
+
+// mappings are the tables of a file; nil without one.
+func mappings(file string) (*mapping.Tables, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("expand.mappings: %w", err)
+	}
+	tables, err := mapping.Parse(file, text)
+	if err != nil {
+		return nil, fmt.Errorf("expand.mappings: %w", err)
+	}
+	return tables, nil
+}
+
+// noticeTexts are the texts of notifications, with those of a directory.
+func noticeTexts(c *config.Notices) (*bounce.Texts, error) {
+	var files fs.FS
+	if c.Texts != "" {
+		files = os.DirFS(c.Texts)
+	}
+	texts, err := bounce.LoadTexts(files)
+	if err != nil {
+		return nil, fmt.Errorf("notices.texts: %w", err)
+	}
+	if !texts.Has(c.Language) {
+		return nil, fmt.Errorf("notices.language: no texts in %q; there are %s", c.Language, strings.Join(texts.Languages(), ", "))
+	}
+	return texts, nil
 }
 
 // readSRS reads the keys of rewritten senders; nil without a domain.

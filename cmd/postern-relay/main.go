@@ -40,6 +40,7 @@ func main() {
 		Short:  "mail in and out, and the way of clients to their mail",
 		Tiers:  []*metrics.Tier{metrics.Relay},
 		Common: func(c *config.Relay) *config.Common { return &c.Common },
+		Check:  check,
 		Start:  start,
 	}.Main())
 }
@@ -61,6 +62,22 @@ type relay struct {
 	sessions    []*proxy.Server
 	connections func() int   // of SMTP, open now; nil without a service
 	inFlight    atomic.Int64 // octets of messages in memory
+}
+
+// check reads the files with words and tables that the configuration names, and
+// what else is only understood at the start.
+func check(c *config.Relay) error {
+	_, err := schemaOf(&c.Directory)
+	if err == nil {
+		_, err = refusals(c.Expand.Texts)
+	}
+	if err == nil {
+		_, err = mappings(c.Expand.Mappings)
+	}
+	if err == nil {
+		_, err = noticeTexts(&c.Notices)
+	}
+	return err
 }
 
 // start opens what is below first and lets mail in last.
@@ -180,8 +197,13 @@ func (r *relay) openOutside() (err error) {
 }
 
 func (r *relay) openJobs() error {
+	texts, err := noticeTexts(&r.c.Notices)
+	if err != nil {
+		return err
+	}
 	bouncer, err := bounce.New(bounce.Config{
-		Hostname: r.c.Hostname, Origin: r.c.Node, Door: r.acceptor, Lifetime: r.c.Retry.Lifetime, Log: r.n.Log, Mail: r.mailLog,
+		Hostname: r.c.Hostname, Origin: r.c.Node, Door: r.acceptor, Lifetime: r.c.Retry.Lifetime,
+		Wanted: r.expander.Languages, Language: r.c.Notices.Language, Texts: texts, Log: r.n.Log, Mail: r.mailLog,
 	})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -28,6 +29,13 @@ type Config struct {
 	Origin   string       // this relay's name in delivery keys
 	From     mail.Address // author; where the domain of the recipients names none; default MAILER-DAEMON@Hostname
 	Door     Door
+
+	// Wanted finds the languages that a sender wants, as preferredLanguage has
+	// them; "" for a sender who is not ours or says nothing. An error puts the
+	// notification off. Nil: nobody's are known.
+	Wanted   func(ctx context.Context, sender mail.Address) (string, error)
+	Language string // of everybody else (default en)
+	Texts    *Texts // default those of LoadTexts(nil)
 
 	Lifetime   time.Duration // told in delay warnings (default 12 days)
 	MaxContent int64         // octets of a message that is returned whole (default 1 MiB)
@@ -64,6 +72,18 @@ func New(cfg Config) (*Bouncer, error) {
 	if cfg.PerHour <= 0 {
 		cfg.PerHour = 100
 	}
+	if cfg.Texts == nil {
+		var err error
+		if cfg.Texts, err = LoadTexts(nil); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Language = strings.ToLower(cfg.Language); cfg.Language == "" {
+		cfg.Language = usualLanguage
+	}
+	if !cfg.Texts.Has(cfg.Language) {
+		return nil, fmt.Errorf("bounce: no texts in %q; there are %s", cfg.Language, strings.Join(cfg.Texts.Languages(), ", "))
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -80,7 +100,14 @@ func (b *Bouncer) Report(ctx context.Context, it *queue.Item, rcpts []queue.Reci
 	if to.IsNull() || it.Report || len(rcpts) == 0 {
 		return nil
 	}
-	n := b.compose(it, rcpts, msg)
+	wanted := ""
+	if b.cfg.Wanted != nil {
+		var err error
+		if wanted, err = b.cfg.Wanted(ctx, to); err != nil {
+			return fmt.Errorf("language of a notification: %w", err)
+		}
+	}
+	n := b.compose(it, rcpts, msg, wanted)
 	if !b.admit(to) {
 		b.cfg.Log.Warn("notification suppressed, too many to one address", "queue_id", it.ID(), "kind", n.kind)
 		return nil

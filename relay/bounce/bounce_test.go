@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
+	"mime/quotedprintable"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -75,6 +77,7 @@ const sample = "From: ann\r\nSubject: hi\r\nMessage-ID: <m1@example.net>\r\n\r\n
 type report struct {
 	header    textproto.MIMEHeader
 	text      string
+	language  string
 	status    string // content type of the status part
 	message   textproto.MIMEHeader
 	rcpts     []textproto.MIMEHeader
@@ -123,6 +126,16 @@ func read(t *testing.T, b []byte) report {
 		}
 		switch n {
 		case 0:
+			rep.language = p.Header.Get("Content-Language")
+			switch p.Header.Get("Content-Transfer-Encoding") {
+			case "quoted-printable":
+				content, err = io.ReadAll(quotedprintable.NewReader(bytes.NewReader(content)))
+			case "base64":
+				content, err = io.ReadAll(base64.NewDecoder(base64.StdEncoding, bytes.NewReader(content)))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 			rep.text = string(content)
 		case 1:
 			rep.status = p.Header.Get("Content-Type")

@@ -2,7 +2,10 @@ package bounce
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
+	"mime/quotedprintable"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,21 +29,22 @@ const (
 	expanded  kind = "expanded"
 )
 
+// kindOf is what a state reports.
+type kindOf struct {
+	state  queue.State
+	kind   kind
+	action string // RFC 3464 2.3.3
+}
+
 // kinds is what each state reports, the gravest first.
-var kinds = []struct {
-	state   queue.State
-	kind    kind
-	action  string // RFC 3464 2.3.3
-	subject string
-	text    string
-}{
-	{queue.Failed, failed, "failed", "Delivery failed", "Your message could not be delivered to the recipients below. This is final; it will not be tried again."},
-	{queue.Returned, returned, "failed", "Delivery stopped by an administrator", "An administrator has stopped the delivery of your message to the recipients below."},
-	{queue.TimedOut, timedOut, "failed", "Delivery failed: time limit reached", "Your message could not be delivered in time to the recipients below. It will not be tried again."},
-	{queue.Pending, delayed, "delayed", "Delivery delayed", "This is a warning only. You do not need to send your message again. It has not been delivered yet to the recipients below; delivery is still being tried."},
-	{queue.Relayed, relayed, "relayed", "Passed on without further report", "Your message was passed on to a system that does not send reports. There will be no further report about the recipients below."},
-	{queue.Expanded, expanded, "expanded", "Passed on to a list", "Your message was passed on to the members of the lists below."},
-	{queue.Delivered, delivered, "delivered", "Delivered", "Your message was delivered to the recipients below."},
+var kinds = []kindOf{
+	{queue.Failed, failed, "failed"},
+	{queue.Returned, returned, "failed"},
+	{queue.TimedOut, timedOut, "failed"},
+	{queue.Pending, delayed, "delayed"},
+	{queue.Relayed, relayed, "relayed"},
+	{queue.Expanded, expanded, "expanded"},
+	{queue.Delivered, delivered, "delivered"},
 }
 
 // notification is a finished message.
@@ -54,8 +58,9 @@ type notification struct {
 	from  mail.Address
 }
 
-// compose makes the notification about rcpts of it, whose octets are msg.
-func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte) notification {
+// compose makes the notification about rcpts of it, whose octets are msg, for
+// somebody who wants a language.
+func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte, wanted string) notification {
 	n := notification{id: reportID(it, rcpts), date: it.Envelope.Arrival}
 	lead := len(kinds) - 1
 	for i := range rcpts {
@@ -72,9 +77,10 @@ func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte) n
 	n.utf8 = needsUTF8(it, rcpts)
 	n.from = b.author(rcpts, n.utf8)
 	content, whole := b.content(it, kinds[lead].action, msg)
-	text := b.text(lead, rcpts)
+	tag, words := b.cfg.Texts.in(wanted, b.cfg.Language)
+	text, textEncoding := transfer(b.text(words, it, lead, rcpts))
 	status := b.status(it, rcpts, n.utf8)
-	eight := !ascii(content) || !ascii(text) || !ascii(status)
+	eight := !ascii(content) || !ascii(status)
 	n.body = mail.Body7Bit
 	encoding := "7bit"
 	if eight {
@@ -96,9 +102,9 @@ func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte) n
 	}
 	var o bytes.Buffer
 	o.Grow(len(content) + 4096)
-	o.Write(b.header(it, &n, kinds[lead].subject, boundary, encoding, msg))
+	o.Write(b.header(it, &n, words, boundary, encoding, msg))
 	o.WriteString("This is a report in MIME format (RFC 3462).\r\n")
-	part(&o, boundary, "text/plain; charset=utf-8", "Notification", encoding, text)
+	part(&o, boundary, "text/plain; charset=utf-8\r\nContent-Language: "+tag, "Notification", textEncoding, text)
 	part(&o, boundary, statusType, "Delivery report", encoding, status)
 	part(&o, boundary, contentType, "Your message", encoding, content)
 	o.WriteString("\r\n--" + boundary + "--\r\n")
@@ -122,12 +128,13 @@ func (b *Bouncer) author(rcpts []queue.Recipient, utf8 bool) mail.Address {
 }
 
 // header is the notification's own header, with the empty line.
-func (b *Bouncer) header(it *queue.Item, n *notification, subject, boundary, encoding string, msg []byte) []byte {
+func (b *Bouncer) header(it *queue.Item, n *notification, words language, boundary, encoding string, msg []byte) []byte {
+	author := words["author"]
 	h := make([]byte, 0, 1024)
 	h = message.AppendField(h, "Date", n.date.UTC().Format(time.RFC1123Z))
-	h = message.AppendMailboxField(h, "From", "Mail Delivery System", n.from)
+	h = message.AppendMailboxField(h, "From", author.fill(), n.from)
 	h = message.AppendMailboxField(h, "To", "", it.Envelope.ReversePath)
-	h = message.AppendField(h, "Subject", subject)
+	h = message.AppendField(h, "Subject", words[string(n.kind)].subject)
 	h = message.AppendField(h, "Message-ID", "<"+n.id+"@"+b.cfg.Hostname+">")
 	if id, ok := message.Get(msg[:message.HeaderLen(msg)], "Message-ID"); ok && len(id) < 250 && plain(id) {
 		h = message.AppendField(h, "References", string(id))
@@ -198,9 +205,14 @@ func shown(r *queue.Recipient) string {
 }
 
 // text is the part for people.
-func (b *Bouncer) text(lead int, rcpts []queue.Recipient) []byte {
+func (b *Bouncer) text(words language, it *queue.Item, lead int, rcpts []queue.Recipient) []byte {
 	var o bytes.Buffer
-	o.WriteString("This is the mail system at " + b.cfg.Hostname + ".\r\n")
+	put := func(name string, pairs ...string) {
+		if s, ok := words[name]; ok {
+			o.WriteString(s.fill(pairs...))
+		}
+	}
+	put("greeting", "host", b.cfg.Hostname)
 	for k := lead; k < len(kinds); k++ {
 		first := true
 		for i := range rcpts {
@@ -209,19 +221,56 @@ func (b *Bouncer) text(lead int, rcpts []queue.Recipient) []byte {
 				continue
 			}
 			if first {
-				o.WriteString("\r\n" + wrap(kinds[k].text) + "\r\n")
+				o.WriteString("\r\n")
+				put(string(kinds[k].kind))
 				first = false
 			}
 			o.WriteString("\r\n  <" + oneLine(shown(r), 320) + ">\r\n")
-			if said := said(r); said != "" {
+			switch said, host := said(r), remote(r); {
+			case said == "":
+			case host == "":
 				o.WriteString("      " + oneLine(said, 400) + "\r\n")
+			default:
+				o.WriteString("      ")
+				put("said", "server", host, "reply", said)
 			}
 		}
 	}
 	if kinds[lead].kind == delayed {
-		o.WriteString("\r\n" + wrap(fmt.Sprintf("It is tried for %d days from its arrival.", int(b.cfg.Lifetime.Hours()/24))) + "\r\n")
+		o.WriteString("\r\n")
+		put("until", "until", b.until(it).Format("2006-01-02 15:04 MST"))
+	}
+	if _, ok := words["closing"]; ok {
+		o.WriteString("\r\n")
+		put("closing", "host", b.cfg.Hostname)
 	}
 	return o.Bytes()
+}
+
+// until is when it is given up.
+func (b *Bouncer) until(it *queue.Item) time.Time {
+	return it.Envelope.Arrival.Add(b.cfg.Lifetime).UTC()
+}
+
+// transfer encodes a text for a way of seven bits, so that whole notifications
+// are eight bits wide only for what they return.
+func transfer(text []byte) (encoded []byte, encoding string) {
+	if ascii(text) {
+		return text, "7bit"
+	}
+	var o bytes.Buffer
+	w := quotedprintable.NewWriter(&o)
+	w.Write(text) // to memory
+	w.Close()
+	lines := base64.StdEncoding.EncodedLen(len(text)) + 2*(len(text)/57+1)
+	if o.Len() <= lines {
+		return o.Bytes(), "quoted-printable"
+	}
+	o.Reset()
+	for line := range slices.Chunk(text, 57) {
+		o.WriteString(base64.StdEncoding.EncodeToString(line) + "\r\n")
+	}
+	return o.Bytes(), "base64"
 }
 
 // said is what was answered last about r, for people.
@@ -235,9 +284,6 @@ func said(r *queue.Recipient) string {
 	}
 	if r.Answer.Code != 0 {
 		s = strconv.Itoa(r.Answer.Code) + " " + s
-	}
-	if host := remote(r); host != "" {
-		s = "host " + host + " said: " + s
 	}
 	return s
 }
@@ -285,7 +331,7 @@ func (b *Bouncer) status(it *queue.Item, rcpts []queue.Recipient, utf8 bool) []b
 			field("Last-Attempt-Date", r.LastTry.UTC().Format(time.RFC1123Z))
 		}
 		if r.State == queue.Pending {
-			field("Will-Retry-Until", it.Envelope.Arrival.Add(b.cfg.Lifetime).UTC().Format(time.RFC1123Z))
+			field("Will-Retry-Until", b.until(it).Format(time.RFC1123Z))
 		}
 	}
 	return o.Bytes()
@@ -340,22 +386,4 @@ func oneLine(s string, n int) string {
 		s = s[:len(s)-size]
 	}
 	return s
-}
-
-// wrap breaks text into lines of at most 72 octets.
-func wrap(text string) string {
-	var o strings.Builder
-	line := 0
-	for word := range strings.FieldsSeq(text) {
-		if line > 0 && line+1+len(word) > 72 {
-			o.WriteString("\r\n")
-			line = 0
-		} else if line > 0 {
-			o.WriteByte(' ')
-			line++
-		}
-		o.WriteString(word)
-		line += len(word)
-	}
-	return o.String()
 }

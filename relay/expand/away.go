@@ -1,6 +1,7 @@
 package expand
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"time"
@@ -109,23 +110,43 @@ func (w *walk) language(r mail.Recipient, a *directory.Away) (string, error) {
 	if !tagged {
 		return "", nil
 	}
-	name, err := directory.NormalizeDomain(w.env.ReversePath.Domain)
+	return w.languages(r.Address, w.env.ReversePath)
+}
+
+// languages are those that a person prefers, or whose domain does; "" for who
+// is not ours, or says nothing. rcpt is for the error.
+func (w *walk) languages(rcpt, person mail.Address) (string, error) {
+	name, err := directory.NormalizeDomain(person.Domain)
 	if err != nil {
 		return "", nil
 	}
 	d, err := w.x.cfg.Directory.Domain(w.ctx, name)
-	if err == nil {
-		var ans *directory.Answer
-		ans, err = w.x.cfg.Directory.Lookup(w.ctx, d, mail.Address{Local: w.env.ReversePath.Local, Domain: name})
-		if err == nil {
-			if e, err := directory.Sole(ans.Entries); err == nil && !ans.CatchAll && e.Language != "" {
-				return e.Language, nil
-			}
-			return d.Language, nil
-		}
+	if err != nil {
+		return "", w.unlessClean(rcpt, err)
 	}
+	ans, err := w.x.cfg.Directory.Lookup(w.ctx, d, mail.Address{Local: person.Local, Domain: name})
+	if err != nil {
+		return d.Language, w.unlessClean(rcpt, err)
+	}
+	if e, err := directory.Sole(ans.Entries); err == nil && !ans.CatchAll && e.Language != "" {
+		return e.Language, nil
+	}
+	return d.Language, nil
+}
+
+// unlessClean is the answer when the directory could not say, nil when it said
+// that there is nothing.
+func (w *walk) unlessClean(rcpt mail.Address, err error) error {
 	if errors.Is(err, directory.ErrNotFound) || errors.Is(err, directory.ErrAmbiguous) {
-		return "", nil
+		return nil
 	}
-	return "", w.unknown(r.Address, err)
+	return w.unknown(rcpt, err)
+}
+
+// Languages are those that a person prefers, or whose domain does, as
+// preferredLanguage has them (directory.md 3 and 14); "" for who is not ours, or
+// says nothing. The error is the directory's.
+func (x *Expander) Languages(ctx context.Context, person mail.Address) (string, error) {
+	w := walk{x: x, ctx: ctx}
+	return w.languages(person, person)
 }

@@ -105,6 +105,7 @@ func TestPeople(t *testing.T) {
 			}
 			t.Run("users", func(t *testing.T) { serverUsers(t, x, &now) })
 			t.Run("lists", func(t *testing.T) { serverLists(t, x) })
+			t.Run("languages", func(t *testing.T) { serverLanguages(t, x) })
 		})
 	}
 }
@@ -127,6 +128,25 @@ func rcptAt(t *testing.T, x *Expander, from string, size int64, to string) ([]ma
 	got := show(rs)
 	slices.Sort(got)
 	return rs, strings.Join(got, ", ")
+}
+
+// serverLanguages: who is told about mail in which language.
+func serverLanguages(t *testing.T, x *Expander) {
+	for person, want := range map[string]string{
+		"fran@example.org": "fr", "Fran+work@EXAMPLE.net": "fr", "ana@example.org": "pt", "nobody@example.org": "pt",
+		"bob@example.com": "", "eve@out.example": "", "": "",
+	} {
+		var a mail.Address
+		if person != "" {
+			var err error
+			if a, err = mail.ParseAddress(person, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := x.Languages(t.Context(), a); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", person, got, err, want)
+		}
+	}
 }
 
 func serverUsers(t *testing.T, x *Expander, now *time.Time) {

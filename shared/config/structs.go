@@ -66,6 +66,7 @@ type Relay struct {
 	Accept     Accept
 	Expand     Expand
 	Autoreply  Autoreply
+	Notices    Notices
 	LMTP       LMTPClient
 	Queue      Queue
 	Retry      Retry
@@ -246,6 +247,12 @@ type Expand struct {
 	Reverse            bool
 	SRSDomain          string `mapstructure:"srs_domain"`
 	SRSKeyFile         string `mapstructure:"srs_key_file"`
+}
+
+// Notices is what senders are told about their mail.
+type Notices struct {
+	Language string
+	Texts    string
 }
 
 // LMTPClient is the pool of connections to the pairs.

@@ -296,30 +296,6 @@ func (r *reader) tagged(attr string) []Tagged {
 	return out
 }
 
-// In is the text whose tag fits a language: the same tag, one of the same
-// primary language, the one without a tag, any. "" without texts.
-func In(texts []Tagged, language string) string {
-	language = strings.ToLower(language)
-	primary, _, _ := strings.Cut(language, "-")
-	best, rank := "", -1
-	for _, t := range texts {
-		n := 0
-		tag, _, _ := strings.Cut(t.Language, "-")
-		switch {
-		case language != "" && t.Language == language:
-			n = 3
-		case primary != "" && tag == primary:
-			n = 2
-		case t.Language == "":
-			n = 1
-		}
-		if n > rank {
-			best, rank = t.Text, n
-		}
-	}
-	return best
-}
-
 // Lines makes lines of a value in which "$" ends a line, \24 stands for a
 // dollar sign and \5c for a backslash.
 func Lines(v string) string {

@@ -39,6 +39,8 @@ type Program[T config.Node] struct {
 	Tiers []*metrics.Tier
 	// Common finds what every node is told in T.
 	Common func(*T) *config.Common
+	// Check reads what else the configuration names, for --check. Nil: nothing.
+	Check func(*T) error
 	// Start is the start-up list. What it starts by Go runs until the stop.
 	Start func(ctx context.Context, n *Node[T]) error
 	// Create makes what must exist before the first start and returns; it is
@@ -167,6 +169,12 @@ func (p *Program[T]) configure(args []string, stdout, stderr io.Writer) (c *T, f
 		return nil, "", false, exitUsage
 	}
 	if *check {
+		if p.Check != nil {
+			if err := p.Check(c); err != nil {
+				fmt.Fprintf(stderr, "%s: %v\n", p.Name, err)
+				return nil, "", false, exitUsage
+			}
+		}
 		return nil, "", false, 0
 	}
 	return c, file, create, 0

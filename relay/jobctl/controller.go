@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"time"
 
@@ -358,7 +359,8 @@ func (c *Controller) overdue(ctx context.Context, it *queue.Item) {
 // process before this one died, and holds those for which that is once too
 // often.
 func (c *Controller) countSuspects() error {
-	for _, id := range c.cfg.Queue.Suspects() {
+	ids := slices.Sorted(slices.Values(c.cfg.Queue.Suspects())) // one several times, when it had several jobs
+	for _, id := range slices.Compact(ids) {
 		it, err := c.cfg.Queue.Load(id)
 		if errors.Is(err, queue.ErrNotFound) {
 			continue

@@ -670,6 +670,23 @@ func TestCrashes(t *testing.T) {
 	})
 }
 
+// TestCrashCountedOnce: a message that is on its way to many when the process
+// dies has died once.
+func TestCrashCountedOnce(t *testing.T) {
+	in(t, nil, func(h *house) {
+		h.a.takes = time.Hour
+		id := h.submit(nil, "a@one.example", "b@two.example", "c@three.example", "d@four.example")
+		time.Sleep(time.Minute)
+		crashed := h.fs.Crash(1)
+		h.end()
+		h.fs = crashed
+		h.start()
+		if it, err := h.q.Load(id); err != nil || it.Crashes != 1 || it.Held {
+			t.Errorf("%v: %d crashes, held %v", err, it.Crashes, it.Held)
+		}
+	})
+}
+
 func TestOperator(t *testing.T) {
 	in(t, nil, func(h *house) {
 		h.a.answer = later

@@ -135,7 +135,7 @@ func (r *twin) leave() {
 		if res := r.attempt(it, r.out); !res.Outcome.Done() {
 			return fmt.Errorf("answer %s: %+v", it.ID(), res)
 		}
-		return r.queue.Remove(it)
+		return r.queue.Remove(it, false)
 	})
 	if err != nil {
 		r.t.Error(err)

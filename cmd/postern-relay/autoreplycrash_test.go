@@ -115,7 +115,7 @@ func (s *story) live(name string, l *life) bool {
 			if res := r.attempt(it, agent); !res.Outcome.Done() {
 				return res.Err
 			}
-			return r.queue.Remove(it)
+			return r.queue.Remove(it, false)
 		})
 		if err != nil && !l.dead() {
 			s.t.Fatal(err)

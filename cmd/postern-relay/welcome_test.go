@@ -95,7 +95,7 @@ func (h *host) run(t *testing.T, times int) (n int) {
 				t.Errorf("%+v", res[0])
 			}
 		}
-		if err := h.queue.Remove(it); err != nil {
+		if err := h.queue.Remove(it, false); err != nil {
 			t.Error(err)
 		}
 		n++

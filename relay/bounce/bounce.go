@@ -115,7 +115,14 @@ func (b *Bouncer) Report(ctx context.Context, it *queue.Item, rcpts []queue.Reci
 	env := mail.Envelope{
 		QueueID: n.id, RootID: n.id, Origin: b.cfg.Origin, Arrival: n.date, Body: n.body, SMTPUTF8: n.utf8,
 	}
-	err := b.cfg.Door.Inject(ctx, transaction.Injection{Envelope: env, Recipients: []mail.Recipient{{Address: to, Notify: mail.NotifyNever}}, Report: true}, n.bytes)
+	// All of rcpts are told of together: the first stands for them.
+	parent := queue.Parent{ID: it.ID(), Key: rcpts[0].Key, State: rcpts[0].State}
+	if parent.State == queue.Pending {
+		parent.Notice = it.Notices + 1
+	}
+	err := b.cfg.Door.Inject(ctx, transaction.Injection{
+		Envelope: env, Recipients: []mail.Recipient{{Address: to, Notify: mail.NotifyNever}}, Report: true, Parent: parent,
+	}, n.bytes)
 	if err != nil && !mail.Permanent(err) {
 		return err
 	}

@@ -284,7 +284,7 @@ func (c *Controller) apply(ctx context.Context, j *job, rcpts []mail.Recipient, 
 		return time.Time{}, false, err
 	}
 	now := c.now()
-	durable, deferred, busy := false, 0, false
+	durable, made, deferred, busy := false, false, 0, false
 	for n := range results {
 		r := it.Find(rcpts[n].Key)
 		if r == nil || r.State != queue.Pending {
@@ -292,6 +292,7 @@ func (c *Controller) apply(ctx context.Context, j *job, rcpts []mail.Recipient, 
 		}
 		final := c.settle(it, r, &results[n], now)
 		durable = durable || final
+		made = made || final && j.dest.key.channel == mail.ChannelReprocess
 		if !final {
 			deferred++
 			busy = busy || !r.Busy.IsZero()
@@ -299,6 +300,9 @@ func (c *Controller) apply(ctx context.Context, j *job, rcpts []mail.Recipient, 
 	}
 	if deferred > 0 && deferred < len(results) {
 		c.again(it, rcpts, results, now)
+	}
+	if len(it.Recipients) == 0 && !made {
+		durable = false // undone by a crash, it is repeated under the same keys
 	}
 	if err := c.store(it, durable); err != nil {
 		return time.Time{}, false, err
@@ -315,15 +319,22 @@ func (c *Controller) failuresOf(d *destination) int {
 	return d.failures
 }
 
-// store removes a message that has nothing left, or writes it.
+// store removes a message that has nothing left, or writes it. With durable it
+// survives a crash, and lets go on what waits for it.
 func (c *Controller) store(it *queue.Item, durable bool) error {
 	if len(it.Recipients) > 0 {
-		return c.cfg.Queue.Update(it, durable)
+		if err := c.cfg.Queue.Update(it, durable); err != nil {
+			return err
+		}
+	} else {
+		if err := c.cfg.Queue.Remove(it, durable); err != nil {
+			return err
+		}
+		c.cfg.Mail.Removed(c.event(it, ""))
 	}
-	if err := c.cfg.Queue.Remove(it); err != nil {
-		return err
+	if durable {
+		c.closed(it)
 	}
-	c.cfg.Mail.Removed(c.event(it, ""))
 	return nil
 }
 

@@ -18,7 +18,7 @@ type Queue interface {
 	Load(id string) (*queue.Item, error)
 	Body(it *queue.Item, buf []byte) ([]byte, error)
 	Update(it *queue.Item, durable bool) error
-	Remove(it *queue.Item) error
+	Remove(it *queue.Item, durable bool) error
 	SetAside(id string, why error) error
 	Mark(id string) (done func())
 	Suspects() []string

@@ -45,6 +45,7 @@ type Controller struct {
 	kept     map[string]bool // messages with a recipient on the channel hold
 	keptMore bool            // the disk holds more of them
 	scanTook time.Duration
+	children children
 }
 
 // New checks cfg and returns a Controller. Tell it about new messages by
@@ -56,7 +57,7 @@ func New(cfg Config) (*Controller, error) {
 	return &Controller{
 		cfg: cfg, start: time.Now(), bodies: semaphore.NewWeighted(cfg.MaxBody), wake: make(chan struct{}, 1), alone: make(chan struct{}, 1),
 		messages: map[string]*message{}, dests: map[destKey]*destination{}, channels: map[mail.Channel]*channel{},
-		silent: map[*destination]bool{}, over: map[*destination]bool{}, crashes: map[string]int{}, kept: map[string]bool{}, seed: maphash.MakeSeed(),
+		silent: map[*destination]bool{}, over: map[*destination]bool{}, crashes: map[string]int{}, kept: map[string]bool{}, children: children{of: map[string]map[string]queue.Parent{}}, seed: maphash.MakeSeed(),
 	}, nil
 }
 
@@ -79,6 +80,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if c.cfg.OnHold != nil {
 		c.wg.Go(func() { c.releases(ctx) })
 	}
+	c.wg.Go(func() { c.orphans(ctx) })
 	c.loop(ctx)
 	c.mu.Lock()
 	c.running = false
@@ -230,8 +232,10 @@ func (c *Controller) ended(j *job, next time.Time, busy bool) {
 // Queue.OnSubmit.
 func (c *Controller) Submitted(it *queue.Item) {
 	c.mu.Lock()
-	c.track(it)
-	c.pump()
+	if !c.wait(it) {
+		c.track(it)
+		c.pump()
+	}
 	c.mu.Unlock()
 	c.poke()
 }
@@ -318,9 +322,17 @@ func (c *Controller) scan(ctx context.Context) {
 		c.forget(d)
 	}
 	c.mu.Unlock()
-	n, begin := 0, c.now()
+	n, wait, begin := 0, 0, c.now()
 	err := c.cfg.Queue.Scan(ctx, func(it *queue.Item) error {
 		c.mu.Lock()
+		if c.wait(it) {
+			wait++
+			c.mu.Unlock()
+			if wait%1000 == 0 {
+				c.lookAll(ctx)
+			}
+			return nil
+		}
 		all := c.track(it)
 		if n++; n%64 == 0 {
 			c.pump()
@@ -334,6 +346,7 @@ func (c *Controller) scan(ctx context.Context) {
 	if err != nil && !errors.Is(err, context.Canceled) {
 		c.cfg.Log.Error("queue not read to the end", "error", err)
 	}
+	c.lookAll(ctx)
 	c.mu.Lock()
 	c.scanning = false
 	c.overflow = c.overflow || err != nil

@@ -17,6 +17,10 @@ What it keeps true:
     up and, where the sender is to be told, the notification is in the queue.
     That a recipient is given up is on the disk before the notification is made,
     so a crash makes the same notification again, under the same id.
+  - What was made of a recipient of another message, the members of a list, a
+    forward or a report, is not tried before that recipient has ended on the
+    disk. It is therefore still in the queue, under its id, whenever a crash
+    makes it again, and nothing is sent twice for that.
   - Jobs of one message change its envelope one after the other.
   - Memory is bounded: at most MaxTracked jobs are known, of one destination at
     most a share of them while others wait. The rest stays on the disk and is

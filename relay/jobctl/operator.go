@@ -195,6 +195,11 @@ func (c *Controller) Retry(id string) error {
 // their destinations be tried.
 func (c *Controller) reschedule(it *queue.Item) {
 	c.mu.Lock()
+	if c.wait(it) {
+		c.mu.Unlock()
+		c.look(it.Parent.ID)
+		return
+	}
 	c.track(it)
 	if m := c.messages[it.ID()]; m != nil {
 		m.crash = it.Crashes

@@ -64,7 +64,7 @@ func (l *ledger) use(fs *faultfs.FS, steps int) {
 		case n < 14:
 			l.update(q, l.live[l.rng.IntN(len(l.live))])
 		case n < 17:
-			_ = q.Remove(l.take())
+			_ = q.Remove(l.take(), l.rng.IntN(2) == 0)
 		case n < 18:
 			it := l.take()
 			l.bad[1]++

@@ -1,9 +1,6 @@
 package queue
 
 import (
-	"errors"
-	"io/fs"
-	"path/filepath"
 	"sync"
 )
 
@@ -121,10 +118,7 @@ func (r *reaper) run() {
 				continue // the message files stay until the next Open
 			}
 			for _, id := range ids {
-				err := r.q.cfg.FS.Remove(filepath.Join(d.name, id+".msg"))
-				if err != nil && !errors.Is(err, fs.ErrNotExist) {
-					r.q.cfg.Log.Warn("message file not removed", "queue_id", id, "error", err)
-				}
+				r.q.removeMessage(d, id)
 			}
 		}
 		if closed {

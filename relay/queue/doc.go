@@ -19,9 +19,9 @@ What it keeps true:
     ID.msg, so a damaged message is found before it is sent; it is set aside as
     ID.bad and never deleted.
   - Remove takes away ID.env, makes that durable and only then takes ID.msg. A
-    crash can undo a removal whole, so a delivery can be repeated after a crash,
-    under the same delivery key; it is never forgotten, and an ID.env without
-    its ID.msg is always damage.
+    crash can undo a removal whole unless Remove was asked to be durable, so a
+    delivery can be repeated after a crash, under the same delivery key; it is
+    never forgotten, and an ID.env without its ID.msg is always damage.
   - A failed sync of any file or directory ends the queue: nothing is known
     about the disk any more, every later change is refused with ErrFailed and
     Config.Fatal is called.

@@ -35,7 +35,8 @@ import (
 // the mailbox in the pair's default partition; who skips +reports reports by the
 // relay's own name; who skips welcome, the texts for new mailboxes, and +welcome,
 // which of them it is from 1, welcomes nobody; who skips guaranteed lets the
-// mailboxes' quotas count.
+// mailboxes' quotas count; who skips parent and its kin does not wait for the
+// message that this one was made of, and may make it twice when it crashes.
 //
 // Version 3 is written by queues on level 2 (see level.go). It adds hash, the
 // first half of the SHA-256 of ID.msg, and as its last line before the end
@@ -142,6 +143,7 @@ func appendItem(b []byte, it *Item, level int) []byte {
 	e.num("crashes", int64(it.Crashes))
 	e.flag("report", it.Report)
 	e.claim(env.Claim)
+	e.parent(&it.Parent)
 	texts := e.welcomes(it.Recipients)
 	for i := range it.Recipients {
 		e.recipient(&it.Recipients[i])
@@ -184,6 +186,19 @@ func appendHex32(b []byte, n uint32) []byte {
 		b = append(b, digits[n>>shift&15])
 	}
 	return b
+}
+
+// parent appends what the message was made of.
+func (e *encoder) parent(p *Parent) {
+	if p.ID == "" {
+		return
+	}
+	e.text("parent", p.ID)
+	e.text("parentkey", p.Key.String())
+	if p.State != Pending {
+		e.text("parentstate", p.State.String())
+	}
+	e.num("parentnotice", int64(p.Notice))
 }
 
 func (e *encoder) recipient(r *Recipient) {
@@ -290,6 +305,14 @@ func (l *line) address() mail.Address {
 		l.fail("is not an address")
 	}
 	return a
+}
+
+func (l *line) deliveryKey() mail.DeliveryKey {
+	k, err := mail.ParseDeliveryKey(l.text())
+	if err != nil {
+		l.fail("is not a key")
+	}
+	return k
 }
 
 func (l *line) status() mail.Status {
@@ -441,6 +464,14 @@ func (it *Item) read(l *line) {
 		env.Claim = &mail.AutoreplyClaim{Hash: l.hash()}
 	case "claimpair", "claimmailbox", "claimtime":
 		l.claim(env.Claim)
+	case "parent":
+		it.Parent.ID = l.text()
+	case "parentkey":
+		it.Parent.Key = l.deliveryKey()
+	case "parentstate":
+		it.Parent.State = l.state()
+	case "parentnotice":
+		it.Parent.Notice = l.small(1000)
 	}
 }
 
@@ -459,11 +490,7 @@ func (r *Recipient) read(l *line) {
 	case "+folder":
 		r.Folder = l.text()
 	case "+key":
-		k, err := mail.ParseDeliveryKey(l.text())
-		if err != nil {
-			l.fail("is not a key")
-		}
-		r.Key = k
+		r.Key = l.deliveryKey()
 	case "+quota":
 		r.Quota = l.quota()
 	case "+store":

@@ -86,6 +86,26 @@ type Item struct {
 	Crashes int // times the process died while this message was being worked on
 	// Report is set on delivery status notifications: they never cause another.
 	Report bool
+	// Parent is what this message was made of; zero for mail from outside.
+	Parent Parent
+}
+
+// Parent names what a message was made of by this relay: a recipient of another
+// message of the queue, which a list's members, a forward or a report came of.
+// As long as that recipient stands in its file as it did, a crash would make the
+// message again, under the same id: until then the queue has to know it.
+type Parent struct {
+	ID     string // "" is none
+	Key    mail.DeliveryKey
+	State  State // of the recipient then
+	Notice int   // of a delay warning, which one it is, from 1
+}
+
+// Open reports whether it, the message that p names, would lead to the same
+// message once more.
+func (p *Parent) Open(it *Item) bool {
+	r := it.Find(p.Key)
+	return r != nil && r.State == p.State && (p.Notice == 0 || it.Notices < p.Notice)
 }
 
 // ID is the queue id.

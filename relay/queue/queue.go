@@ -126,12 +126,16 @@ func (q *Queue) openDirs() error {
 		case err != nil:
 			return err
 		default:
+			// The process before may have died before what it did here was
+			// durable: what is seen from here on is what a power cut leaves.
+			if err := q.cfg.FS.SyncDir(dir); err != nil {
+				return err
+			}
 			if err := q.clean(dir, names); err != nil {
 				return err
 			}
 		}
 	}
-	// Also when all were there: a process that was killed may have made them.
 	return q.cfg.FS.SyncDir(q.cfg.Dir)
 }
 
@@ -139,7 +143,7 @@ func (q *Queue) openDirs() error {
 // ID.msg without ID.env or ID.bad. Names come sorted, so .bad and .env stand
 // before .msg.
 func (q *Queue) clean(dir string, names []string) error {
-	ours, synced := "", false
+	ours := ""
 	for _, name := range names {
 		id, ext := splitName(name)
 		switch {
@@ -151,14 +155,6 @@ func (q *Queue) clean(dir string, names []string) error {
 			ours = id
 			q.damaged.Add(1)
 		case fsx.IsTemp(name), ext == ".msg" && id != ours:
-			if !synced && ext == ".msg" {
-				// The process that took ID.env away may have died before that
-				// was durable; see Remove.
-				if err := q.cfg.FS.SyncDir(dir); err != nil {
-					return err
-				}
-				synced = true
-			}
 			if err := q.cfg.FS.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -374,9 +370,9 @@ func (q *Queue) Update(it *Item, durable bool) error {
 }
 
 // Remove ends a message: all its deliveries are done. It returns when the name
-// of the envelope is gone; the rest follows in the background (see the package
-// doc), within moments.
-func (q *Queue) Remove(it *Item) error {
+// of the envelope is gone, with durable when that survives a crash; the rest
+// follows in the background (see the package doc), within moments.
+func (q *Queue) Remove(it *Item, durable bool) error {
 	d := q.dir(it.ID())
 	if d == nil {
 		return ErrNotFound
@@ -391,8 +387,23 @@ func (q *Queue) Remove(it *Item) error {
 		return q.diskError("remove", err)
 	}
 	q.room.use(-1, -it.Size)
-	q.reaper.add(d, it.ID())
+	if !durable {
+		q.reaper.add(d, it.ID())
+		return nil
+	}
+	if err := d.sync(); err != nil {
+		return err
+	}
+	q.removeMessage(d, it.ID())
 	return nil
+}
+
+// removeMessage removes the message file of a message whose envelope is gone for
+// good.
+func (q *Queue) removeMessage(d *dirSync, id string) {
+	if err := q.cfg.FS.Remove(filepath.Join(d.name, id+".msg")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		q.cfg.Log.Warn("message file not removed", "queue_id", id, "error", err)
+	}
 }
 
 // Load reads the envelope of a message.

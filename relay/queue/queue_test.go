@@ -92,13 +92,13 @@ func TestRoundTrip(t *testing.T) {
 	if s := q.Stats(); s.Messages != 1 || s.Bytes != got.Size || s.Reserved != 0 {
 		t.Errorf("Stats = %+v", s)
 	}
-	if err := q.Remove(again); err != nil {
+	if err := q.Remove(again, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := q.Load(it.ID()); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Load after Remove = %v", err)
 	}
-	if err := q.Remove(again); !errors.Is(err, ErrNotFound) {
+	if err := q.Remove(again, false); !errors.Is(err, ErrNotFound) {
 		t.Errorf("second Remove = %v", err)
 	}
 }
@@ -122,7 +122,7 @@ func TestReopen(t *testing.T) {
 	}
 	for id := range want {
 		it, _ := q.Load(id)
-		if err := q.Remove(it); err != nil {
+		if err := q.Remove(it, false); err != nil {
 			t.Fatal(err)
 		}
 		delete(want, id)
@@ -226,7 +226,7 @@ func TestRoom(t *testing.T) {
 	if _, err := q.Reserve(1, 1); !errors.Is(err, ErrFull) {
 		t.Errorf("over MaxMessages: %v, want ErrFull", err)
 	}
-	if err := q.Remove(second); err != nil {
+	if err := q.Remove(second, false); err != nil {
 		t.Fatal(err)
 	}
 	r, err = q.Reserve(1, 1)
@@ -369,7 +369,7 @@ func TestConcurrent(t *testing.T) {
 					t.Error(err)
 				}
 				if rand.IntN(2) == 0 {
-					if err := q.Remove(it); err != nil {
+					if err := q.Remove(it, false); err != nil {
 						t.Error(err)
 					}
 				}

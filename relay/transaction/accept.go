@@ -290,7 +290,7 @@ func (t *Transaction) owed(i int, s queue.State) bool {
 // item is what the queue is to keep: what is not delivered yet, and what the
 // sender is to be told.
 func (t *Transaction) item(pairs []pair) *queue.Item {
-	it := &queue.Item{Envelope: t.env, Client: t.src.name(), Report: t.src.Report}
+	it := &queue.Item{Envelope: t.env, Client: t.src.name(), Report: t.src.Report, Parent: t.src.Parent}
 	it.Recipients = make([]queue.Recipient, 0, len(t.rcpts))
 	now := t.a.cfg.Now()
 	results := make([]*deliver.Result, len(t.rcpts))

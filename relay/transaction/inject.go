@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/smtp"
 )
@@ -17,6 +18,12 @@ type Injection struct {
 	Envelope   mail.Envelope
 	Recipients []mail.Recipient
 	Report     bool // a delivery status notification
+	// Parent is the recipient of the queue that the mail comes of, which is in
+	// the queue until it has been told what Inject returns. The mail waits there
+	// until that is done, so that it is not made again when it has left. Zero
+	// where nothing in the queue leads to the mail, or its recipients themselves
+	// see to it that it comes once.
+	Parent queue.Parent
 	// Final says that Recipients are what expansion left: nobody is looked up.
 	Final bool
 }
@@ -26,7 +33,7 @@ type Injection struct {
 // some of several are logged. Mail that the queue holds already under this id
 // is queued once.
 func (a *Acceptor) Inject(ctx context.Context, in Injection, body []byte) error {
-	t, err := a.Begin(ctx, in.Envelope, Source{Internal: true, Report: in.Report})
+	t, err := a.Begin(ctx, in.Envelope, Source{Internal: true, Report: in.Report, Parent: in.Parent})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
 )
@@ -30,6 +31,8 @@ type Source struct {
 	Internal bool
 	// Report marks a delivery status notification.
 	Report bool
+	// Parent is what Internal mail was made of.
+	Parent queue.Parent
 }
 
 // name is the source for logs.

@@ -11,12 +11,10 @@ while the client waited is decided here and queued as a new message.
 The new message's id is made from the delivery key of the recipient that it
 comes of, its octets are always the same, and what continues a list is queued
 together with the piece before. Doing it again after a crash adds nothing: the
-queue knows the id, the pairs know the delivery keys, and this process knows
-the ids of late.
-
-What the keys cannot tell is a delivery to another domain that was repeated
-because this host died between queueing a piece and noting that it had, after
-the whole piece had been sent.
+new message waits in the queue until the recipient that it comes of has ended
+there for good (queue.Parent), so the queue knows its id; the pairs know the
+delivery keys, and this process knows the ids of late, by whatever message they
+came.
 
 Package reprocess expands nothing itself and delivers nothing.
 */

@@ -12,6 +12,7 @@ import (
 
 	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/mail"
 )
@@ -182,7 +183,11 @@ func (a *Agent) submit(ctx context.Context, d *deliver.Delivery, body []byte, b 
 	if n.Bare {
 		env.EnvelopeID, env.Ret = "", ""
 	}
-	err := a.cfg.Door.Inject(ctx, transaction.Injection{Envelope: env, Recipients: n.Recipients, Report: report, Final: !b.again}, body)
+	err := a.cfg.Door.Inject(ctx, transaction.Injection{
+		Envelope: env, Recipients: n.Recipients, Report: report, Final: !b.again,
+		// One of b stands for all: they end together.
+		Parent: queue.Parent{ID: d.Envelope.QueueID, Key: b.keys[0]},
+	}, body)
 	if err == nil {
 		a.remember(id)
 	}

@@ -162,13 +162,7 @@ func schemaOf(d *config.Directory) (directory.Schema, error) {
 	}
 	s.Extra = append(s.Extra, d.ExtraAttributes...)
 	s.DCFilter, s.OrganizationFilter = d.DomainFilterSchema1, d.DomainFilterSchema2
-	switch d.SubaddressSeparator {
-	case "":
-	case "none":
-		s.Separator = ""
-	default:
-		s.Separator = d.SubaddressSeparator
-	}
+	s.SetSubaddress(d.Subaddress, d.SubaddressSeparator)
 	return s, nil
 }
 

@@ -178,6 +178,7 @@ type Directory struct {
 	VanityDomains       bool     `mapstructure:"vanity_domains"`
 	LookupURLs          []string `mapstructure:"lookup_urls"`
 	LoginSeparators     string   `mapstructure:"login_separators"`
+	Subaddress          string
 	SubaddressSeparator string   `mapstructure:"subaddress_separator"`
 	URLHosts            []string `mapstructure:"url_hosts"`
 	Master              string

@@ -48,7 +48,8 @@ type Directory interface {
 
 	// Lookup finds the entries of d that own the address a, whose domain is
 	// the name by which d was found. The whole local part is tried first, then
-	// the part before the first subaddress separator; one search covers both.
+	// the part before the first subaddress separator, with "+*" and without, as
+	// Schema.Subaddress says; one search covers all.
 	// Then the owners of "@domain" have it. ErrNotFound when there is none: what
 	// Domain.CatchAll and Domain.SmartHost say then is the caller's business.
 	Lookup(ctx context.Context, d *Domain, a mail.Address) (*Answer, error)
@@ -89,8 +90,8 @@ func Collect(found iter.Seq2[*Entry, error]) ([]*Entry, error) {
 
 // Answer is what an address leads to.
 type Answer struct {
-	// Entries own the address, all of them by the whole local part or all of
-	// them by the part before Detail. Entries of other object classes than
+	// Entries own the address, all of them by the whole local part, all of them
+	// by "user+*", or all of them by the part before Detail. Entries of other object classes than
 	// those of Schema are not among them.
 	Entries []*Entry
 	// Detail is the subaddress: what follows the separator when the whole

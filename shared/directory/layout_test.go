@@ -172,6 +172,27 @@ func TestSplitDetail(t *testing.T) {
 	}
 }
 
+func TestParts(t *testing.T) {
+	for _, tt := range []struct {
+		way                Subaddress
+		sep, local         string
+		wild, base, detail string
+	}{
+		{SubaddressRelaxed, "+", "a+b+c", "a+*", "a", "b+c"},
+		{SubaddressWild, "+", "a+b", "a+*", "", "b"},
+		{SubaddressExact, "+", "a+b", "", "", ""},
+		{SubaddressRelaxed, "--", "a--b", "a--*", "a", "b"},
+		{SubaddressRelaxed, "", "a+b", "", "", ""},
+		{SubaddressRelaxed, "+", "+b", "", "", ""},
+		{SubaddressWild, "+", "a", "", "", ""},
+	} {
+		s := Schema{Separator: tt.sep, Subaddress: tt.way}
+		if wild, base, detail := s.Parts(tt.local); wild != tt.wild || base != tt.base || detail != tt.detail {
+			t.Errorf("%+v: %q, %q, %q", tt, wild, base, detail)
+		}
+	}
+}
+
 func TestParseQuota(t *testing.T) {
 	for in, want := range map[string]int64{
 		"0": 0, "50M": 50 << 20, "1g": 1 << 30, " 10 k ": 10 << 10, "4T": 4 << 40, "-1": -1, "-2": -2, "20M;#voice%10M": 20 << 20,

@@ -12,6 +12,49 @@ import (
 // the store's default.
 const QuotaDefault = -2
 
+// Subaddress is how subaddresses take part in looking for an address
+// (directory.md 4.7). The entry that has the whole address always wins.
+type Subaddress string
+
+// The ways, as the original's channel keywords have them.
+const (
+	SubaddressRelaxed Subaddress = ""      // then the entry with "user+*", then the one with "user"
+	SubaddressWild    Subaddress = "wild"  // then the entry with "user+*"
+	SubaddressExact   Subaddress = "exact" // then none
+)
+
+// Parts are where else an address with this local part is looked for: as wild,
+// "user+*", and as base, "user", each "" for not at all. detail is the
+// subaddress then.
+func (s *Schema) Parts(local string) (wild, base, detail string) {
+	base, detail, ok := SplitDetail(local, s.Separator)
+	if !ok || s.Subaddress == SubaddressExact {
+		return "", "", ""
+	}
+	if wild = base + s.Separator + "*"; s.Subaddress == SubaddressWild {
+		base = ""
+	}
+	return wild, base, detail
+}
+
+// SetSubaddress takes the words of a configuration: "relaxed", "wild", "exact",
+// and a separator, or "none"; empty ones are those of the preset.
+func (s *Schema) SetSubaddress(way, separator string) {
+	switch way {
+	case "", "relaxed":
+		s.Subaddress = SubaddressRelaxed
+	default:
+		s.Subaddress = Subaddress(way)
+	}
+	switch separator {
+	case "":
+	case "none":
+		s.Separator = ""
+	default:
+		s.Separator = separator
+	}
+}
+
 // Schema names the attributes and object classes of a site. Every name can be
 // replaced; an empty one means that the site has no such attribute. Names that
 // may stand in several attributes are lists, read in order.
@@ -27,6 +70,9 @@ type Schema struct {
 
 	// Separator between user and subaddress; "" for none.
 	Separator string
+	// Subaddress says whose an address with a subaddress is, besides the entry
+	// that has all of it.
+	Subaddress Subaddress
 
 	// Domains.
 	PreferredDomain, AssociatedDomain, DomainBaseDN string

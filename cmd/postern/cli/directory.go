@@ -260,11 +260,7 @@ func (d *directoryFlags) names() (directory.Schema, error) {
 	if err == nil && len(r.GroupClasses) > 0 {
 		s.GroupClasses, err = directory.ParseClasses(r.GroupClasses)
 	}
-	if r.SubaddressSeparator == "none" {
-		s.Separator = ""
-	} else if r.SubaddressSeparator != "" {
-		s.Separator = r.SubaddressSeparator
-	}
+	s.SetSubaddress(r.Subaddress, r.SubaddressSeparator)
 	s.DCFilter, s.OrganizationFilter = r.DomainFilterSchema1, r.DomainFilterSchema2
 	return s, err
 }

@@ -38,6 +38,7 @@ func RunSun(t *testing.T, start func(t testing.TB, ldif []byte) Server) {
 			t.Run("Aliases", u.aliases)
 			t.Run("Broken", u.broken)
 			t.Run("CatchAll", u.catchAll)
+			t.Run("Subaddress", u.subaddress)
 			t.Run("Several", u.several)
 			t.Run("Uplevel", u.uplevel)
 			t.Run("Vanity", u.vanity)
@@ -276,6 +277,33 @@ func (u *sun) catchAll(t *testing.T) {
 	if err != nil || len(dom.CatchAllOwners) != 1 || dom.CatchAllOwners[0].Mailbox != "" {
 		t.Errorf("owners of the rest: %+v, %v", dom, err)
 	}
+}
+
+// subaddress: whose an address with a subaddress is (directory.md 4.7). Bob has
+// desk+*@ and eve+*@, eve has eve@.
+func (u *sun) subaddress(t *testing.T) {
+	for way, want := range map[directory.Subaddress]map[string]string{
+		directory.SubaddressRelaxed: {
+			"ana+work@example.org": "ana@example.org +work", "desk+a+b@example.net": "bob@example.org +a+b", "desk@example.org": "none",
+			"Eve+x@example.org": "bob@example.org +x", "eve@example.org": "eve@example.org", "desk+*@example.org": "bob@example.org",
+			"desk+@example.org": "bob@example.org", "whoever+x@all.example": "rest@all.example (catch-all)",
+		},
+		directory.SubaddressWild: {
+			"ana+work@example.org": "none", "ana@example.org": "ana@example.org", "desk+work@example.org": "bob@example.org +work",
+			"eve+x@example.org": "bob@example.org +x", "some+x@all.example": "rest@all.example (catch-all)",
+		},
+		directory.SubaddressExact: {
+			"ana+work@example.org": "none", "ana@example.org": "ana@example.org", "desk+work@example.org": "none",
+			"desk+*@example.org": "bob@example.org", "some+x@all.example": "rest@all.example (catch-all)",
+		},
+	} {
+		d := u.dial(t, func(c *ldap.Config) { c.Schema.Subaddress = way })
+		check(t, d, want)
+	}
+	d := u.dial(t, func(c *ldap.Config) {
+		c.Schema.Subaddress, c.LookupURLs = directory.SubaddressWild, []string{"ldap:///$V?*?sub?(&$K$R)", "ldap:///$V?*?sub?(&(uid=$U)(sn=$S))"}
+	})
+	check(t, d, map[string]string{"desk+x@example.org": "bob@example.org +x", "ana+x@example.org": "none", "eve@example.org": "eve@example.org"})
 }
 
 // several: of several entries the living one counts (directory.md 4.8).

@@ -90,6 +90,7 @@ func (d *Directory) lookup(ctx context.Context, dom *directory.Domain, a mail.Ad
 type match struct {
 	dom          *directory.Domain
 	whole        []string // spellings of the whole address
+	wild         []string // spellings of "user+*@domain"
 	all          []string // spellings of "@domain"
 	values       []string // everything to search for
 	user, detail string
@@ -99,12 +100,15 @@ type match struct {
 func (d *Directory) match(dom *directory.Domain, a mail.Address) *match {
 	m := &match{dom: dom, user: a.Local}
 	names := d.names(dom, a.Domain)
-	base, detail, ok := directory.SplitDetail(a.Local, d.cfg.Schema.Separator)
 	m.whole = spellings(a.Local, names)
 	m.values = m.whole
-	if ok {
-		m.user, m.detail, m.hasDetail = base, detail, true
-		m.values = slices.Concat(m.whole, spellings(base, names))
+	if wild, base, detail := d.cfg.Schema.Parts(a.Local); wild != "" {
+		m.user, m.detail, m.hasDetail = a.Local[:len(wild)-len("*")-len(d.cfg.Schema.Separator)], detail, true
+		m.wild = spellings(wild, names)
+		m.values = slices.Concat(m.whole, m.wild)
+		if base != "" {
+			m.values = append(m.values, spellings(base, names)...)
+		}
 	}
 	for _, n := range names {
 		m.all = append(m.all, "@"+n)
@@ -144,7 +148,7 @@ func spellings(local string, domains []string) []string {
 // answer sorts what was found. An entry that owns none of the addresses, which
 // only a configured URL can find, owns the whole domain or is as good as exact.
 func (m *match) answer(d *Directory, found []result, configured bool) (*directory.Answer, error) {
-	var exact, stem, all []*directory.Entry
+	var exact, wild, stem, all []*directory.Entry
 	for i := range found {
 		e := place(d.read(&found[i]), m.dom)
 		switch {
@@ -152,6 +156,8 @@ func (m *match) answer(d *Directory, found []result, configured bool) (*director
 			d.cfg.Log.Debug("directory entry has an address but not the classes", "dn", e.DN, "classes", e.Classes)
 		case slices.ContainsFunc(m.whole, e.Owns):
 			exact = append(exact, e)
+		case slices.ContainsFunc(m.wild, e.Owns):
+			wild = append(wild, e)
 		case configured && slices.ContainsFunc(m.all, e.Owns):
 			all = append(all, e)
 		case configured && !slices.ContainsFunc(m.values, e.Owns) || !m.hasDetail:
@@ -163,6 +169,8 @@ func (m *match) answer(d *Directory, found []result, configured bool) (*director
 	switch {
 	case len(exact) > 0:
 		return &directory.Answer{Entries: exact}, nil
+	case len(wild) > 0:
+		return &directory.Answer{Entries: wild, Detail: m.detail}, nil
 	case len(stem) > 0:
 		return &directory.Answer{Entries: stem, Detail: m.detail}, nil
 	case len(all) > 0:

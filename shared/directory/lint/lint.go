@@ -299,9 +299,13 @@ func (r *run) key(local string, d *domain) uint64 {
 // owner is the hash of the name of whoever has an address of a hosted domain.
 func (r *run) owner(a mail.Address, d *domain) (uint64, bool) {
 	h, ok := r.address(r.key(a.Local, d))
-	if !ok {
-		if base, _, cut := directory.SplitDetail(a.Local, r.s.Separator); cut {
-			h, ok = r.address(r.key(base, d))
+	if ok {
+		return h, true
+	}
+	wild, base, _ := r.s.Parts(a.Local)
+	for _, local := range [...]string{wild, base} {
+		if local != "" && !ok {
+			h, ok = r.address(r.key(local, d))
 		}
 	}
 	return h, ok

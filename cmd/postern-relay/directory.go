@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/ha/route"
+	"github.com/postern-mail/postern/relay/login"
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/directory"
@@ -29,6 +30,8 @@ type lookups struct {
 	servers *ldap.Directory
 	cache   *cache.Cache
 	save    func() error // to the file, nil without one
+
+	netgroups *login.Netgroups // nil without
 }
 
 func (r *relay) openDirectory() error {
@@ -54,7 +57,7 @@ func (r *relay) openDirectory() error {
 	}
 	servers, err := ldap.New(ldap.Config{
 		Domains: domains, Schema: schema, DCRoot: d.DCRoot, Uplevel: d.Uplevel, Vanity: d.VanityDomains,
-		LookupURLs: d.LookupURLs, LoginSeparators: d.LoginSeparators, URLHosts: d.URLHosts, Master: d.Master,
+		NetgroupBase: d.NetgroupBase, LookupURLs: d.LookupURLs, LoginSeparators: d.LoginSeparators, URLHosts: d.URLHosts, Master: d.Master,
 		Fastest: d.ServerOrder == "fastest",
 		Servers: d.URLs, StartTLS: d.StartTLS, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		BindDN: d.BindDN, Password: password.Reveal(), Base: d.Base, DefaultDomain: d.DefaultDomain,
@@ -75,6 +78,13 @@ func (r *relay) openDirectory() error {
 		Entries: d.CacheEntries, TTL: d.CacheTTL, NegativeDomain: d.NegativeTTL, Negative: d.AddressNegativeTTL, Stale: d.StaleTTL,
 		PasswordTTL: r.c.Proxy.PasswordCacheTTL, Timeout: 2 * d.Timeout,
 	})}
+	if d.NetgroupBase != "" {
+		url, err := ldap.Netgroups(d.NetgroupBase, d.NetgroupFilter)
+		if err != nil {
+			return fmt.Errorf("directory.netgroup_filter: %w", err)
+		}
+		r.dir.netgroups = &login.Netgroups{Directory: r.dir.cache, URL: url}
+	}
 	r.keepDirectory(&schema)
 	return nil
 }

@@ -22,7 +22,7 @@ func TestSchemaOf(t *testing.T) {
 		"wild": {config.Directory{Subaddress: "wild"}, func(s *directory.Schema) bool {
 			return s.Subaddress == directory.SubaddressWild && s.Separator == "+"
 		}},
-		"relaxed": {config.Directory{Subaddress: "relaxed"}, func(s *directory.Schema) bool { return s.Subaddress == directory.SubaddressRelaxed }},
+		"relaxed":         {config.Directory{Subaddress: "relaxed"}, func(s *directory.Schema) bool { return s.Subaddress == directory.SubaddressRelaxed }},
 		"no subaddresses": {config.Directory{SubaddressSeparator: "none"}, func(s *directory.Schema) bool { return s.Separator == "" }},
 		"tags, then sets": {config.Directory{ClassTags: []string{"nms41"}, UserClasses: []string{"a+b", "c"}}, func(s *directory.Schema) bool {
 			return len(s.UserClasses) == 2 && slices.Equal(s.UserClasses[0], []string{"a", "b"}) && slices.Equal(s.GroupClasses[0], []string{"mailGroup"})

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -28,6 +29,7 @@ import (
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/config"
+	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/dns"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
@@ -68,6 +70,11 @@ type relay struct {
 // what else is only understood at the start.
 func check(c *config.Relay) error {
 	_, err := schemaOf(&c.Directory)
+	if err == nil && c.Directory.NetgroupBase != "" {
+		if _, err = ldap.Netgroups(c.Directory.NetgroupBase, c.Directory.NetgroupFilter); err != nil {
+			err = fmt.Errorf("directory.netgroup_filter: %w", err)
+		}
+	}
 	if err == nil {
 		_, err = refusals(c.Expand.Texts)
 	}

@@ -99,7 +99,7 @@ func (r *relay) serveMail() error {
 // checker checks logins.
 func (r *relay) checker() *login.Checker {
 	return &login.Checker{
-		Directory: r.dir.cache, Pair: r.n.Routes.Pair, Host: login.HostOf(r.resolver), AdminFrom: r.c.Trust.Admin.Contains, Log: r.n.Log,
+		Directory: r.dir.cache, Netgroups: r.dir.netgroups, Pair: r.n.Routes.Pair, Host: login.HostOf(r.resolver), AdminFrom: r.c.Trust.Admin.Contains, Log: r.n.Log,
 	}
 }
 

@@ -16,8 +16,12 @@ type Client struct {
 	// the empty name: none is known.
 	Name func() (name string, verified bool)
 
+	// Netgroup reports whether the client is in a netgroup; nil: in none.
+	Netgroup func(name string) (bool, error)
+
 	name            string
 	verified, asked bool
+	err             error // of Netgroup
 }
 
 func (c *Client) host() (string, bool) {
@@ -147,8 +151,8 @@ func known(service string) bool {
 
 // checkClient refuses a word that can match nobody because of an error in it.
 func checkClient(w string) error {
-	if strings.HasPrefix(w, "@") {
-		return fmt.Errorf("netgroup %s: there are none here", w)
+	if w == "@" {
+		return errors.New("netgroup without a name")
 	}
 	if before, after, ok := strings.Cut(w, "/"); ok {
 		if _, err := network(before, after); err != nil {
@@ -187,14 +191,37 @@ func network(net, mask string) (netip.Prefix, error) {
 	return netip.PrefixFrom(a, bits).Masked(), nil
 }
 
+// netgroup is a netgroup that f names, "" when it names none.
+func (f Filter) netgroup() string {
+	for i := range f {
+		for _, words := range [...][]string{f[i].clients.words, f[i].clients.except} {
+			for _, w := range words {
+				if w[0] == '@' {
+					return w[1:]
+				}
+			}
+		}
+	}
+	return ""
+}
+
 // Allows evaluates f for a service, one of the plain names (imap, pop, smtp,
 // http ...). The first rule with + that matches allows; without one, a rule
 // with - that matches denies; without either, it is denied if all rules are
 // with +.
 //
 // The names with an s stand for the service under TLS, from the start or by
-// STARTTLS; the plain names stand for both.
-func (f Filter) Allows(service string, c *Client) bool {
+// STARTTLS; the plain names stand for both. An error is that of a netgroup, on
+// which the answer hangs, and goes with false.
+func (f Filter) Allows(service string, c *Client) (bool, error) {
+	allowed := f.allows(service, c)
+	if c.err != nil {
+		return false, c.err
+	}
+	return allowed, nil
+}
+
+func (f Filter) allows(service string, c *Client) bool {
 	denies := len(f) == 0
 	for i := range f {
 		if f[i].allow && f[i].matches(service, c) {
@@ -249,6 +276,9 @@ func (c *Client) is(w string) bool {
 		name, ok := c.host()
 		return name != "" && !ok
 	}
+	if w[0] == '@' {
+		return c.in(w[1:])
+	}
 	addr := c.Addr.Unmap().WithZone("")
 	if before, after, ok := strings.Cut(w, "/"); ok {
 		p, err := network(before, after)
@@ -271,6 +301,14 @@ func (c *Client) is(w string) bool {
 		return strings.HasSuffix(name, w)
 	}
 	return name == w || strings.Contains(w, "*") && match(w, name)
+}
+
+// in reports whether c is in a netgroup. The first error ends the questions.
+func (c *Client) in(group string) (in bool) {
+	if c.err == nil && c.Netgroup != nil {
+		in, c.err = c.Netgroup(group)
+	}
+	return in && c.err == nil
 }
 
 // match is a comparison in which "*" stands for any run of characters.

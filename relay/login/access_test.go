@@ -75,8 +75,8 @@ func TestAllows(t *testing.T) {
 			continue
 		}
 		c := tt.c
-		if got := f.Allows(tt.service, &c); got != tt.want {
-			t.Errorf("%q: %s from %s %+v = %v, want %v", tt.filter, tt.service, c.Addr, c.TLS, got, tt.want)
+		if got, err := f.Allows(tt.service, &c); got != tt.want || err != nil {
+			t.Errorf("%q: %s from %s %+v = %v, %v, want %v", tt.filter, tt.service, c.Addr, c.TLS, got, err, tt.want)
 		}
 	}
 }
@@ -84,7 +84,7 @@ func TestAllows(t *testing.T) {
 func TestFilterErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"imap:*": "neither", "+imap": "no colon", "+:*": "empty list", "+imap:": "empty list", "+telnet:*": "unknown service",
-		"+imap:ALL EXCEPT": "empty list", "+imap:EXCEPT x": "EXCEPT", "+imap:a EXCEPT b EXCEPT c": "EXCEPT", "+imap:@group": "netgroup",
+		"+imap:ALL EXCEPT": "empty list", "+imap:EXCEPT x": "EXCEPT", "+imap:a EXCEPT b EXCEPT c": "EXCEPT", "+imap:@": "netgroup",
 		"+imap:1.2.3.4/33": "mask", "+imap:host/24": "not an address", "+imap:1.2.3.4/255.0.255.0": "gap",
 		strings.Repeat("+imap:*$", maxRules+1): "too many", strings.Repeat("x", maxFilter+1): "octets",
 	} {
@@ -97,7 +97,7 @@ func TestFilterErrors(t *testing.T) {
 // FuzzFilter looks for a filter that panics, or that allows a service which it
 // does not know and no rule can allow.
 func FuzzFilter(f *testing.F) {
-	for _, s := range []string{"+imap,pop,http:*", "-ALL:ALL EXCEPT server1.example.com", "+imap:10.0.0.0/8$-pop:.x", "+imap:*a*b*", "+imaps:[::1]"} {
+	for _, s := range []string{"+imap,pop,http:*", "-ALL:ALL EXCEPT server1.example.com", "+imap:10.0.0.0/8$-pop:.x", "+imap:*a*b*", "+imaps:[::1]", "+imap:@a EXCEPT @b"} {
 		f.Add(s, "10.1.2.3", "host.x", true)
 	}
 	f.Fuzz(func(t *testing.T, text, addr, name string, tls bool) {
@@ -107,7 +107,7 @@ func FuzzFilter(f *testing.F) {
 		}
 		a, _ := netip.ParseAddr(addr)
 		c := &Client{Addr: a, TLS: tls, Name: named(name, true)}
-		allowed := filter.Allows("imap", c)
+		allowed, _ := filter.Allows("imap", c)
 		hasAllow, hasDeny := false, false
 		for _, r := range filter {
 			hasAllow, hasDeny = hasAllow || r.allow, hasDeny || !r.allow
@@ -118,8 +118,27 @@ func FuzzFilter(f *testing.F) {
 		// What is allowed in the clear is allowed under TLS by the same + rules.
 		plain := *c
 		plain.TLS = false
-		if !hasDeny && filter.Allows("imap", &plain) && tls && !allowed {
+		if inClear, _ := filter.Allows("imap", &plain); !hasDeny && inClear && tls && !allowed {
 			t.Errorf("%q: allowed in the clear only", text)
+		}
+	})
+}
+
+func FuzzTriple(f *testing.F) {
+	for _, s := range []string{"(host,user,domain)", "( , ,)", "(-,-,-)", "(a,b)", "((a,b,c))", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, v string) {
+		tr, err := parseTriple(v)
+		if err != nil {
+			return
+		}
+		if again, err := parseTriple("(" + tr.host + "," + tr.user + ",)"); err != nil || again.user != tr.user {
+			t.Errorf("%q: %+v, again %+v, %v", v, tr, again, err)
+		}
+		c := Client{Addr: netip.MustParseAddr("192.0.2.1"), Name: named("desk.example", true)}
+		if tr.means(&c) && tr.host != "" && tr.host != "desk.example" && tr.host != "192.0.2.1" && tr.host != "::ffff:192.0.2.1" && !strings.HasPrefix(tr.host, "::ffff:") {
+			t.Errorf("%q means the host", v)
 		}
 	})
 }

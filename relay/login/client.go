@@ -64,12 +64,22 @@ func (c *Checker) access(ctx context.Context, e *directory.Entry, service string
 	if c.Host != nil && w.addr.IsValid() {
 		client.Name = func() (string, bool) { return c.Host(ctx, w.addr) }
 	}
+	if c.Netgroups != nil {
+		client.Netgroup = func(name string) (bool, error) { return c.Netgroups.has(ctx, name, e.UID, client) }
+	}
 	for _, value := range [...]string{domain, e.ServiceAccess} {
 		f, err := ParseFilter(value)
 		if err != nil {
 			return fmt.Errorf("%w: %s: %w", errRefused, e.DN, err)
 		}
-		if !f.Allows(service, client) {
+		if name := f.netgroup(); name != "" && c.Netgroups == nil {
+			return fmt.Errorf("%w: %s: netgroup %s: there are none here", errRefused, e.DN, name)
+		}
+		allowed, err := f.Allows(service, client)
+		if err != nil {
+			return fmt.Errorf("access of %s: %w", e.DN, err)
+		}
+		if !allowed {
 			return fmt.Errorf("%w: %s may not use %s from %s", errRefused, e.DN, service, w.addr)
 		}
 	}

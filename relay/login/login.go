@@ -19,6 +19,7 @@ What it keeps true:
     of it, in that domain, else for the one with its mail address.
   - The access filter of the domain is applied first, then the user's; both must
     allow the service and the client. A filter that cannot be read allows nothing.
+    So does one that hangs on a netgroup that is not there or makes no sense.
 
 Package login keeps nothing (the directory's cache remembers checked passwords)
 and counts no failures (the servers do).
@@ -48,6 +49,9 @@ type Checker struct {
 	// Host finds the host name of a client, for access filters that ask for
 	// names, and whether it leads back to the address; nil: no name is known.
 	Host func(ctx context.Context, addr netip.Addr) (name string, verified bool)
+	// Netgroups are those that access filters name; nil: a filter that names one
+	// allows nothing.
+	Netgroups *Netgroups
 	// AdminFrom reports whether store administrators may act as others from an
 	// address; nil: nowhere. Log is told each time that one does.
 	AdminFrom func(addr netip.Addr) bool

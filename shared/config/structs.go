@@ -178,6 +178,8 @@ type Directory struct {
 	VanityDomains       bool     `mapstructure:"vanity_domains"`
 	LookupURLs          []string `mapstructure:"lookup_urls"`
 	LoginSeparators     string   `mapstructure:"login_separators"`
+	NetgroupBase        string   `mapstructure:"netgroup_base"`
+	NetgroupFilter      string   `mapstructure:"netgroup_filter"`
 	Subaddress          string
 	SubaddressSeparator string   `mapstructure:"subaddress_separator"`
 	URLHosts            []string `mapstructure:"url_hosts"`

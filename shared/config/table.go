@@ -161,6 +161,8 @@ var Table = []Option{
 	{Name: "directory.vanity_domains", Type: Bool, Default: "no", Tier: TierRelay, Help: "Search domains that are nobody's as the vanity domain of a user. Costs a search of the whole tree for each such name."},
 	{Name: "directory.lookup_urls", Type: Words, Tier: TierRelay, Help: "LDAP URLs that find the owners of an address, tried in turn, with $V $1V $B $R $A $U $S $D $K. Empty: ldap:///$V?*?sub?$R, with the owners of @domain."},
 	{Name: "directory.login_separators", Type: String, Tier: TierRelay, Help: "Characters that may stand between uid and domain in a login besides @, where domainUidSeparator says so."},
+	{Name: "directory.netgroup_base", Type: String, Tier: TierRelay, Help: "Name below which netgroups (RFC 2307) are that mailAllowedServiceAccess and its like name as @netgroup. Empty: there are none, and a filter that names one lets nobody in."},
+	{Name: "directory.netgroup_filter", Type: String, Default: "(&(objectClass=nisNetgroup)(cn=$N))", Tier: TierRelay, Help: "Filter that finds the netgroup $N."},
 	{Name: "directory.subaddress", Type: String, Default: "relaxed", Tier: TierRelay, Values: []string{"relaxed", "wild", "exact"}, Help: "Whose an address user+detail is when no entry has all of it: relaxed, that of the entry with user+*, then of the one with user; wild, that of the entry with user+* only; exact, nobody's."},
 	{Name: "directory.subaddress_separator", Type: String, Default: "+", Tier: TierRelay, Help: "What stands between user and subaddress. none: there are no subaddresses."},
 	{Name: "directory.url_hosts", Type: Words, Tier: TierRelay, Help: "Hosts besides those of directory.urls that LDAP URLs in entries may name."},

@@ -54,7 +54,7 @@ func OpenLDAP(t testing.TB, ldif []byte, extra ...string) Server {
 		return path
 	}
 	var conf strings.Builder
-	for _, name := range []string{"core", "cosine", "inetorgperson", "misc", "dyngroup"} {
+	for _, name := range []string{"core", "cosine", "inetorgperson", "misc", "dyngroup", "nis"} {
 		fmt.Fprintf(&conf, "include %s/%s.schema\n", schemas, name)
 	}
 	fmt.Fprintf(&conf, "include %s\n", write("postern.schema", schema.OpenLDAP))

@@ -60,6 +60,9 @@ type Config struct {
 	Fastest bool
 	// Domains are known without a search.
 	Domains []Domain
+	// NetgroupBase is a further name below which LDAP URLs may search; empty:
+	// none. See Netgroups.
+	NetgroupBase string
 	// Schema names attributes and classes; its zero value is SunSchema2.
 	Schema directory.Schema
 	// URLHosts are hosts that an LDAP URL in an entry may name, as it names

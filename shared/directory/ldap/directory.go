@@ -28,6 +28,7 @@ type Directory struct {
 	pool    *pool
 	bases   []*ldap.DN // Base first
 	dcRoot  *ldap.DN   // nil without a DC tree
+	groups  *ldap.DN   // Config.NetgroupBase, nil without
 	master  *Directory // the same at the master, nil without one
 	reports *reporter
 
@@ -110,6 +111,11 @@ func (d *Directory) prepare() (err error) {
 		}
 	} else if s.Layout != directory.LayoutOrganization {
 		return fmt.Errorf("schema %s needs the root of a DC tree", s.Name)
+	}
+	if d.cfg.NetgroupBase != "" {
+		if d.groups, err = ldap.ParseDN(d.cfg.NetgroupBase); err != nil {
+			return fmt.Errorf("base of netgroups %q: %w", d.cfg.NetgroupBase, err)
+		}
 	}
 	d.dcFilter = s.DCFilter
 	if d.dcFilter == "" {
@@ -255,6 +261,18 @@ func (d *Directory) inside(dn string) error {
 		}
 	}
 	return fmt.Errorf("%w: name outside the configured bases", directory.ErrURL)
+}
+
+// reachable is inside, for a search by URL.
+func (d *Directory) reachable(dn string) error {
+	err := d.inside(dn)
+	if err == nil || d.groups == nil {
+		return err
+	}
+	if parsed, perr := ldap.ParseDN(dn); perr == nil && (d.groups.EqualFold(parsed) || d.groups.AncestorOfFold(parsed)) {
+		return nil
+	}
+	return err
 }
 
 // Authenticate implements directory.Directory with a bind on a connection of

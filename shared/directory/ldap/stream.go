@@ -178,7 +178,7 @@ func (d *Directory) usable(url string) (*directory.URL, []byte, error) {
 		return nil, nil, fmt.Errorf("%w: no name, and no base", directory.ErrURL)
 	}
 	if u.DN != "" {
-		if err := d.inside(u.DN); err != nil {
+		if err := d.reachable(u.DN); err != nil {
 			return nil, nil, err
 		}
 	}

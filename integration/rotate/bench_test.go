@@ -33,9 +33,8 @@ type bench struct {
 	t       *testing.T
 	c       *cluster.Cluster
 	access  *mailbox.Access
-	users   []mailbox.User // that get mail
-	marks   []mailbox.Mark // where their inboxes stood
 	book    *ledger.Ledger
+	judge   *cluster.Judge
 	probers []*mailbox.Prober
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -72,16 +71,10 @@ func begin(t *testing.T, c *cluster.Cluster, rate int) *bench {
 		one := &mailbox.Access{TLS: c.TLS(), Doors: []ledger.Door{door}, Dial: dial, Timeout: 10 * time.Second}
 		b.probers = append(b.probers, &mailbox.Prober{Access: one, User: all[i], Every: 50 * time.Millisecond})
 	}
-	b.users = all[len(info.Relays):]
-	for _, u := range b.users {
+	b.judge = &cluster.Judge{Access: b.access, Book: b.book, Run: runName, Size: bodySize}
+	for _, u := range all[len(info.Relays):] {
 		load.Recipients = append(load.Recipients, u.Address)
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-		m, err := b.access.Mark(ctx, u)
-		cancel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.marks = append(b.marks, m)
+		b.judge.Watch(t, u)
 	}
 	for w := range senders {
 		s := &sender{doors: load.Doors, recipients: load.Recipients, every: senders * time.Second / time.Duration(rate)}
@@ -172,27 +165,8 @@ func (b *bench) end() {
 		}
 		return n == 0
 	})
-	found := map[ledger.Key]int{}
-	for i, u := range b.users {
-		ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
-		in, err := b.access.Read(ctx, u, b.marks[i], runName, bodySize)
-		cancel()
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		for _, f := range in.Faults {
-			b.t.Errorf("%s: %s", u.Address, f)
-		}
-		for id, n := range in.Copies {
-			found[ledger.Key{Recipient: u.Address, ID: id}] = n
-		}
-	}
-	findings := ledger.Check(b.book.Entries(), found)
-	for i := range findings[:min(len(findings), 20)] {
-		b.t.Error(findings[i].String())
-	}
-	ok, refused, unknown := b.book.Counts()
-	b.t.Logf("%d acknowledged, %d refused %v, %d unknown, %d findings; %d answers to users", ok, refused, b.book.Refusals(), unknown, len(findings), answers)
+	_, refused, unknown := b.judge.Mailboxes(b.t)
+	b.t.Logf("%d answers to users", answers)
 	if refused+unknown > 0 {
 		b.t.Errorf("%d messages were refused: %v, %d have no answer", refused, b.book.Refusals(), unknown)
 	}

@@ -47,9 +47,7 @@ type local struct {
 
 	cluster cluster.Info
 	book    *ledger.Ledger
-	access  *mailbox.Access
-	users   []mailbox.User
-	marks   []mailbox.Mark
+	boxes   *cluster.Judge
 	end     func() // of the load
 }
 
@@ -258,28 +256,23 @@ func (l *local) send() {
 		t.Fatal("no certificate in", l.cluster.CA)
 	}
 	l.book = ledger.New()
-	l.access = &mailbox.Access{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, Dial: dial, Timeout: 5 * time.Second}
+	access := &mailbox.Access{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, Dial: dial, Timeout: 5 * time.Second}
 	load := &ledger.Load{Run: runName, Senders: 4, Rate: 30, Size: bodySize, Timeout: 20 * time.Second, Dial: dial}
 	for _, r := range l.cluster.Relays {
 		load.Doors = append(load.Doors, ledger.Door{Name: r.Name, Addr: r.SMTP})
-		l.access.Doors = append(l.access.Doors, ledger.Door{Name: r.Name, Addr: r.IMAPS})
+		access.Doors = append(access.Doors, ledger.Door{Name: r.Name, Addr: r.IMAPS})
 	}
-	for _, u := range l.cluster.Users {
-		l.users = append(l.users, mailbox.User{Login: u.Login, Password: u.Password, Address: u.Address})
+	l.boxes = &cluster.Judge{Access: access, Book: l.book, Run: runName, Size: bodySize}
+	users := make([]mailbox.User, len(l.cluster.Users))
+	for i, u := range l.cluster.Users {
+		users[i] = mailbox.User{Login: u.Login, Password: u.Password, Address: u.Address}
 	}
-	worker := l.users[0]
-	l.users = l.users[1:]
-	for _, u := range l.users {
+	worker := users[0]
+	for _, u := range users[1:] {
 		load.Recipients = append(load.Recipients, u.Address)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		m, err := l.access.Mark(ctx, u)
-		cancel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.marks = append(l.marks, m)
+		l.boxes.Watch(t, u)
 	}
-	prober := &mailbox.Prober{Access: l.access, User: worker, Every: 50 * time.Millisecond}
+	prober := &mailbox.Prober{Access: access, User: worker, Every: 50 * time.Millisecond}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -335,27 +328,8 @@ func (l *local) judge(from time.Time) {
 			t.Fatalf("the queues are not empty: %v, %+v", err, s.Queues)
 		}
 	}
-	found := map[ledger.Key]int{}
-	for i, u := range l.users {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		in, err := l.access.Read(ctx, u, l.marks[i], runName, bodySize)
-		cancel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range in.Faults {
-			t.Errorf("%s: %s", u.Address, f)
-		}
-		for id, n := range in.Copies {
-			found[ledger.Key{Recipient: u.Address, ID: id}] = n
-		}
-	}
-	findings := ledger.Check(l.book.Entries(), found)
-	for i := range findings[:min(len(findings), 20)] {
-		t.Error(findings[i].String())
-	}
-	ok, refused, unknown := l.book.Counts()
-	t.Logf("%d acknowledged, %d refused %v, %d unknown, %d findings, longest silence %v", ok, refused, l.book.Refusals(), unknown, len(findings), gap.Length().Round(time.Millisecond))
+	ok, _, _ := l.boxes.Mailboxes(t)
+	t.Logf("longest silence %v", gap.Length().Round(time.Millisecond))
 	if ok < 100 || gap.Length() > silenceBound {
 		t.Errorf("%d messages were acknowledged, none for %v", ok, gap.Length())
 	}

@@ -27,9 +27,8 @@ type bench struct {
 	t      *testing.T
 	c      *cluster.Cluster
 	access *mailbox.Access
-	users  []mailbox.User // that get mail
-	marks  []mailbox.Mark // where their inboxes stood
 	book   *ledger.Ledger
+	boxes  *cluster.Judge
 	load   *ledger.Load
 	prober *mailbox.Prober
 
@@ -70,16 +69,10 @@ func begin(t *testing.T, c *cluster.Cluster, rate int) *bench {
 	}
 	b.load = load
 	worker, visitor := all[0], all[1]
-	b.users = all[2:]
-	for _, u := range b.users {
+	b.boxes = &cluster.Judge{Access: b.access, Book: b.book, Run: runName, Size: bodySize}
+	for _, u := range all[2:] {
 		load.Recipients = append(load.Recipients, u.Address)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		m, err := b.access.Mark(ctx, u)
-		cancel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.marks = append(b.marks, m)
+		b.boxes.Watch(t, u)
 	}
 	b.prober = &mailbox.Prober{Access: b.access, User: worker, Every: 50 * time.Millisecond}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -235,27 +228,7 @@ func (b *bench) end() {
 // judge reads every mailbox and compares it with the ledger.
 func (b *bench) judge() {
 	b.t.Helper()
-	found := map[ledger.Key]int{}
-	for i, u := range b.users {
-		ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
-		in, err := b.access.Read(ctx, u, b.marks[i], runName, bodySize)
-		cancel()
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		for _, f := range in.Faults {
-			b.t.Errorf("%s: %s", u.Address, f)
-		}
-		for id, n := range in.Copies {
-			found[ledger.Key{Recipient: u.Address, ID: id}] = n
-		}
-	}
-	findings := ledger.Check(b.book.Entries(), found)
-	for i := range findings[:min(len(findings), 20)] {
-		b.t.Error(findings[i].String())
-	}
-	ok, refused, unknown := b.book.Counts()
-	b.t.Logf("%d acknowledged, %d refused %v, %d unknown, %d findings", ok, refused, b.book.Refusals(), unknown, len(findings))
+	ok, _, _ := b.boxes.Mailboxes(b.t)
 	if ok < 200 {
 		b.t.Errorf("only %d messages were acknowledged", ok)
 	}

@@ -179,7 +179,7 @@ func (b *bench) sendOne() {
 	ctx, cancel := context.WithTimeout(b.t.Context(), 60*time.Second)
 	defer cancel()
 	for n := 0; ctx.Err() == nil; n++ {
-		if _, _, err := b.load.Probe(b.book, n, b.users[0].Address); err != nil {
+		if _, _, err := b.load.Probe(b.book, n, b.load.Recipients[0]); err != nil {
 			b.t.Log(err)
 		}
 		if now, _, _ := b.book.Counts(); now > ok {

@@ -39,14 +39,16 @@ func address(t *testing.T, s string) mail.Address {
 func life(t *testing.T) (relay, backend []maillog.Event) {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	ana := address(t, "ana@example.com")
-	return []maillog.Event{
+	relay = []maillog.Event{
 		{Time: at, Kind: maillog.KindAccepted, TraceID: "t1", QueueID: "q1", Delay: 30 * time.Millisecond, Size: 700, Recipients: 1, Client: "192.0.2.9", User: "ana", MessageID: "<m@x>", ReversePath: ana},
 		{Time: at.Add(time.Millisecond), Kind: maillog.KindDelivered, TraceID: "t1", QueueID: "q1", Recipient: ana, Delay: 31 * time.Millisecond, Code: 250, Channel: mail.ChannelLMTP, Relay: "pair1-a", Reply: "ana@example.com took it"},
 		{Time: at, Kind: maillog.KindRejected, Code: 550}, // before any message
-	}, []maillog.Event{
+	}
+	backend = []maillog.Event{
 		{Time: at, Kind: maillog.KindStored, TraceID: "t1", Recipient: ana, Delay: 4 * time.Millisecond, Code: 250},
 		{Time: at, Kind: maillog.KindBounced, TraceID: "t2", Recipient: ana, Code: 552},
 	}
+	return relay, backend
 }
 
 // TestSpans: two nodes that tell each other nothing make one trace, whose parent is

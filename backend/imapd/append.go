@@ -55,6 +55,7 @@ func (s *session) appendMessages(rest int, lit imapwire.Literal, has bool) error
 	if err != nil {
 		return tryCreate(err)
 	}
+	s.done = true
 	b := imapwire.AppendNumber([]byte("[APPENDUID "), validity)
 	b = imapwire.AppendSet(append(b, ' '), uids)
 	s.code = string(append(b, ']'))

@@ -72,7 +72,7 @@ const (
 func (s *session) id() error {
 	p := &s.p
 	p.SP()
-	address, port := "", ""
+	address, port, resumes := "", "", false
 	if !p.HasWord("NIL") {
 		fields := 0
 		p.List(func() {
@@ -87,6 +87,8 @@ func (s *session) id() error {
 				address = string(value)
 			case imapwire.EqualFold(name, "X-ORIGINATING-PORT"):
 				port = string(value)
+			case imapwire.EqualFold(name, "X-RESUME"):
+				resumes = string(value) == "1"
 			}
 		})
 	}
@@ -96,6 +98,7 @@ func (s *session) id() error {
 	if s.account == nil && address != "" {
 		s.origin = oneLine(strings.TrimSpace(address + " " + port))
 	}
+	s.resumes = s.resumes || s.account == nil && resumes
 	s.w.WriteString("* ID (\"name\" \"Postern\")\r\n")
 	return nil
 }

@@ -16,6 +16,7 @@ func (s *session) copy() error {
 	if err != nil {
 		return tryCreate(err)
 	}
+	s.done = true
 	if len(res.Source) < len(uids) {
 		s.text = "Some of the messages were no longer there"
 	}
@@ -35,6 +36,7 @@ func (s *session) move() error {
 	if err != nil {
 		return tryCreate(err)
 	}
+	s.done = true
 	if len(res.Source) > 0 {
 		s.w.WriteString("* OK ")
 		s.w.B = appendCopyUID(s.w.B, &res)

@@ -21,6 +21,7 @@ type command struct {
 	fixed  bool // without UID, no message disappears during it
 	framed bool
 	always bool // tells changes even when none was announced
+	quiet  bool // tells no changes
 	run    func(s *session, rest int, lit imapwire.Literal, has bool) error
 }
 
@@ -41,6 +42,7 @@ func init() { // the table refers to functions that refer to it
 		{name: "LOGIN", state: beforeLogin, run: plain((*session).login)},
 		{name: "AUTHENTICATE", state: beforeLogin, run: plain((*session).authenticate)},
 
+		{name: "XRESUME", state: afterLogin, quiet: true, run: plain((*session).resume)},
 		{name: "ENABLE", state: afterLogin, run: plain((*session).enable)},
 		{name: "NAMESPACE", state: afterLogin, run: plain((*session).namespace)},
 		{name: "SELECT", state: afterLogin, run: plain((*session).selectMailbox)},

@@ -11,7 +11,11 @@ A tagged OK to a command that changes something is sent after the change is
 committed by the pair's majority and applied here. When it is not known whether
 a change was made, no tagged answer is sent: the connection ends with BYE. When
 this replica does not serve, or stops serving, the answer is NO [UNAVAILABLE]
-or BYE [UNAVAILABLE], so that the proxy can look for the one that does.
+or BYE [UNAVAILABLE], so that the proxy can look for the one that does. To a
+proxy that has said "x-resume" "1" in its ID it says OK [XRESUME state] instead:
+with XRESUME state as its first command a session at another replica goes on with
+the mailbox as the client knows it, what was enabled and the saved result. A state
+is no secret and no credential: it names a mailbox of the user who gives it.
 
 What other sessions change is sent during IDLE at once and before each tagged
 OK, except that no message disappears during FETCH, STORE or SEARCH without UID

@@ -31,6 +31,7 @@ func (s *session) create() error {
 	if err != nil {
 		return err
 	}
+	s.done = true
 	s.code = string(append(appendMailboxID([]byte("[MAILBOXID ("), info.ID), ")]"...))
 	return nil
 }
@@ -49,6 +50,7 @@ func (s *session) deleteMailbox() error {
 	if err := s.account.Delete(s.ctx, name); err != nil {
 		return err
 	}
+	s.done = true
 	if s.view != nil && s.view.Info().ID == id {
 		s.deselect()
 		s.w.WriteString("* OK [CLOSED] Mailbox is deleted\r\n")
@@ -80,7 +82,9 @@ func (s *session) rename() error {
 	case toErr != nil:
 		return toErr
 	}
-	return s.account.Rename(s.ctx, from, strings.TrimSuffix(to, "/"))
+	err := s.account.Rename(s.ctx, from, strings.TrimSuffix(to, "/"))
+	s.done = err == nil
+	return err
 }
 
 func (s *session) subscribe() error { return s.setSubscribed(true) }

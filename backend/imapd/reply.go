@@ -78,7 +78,9 @@ func known(err error) error {
 func (s *session) answer(err error) (status string, goesOn bool) {
 	var r *reply
 	if err == nil || errors.As(err, &r) && r.status == "NO" {
-		if e := s.tellChanges(); e != nil {
+		// Where it is too late to tell changes, a change that was made is answered
+		// all the same.
+		if e := s.tellChanges(); e != nil && !(s.done && s.resumes && notServing(e)) {
 			err, r = e, nil
 		}
 	}
@@ -133,7 +135,7 @@ func (s *session) tagged(status, code, text string) {
 
 // tellChanges tells what others changed, before a tagged answer.
 func (s *session) tellChanges() error {
-	if s.cmd == nil || s.view == nil {
+	if s.cmd == nil || s.view == nil || s.cmd.quiet {
 		return nil
 	}
 	return s.update(!s.cmd.fixed || s.uid, s.cmd.always)
@@ -168,6 +170,11 @@ func (s *session) end(err error) {
 		s.srv.cfg.Log.Error("imap command has an unknown outcome", "command", name, "account", s.accountName(), "peer", s.peer(), "err", err)
 		s.w.WriteString("* BYE [UNAVAILABLE] It is not known whether the command was done\r\n")
 	}
+}
+
+func notServing(err error) bool {
+	var not *mailbox.ErrNotServing
+	return errors.As(err, &not)
 }
 
 func (s *session) accountName() string {

@@ -9,12 +9,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/postern-mail/postern/backend/mailbox"
 )
 
 // servingCheck is how often the server asks whether this replica still serves,
-// for sessions that wait in IDLE.
+// for sessions that wait, if nobody calls Recheck.
 const servingCheck = time.Second
 
 // lastWrite is how long a write may still take once a session must end.
@@ -27,6 +25,7 @@ type Server struct {
 	appending atomic.Int64 // octets of messages being received
 	closing   atomic.Bool
 	lost      atomic.Bool // serving was lost, as of the last check
+	recheck   chan struct{}
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]struct{}
@@ -42,6 +41,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	return &Server{
 		cfg:       cfg,
+		recheck:   make(chan struct{}, 1),
 		listeners: make(map[net.Listener]struct{}),
 		sessions:  make(map[*session]struct{}),
 		accounts:  make(map[string]int),
@@ -233,6 +233,15 @@ func (s *Server) wakeAll() {
 	}
 }
 
+// Recheck has the server ask at once whether this replica still serves. It does
+// not block.
+func (s *Server) Recheck() {
+	select {
+	case s.recheck <- struct{}{}:
+	default:
+	}
+}
+
 // watchServing wakes the sessions when this replica stops serving, so that
 // those which wait in IDLE end too.
 func (s *Server) watchServing(ctx context.Context) {
@@ -243,9 +252,9 @@ func (s *Server) watchServing(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-s.recheck:
 		}
-		var not *mailbox.ErrNotServing
-		lost := errors.As(s.cfg.Mailboxes.Ready(ctx), &not)
+		lost := notServing(s.cfg.Mailboxes.Ready(ctx))
 		if lost && !s.lost.Swap(true) {
 			s.wakeAll()
 		} else if !lost {

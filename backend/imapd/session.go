@@ -34,6 +34,9 @@ type session struct {
 	refused int    // logins
 	origin  string // address of the client that a proxy speaks for, for the log
 	idling  bool
+	resumes bool // the proxy can go on with the session at another replica
+	fresh   bool // no command since the login
+	done    bool // the command at hand has made a change that is not to be made twice
 
 	account *mailbox.Account // nil before login
 	view    *mailbox.View    // nil unless a mailbox is selected
@@ -159,8 +162,11 @@ func (s *session) readLine() ([]byte, error) {
 
 // goodbye says why the server ends the session.
 func (s *session) goodbye() {
+	s.done = false // between commands
 	if s.srv.closing.Load() || s.ctx.Err() != nil {
-		s.w.WriteString("* BYE [UNAVAILABLE] Server shuts down\r\n")
+		if !s.handOn("") {
+			s.w.WriteString("* BYE [UNAVAILABLE] Server shuts down\r\n")
+		}
 		return
 	}
 	s.byeNotServing(s.notServing())
@@ -168,6 +174,13 @@ func (s *session) goodbye() {
 
 // byeNotServing tells the client to look for the replica that serves.
 func (s *session) byeNotServing(not *mailbox.ErrNotServing) {
+	leader := ""
+	if not != nil {
+		leader = not.Leader
+	}
+	if s.handOn(leader) {
+		return
+	}
 	s.w.WriteString("* BYE [UNAVAILABLE] This replica does not serve now")
 	s.leader(not)
 	s.w.WriteString("\r\n")
@@ -205,7 +218,7 @@ func (s *session) peer() string {
 
 // command answers the command that begins with line, which has been read.
 func (s *session) command(line []byte) error {
-	s.code, s.text, s.literals, s.cmd = "", "", 0, nil
+	s.code, s.text, s.literals, s.cmd, s.done = "", "", 0, nil, false
 	lit, has := imapwire.CommandLiteral(line)
 	tag, verb, uid, rest, ok := imapwire.SplitCommand(line)
 	s.setTag(tag)
@@ -232,6 +245,7 @@ func (s *session) command(line []byte) error {
 		}
 		return err
 	}
+	defer s.begun()
 	if s.cmd.framed {
 		return s.cmd.run(s, rest, lit, has)
 	}
@@ -244,6 +258,9 @@ func (s *session) command(line []byte) error {
 	s.p.Reset(s.r.Text(), rest)
 	return s.cmd.run(s, rest, lit, false)
 }
+
+// begun notes that the session has had a command since its login.
+func (s *session) begun() { s.fresh = s.cmd != nil && s.cmd.state == beforeLogin && s.account != nil }
 
 func (s *session) setTag(tag []byte) {
 	s.tag = append(s.tagRoom[:0], tag[:min(len(tag), maxTag)]...)

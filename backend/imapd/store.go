@@ -52,6 +52,7 @@ func (s *session) store() error {
 			return err
 		}
 		if len(res.Changed) > 0 {
+			s.done = s.done || c.unchanged != nil // the condition would find this change
 			s.own++
 		}
 		modified = append(modified, res.Modified...)

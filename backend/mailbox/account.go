@@ -139,6 +139,11 @@ func (a *Account) Status(ctx context.Context, name string) (Info, error) {
 	if err := a.s.cfg.Log.Confirm(ctx); err != nil {
 		return Info{}, err
 	}
+	return a.status(name)
+}
+
+// status describes a mailbox as it is here.
+func (a *Account) status(name string) (Info, error) {
 	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
 	if err != nil {
 		return Info{}, err
@@ -182,7 +187,7 @@ func (a *Account) Create(ctx context.Context, name string, specialUse []string) 
 	if _, err := a.done(ctx, &command.Create{Head: a.s.head(), Account: a.id, Name: name, SpecialUse: use}); err != nil {
 		return Info{}, err
 	}
-	return a.Status(ctx, name)
+	return a.status(name) // the entry is applied here, whoever serves now
 }
 
 // Delete removes a mailbox and its messages. INBOX cannot be deleted

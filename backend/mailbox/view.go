@@ -151,13 +151,20 @@ func (w *walk) to(uid uint32) bool {
 }
 
 // Sync brings the picture up to date and says what changed. Without expunge,
-// messages that are gone keep their number until a Sync with it.
-func (v *View) Sync(ctx context.Context, expunge bool) (Changes, error) {
+// messages that are gone keep their number until a Sync with it. After an error
+// the picture is as before.
+func (v *View) Sync(ctx context.Context, expunge bool) (_ Changes, err error) {
 	n, err := v.a.s.cfg.Store.Snapshot()
 	if err != nil {
 		return Changes{}, err
 	}
 	defer n.Close()
+	before := View{info: v.info, uids: v.uids, gone: slices.Clone(v.gone)}
+	defer func() {
+		if err != nil {
+			v.info, v.uids, v.gone = before.info, before.uids, before.gone
+		}
+	}()
 	m, err := n.Mailbox(v.a.id, v.id)
 	var c store.Counters
 	if err == nil {

@@ -94,6 +94,9 @@ type live struct {
 	source  atomic.Pointer[pair.Source]
 	upkeep  *upkeep
 
+	mu      sync.Mutex // guards recheck
+	recheck []func()   // told when the replica begins or ends to serve
+
 	stops []func(context.Context) error // in the order of the starts
 	wg    sync.WaitGroup
 	over  atomic.Bool // Stop was called
@@ -208,6 +211,11 @@ func (l *live) join(m voter.Config) error {
 	r.Observe(func(bool) {
 		p.n.Changed()
 		l.hub.WakeAll()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, f := range l.recheck {
+			f()
+		}
 	})
 	l.run(func() error { return r.Run(context.Background()) })
 	l.onStop(func(ctx context.Context) error { return errors.Join(r.Shutdown(ctx), source.Close()) })

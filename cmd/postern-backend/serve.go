@@ -84,6 +84,11 @@ func serveOne[C any, S server](l *live, name, addr string, cfg C, newServer func
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	if r, ok := any(s).(interface{ Recheck() }); ok {
+		l.mu.Lock()
+		l.recheck = append(l.recheck, r.Recheck)
+		l.mu.Unlock()
+	}
 	run, cancel := context.WithCancel(context.Background())
 	l.run(func() error { return s.Serve(run, ln) })
 	l.onStop(func(ctx context.Context) error {

@@ -69,6 +69,9 @@ majority with a complete copy. While it serves, a replica raises alarms: members
 that are away, copies too few, a log at half of its room; at nine tenths of that
 room it holds writes back with ErrNoSpace.
 
+Before it hands over, a replica that serves takes no more proposals and waits a
+little for those under way: they are answered, which raft would not do.
+
 A serving replica whose disk is slow hands over to one whose disk is measurably
 faster. The group does so once a minute at most.
 

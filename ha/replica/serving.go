@@ -265,6 +265,7 @@ func (r *Replica) transfer(ctx context.Context, toID string, draining bool) erro
 	}
 	term := r.serve.term.Load()
 	r.change(func() { r.transferring.Store(true) })
+	r.settle(ctx)
 	err = r.v.Transfer(ctx, p)
 	if err == nil {
 		// Clients are not served until raft says that we lead again, which may have
@@ -280,6 +281,22 @@ func (r *Replica) transfer(ctx context.Context, toID string, draining bool) erro
 		return fmt.Errorf("transfer to %s: %w", p.Name, err)
 	}
 	return nil
+}
+
+// settle waits a little for the proposals under way, which no new ones follow:
+// those that the old leader has not seen committed end without an answer.
+func (r *Replica) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timings.Heartbeat)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for r.waiting.Load() > 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // target returns the data replica to transfer to, after asking it.

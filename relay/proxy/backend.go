@@ -26,8 +26,9 @@ type back struct {
 }
 
 // open finds the replica that serves the user's pair and logs in there as the
-// user. It goes on trying until Config.Within is over: a failover takes less.
-func (s *Server) open(ctx context.Context, user User, c Client) (*back, error) {
+// user, to go on with a session if there is a state of one. It goes on trying
+// until Config.Within is over: a failover takes less.
+func (s *Server) open(ctx context.Context, user User, c Client, state string) (*back, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Within-s.cfg.Within/10)
 	defer cancel()
 	var last error
@@ -38,11 +39,14 @@ func (s *Server) open(ctx context.Context, user User, c Client) (*back, error) {
 		prefer := ""
 		for n := next(s.cfg.Routes.Candidates(user.Pair), asked, prefer); n != nil; n = next(s.cfg.Routes.Candidates(user.Pair), asked, prefer) {
 			asked[n.Name] = true
-			b, leader, err := s.openOn(ctx, n, user, c)
+			b, leader, err := s.openOn(ctx, n, user, c, state)
 			if err == nil {
 				return b, nil
 			}
 			last = fmt.Errorf("%s: %w", n.Name, err)
+			if errors.Is(err, errNoResume) {
+				return nil, last
+			}
 			if prefer = leader; leader != "" {
 				s.cfg.Routes.Redirect(user.Pair, leader)
 			}
@@ -81,10 +85,13 @@ func next(nodes []route.Node, asked map[string]bool, prefer string) *route.Node 
 	return first
 }
 
-var errNotServing = errors.New("not serving")
+var (
+	errNotServing = errors.New("not serving")
+	errNoResume   = errors.New("the session cannot go on")
+)
 
 // openOn logs in on one node. leader is the node that it says to ask instead.
-func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client) (b *back, leader string, err error) {
+func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client, state string) (b *back, leader string, err error) {
 	addr := n.Addr[s.cfg.Protocol.service()]
 	if addr == "" {
 		return nil, "", fmt.Errorf("no %s address known", s.cfg.Protocol)
@@ -117,7 +124,7 @@ func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client)
 	if s.cfg.Protocol == POP3 {
 		leader, err = b.loginPOP3(user)
 	} else {
-		leader, err = b.loginIMAP(user, c)
+		leader, err = b.loginIMAP(user, c, state)
 	}
 	if err != nil {
 		return nil, leader, err
@@ -141,15 +148,19 @@ func (b *back) leave() (stop func() bool) {
 	})
 }
 
-// loginIMAP reads the greeting and logs in with one write.
-func (b *back) loginIMAP(user User, c Client) (leader string, err error) {
+// loginIMAP reads the greeting and logs in with one write, in which it gives the
+// state of a session that is to go on.
+func (b *back) loginIMAP(user User, c Client, state string) (leader string, err error) {
 	secured := "no"
 	if c.TLS != nil {
 		secured = "yes"
 	}
-	_, err = fmt.Fprintf(b.conn, "P0 ID (\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%d\" \"x-tls\" \"%s\")\r\nP1 AUTHENTICATE EXTERNAL %s\r\n",
+	text := fmt.Appendf(nil, "P0 ID (\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%d\" \"x-tls\" \"%s\" \"x-resume\" \"1\")\r\nP1 AUTHENTICATE EXTERNAL %s\r\n",
 		c.Addr.Addr(), c.Addr.Port(), secured, identity(user.Account))
-	if err != nil {
+	if state != "" {
+		text = fmt.Appendf(text, "P2 XRESUME %s\r\n", state)
+	}
+	if _, err = b.conn.Write(text); err != nil {
 		return "", err
 	}
 	for range 50 {
@@ -164,7 +175,13 @@ func (b *back) loginIMAP(user User, c Client) (leader string, err error) {
 			return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
 		case word == "P1" && strings.EqualFold(status, "OK"):
 			b.text = text
+			if state == "" {
+				return "", nil
+			}
+		case word == "P2" && strings.EqualFold(status, "OK"):
 			return "", nil
+		case word == "P2":
+			return "", fmt.Errorf("%w: %s", errNoResume, text)
 		case word == "P1":
 			return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
 		}

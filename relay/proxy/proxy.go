@@ -243,6 +243,7 @@ type front struct {
 	ctx      context.Context
 	conn     net.Conn
 	client   Client
+	user     User // who has logged in
 	failures int
 }
 
@@ -277,11 +278,12 @@ func (f *front) login(cred auth.Credentials) (*back, error) {
 		}
 		return nil, err
 	}
-	b, err := f.srv.open(f.ctx, user, f.client)
+	b, err := f.srv.open(f.ctx, user, f.client, "")
 	if err != nil {
 		f.srv.cfg.Log.Warn("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "status", "unavailable", "err", err)
 		return nil, errUnavailable
 	}
+	f.user = user
 	f.srv.cfg.Log.Info("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "node", b.node, "status", "ok")
 	return b, nil
 }

@@ -6,35 +6,83 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/shared/imapwire"
+	"github.com/postern-mail/postern/shared/metrics"
 )
 
 // pipe is a logged-in IMAP session: commands one way, responses the other.
+//
+// A replica that hands over ends its sessions between two commands and says how
+// another one goes on with each (package imapd, XRESUME). The client notices
+// nothing: what the first replica has not answered is sent again to the second,
+// and what comes meanwhile waits.
 type pipe struct {
 	front *front
-	back  *back
+
+	out  sync.Mutex // guards what follows; locked before mu
+	back *back
+	w    *bufio.Writer // to back; nil when nothing waits to be flushed
+	stop func() bool   // ends the watch over back
+	dead bool          // back takes nothing any more
 
 	mu      sync.Mutex // guards what follows
-	pending []string   // tags of commands sent and not answered
+	pending []*sent    // commands not answered, in the order of their coming
 	waiting chan bool  // not nil while a synchronising literal waits for leave
-	waitTag string
+	asking  *sent      // the command of that literal
 	over    bool
 
-	bye bool // the backend has said BYE; of the response goroutine
+	// Of the response goroutine:
+	bye   bool   // the backend has said BYE
+	state string // for another replica to go on with
+}
+
+// sent is a command that the replica has not answered.
+type sent struct {
+	tag    string
+	text   []byte // what was sent of it
+	long   bool   // text is not whole: it cannot be sent again
+	passed int    // continuations that the client has got, apart from leave for literals
+	skip   int    // those that it must not get once more
+}
+
+// maxKept is what is kept of the commands of a session to send them again, in
+// octets of each.
+const maxKept = 64 << 10
+
+// add notes octets that are sent.
+func (c *sent) add(b []byte) {
+	if c.long = c.long || len(c.text)+len(b) > maxKept; c.long {
+		c.text = nil
+		return
+	}
+	c.text = append(c.text, b...)
+}
+
+// unsynced turns the literal that the text ends with, which has leave to be
+// sent, into one that needs none (RFC 7888).
+func (c *sent) unsynced() {
+	if n := bytes.LastIndexByte(c.text, '}'); n > 0 {
+		c.text = append(c.text[:n], "+}\r\n"...)
+	}
 }
 
 // spliceIMAP passes commands and responses until one side ends.
 func (f *front) spliceIMAP(r *imapwire.Reader, b *back) {
-	defer b.conn.Close()
-	defer b.leave()()
-	p := &pipe{front: f, back: b}
+	p := &pipe{front: f, back: b, stop: b.leave()}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := p.responses()
+		err := p.responses(b)
+		for err != nil && p.state != "" {
+			if b = p.resume(); b == nil {
+				break
+			}
+			err = p.responses(b)
+		}
 		p.end()
 		if !p.bye && !errors.Is(err, net.ErrClosed) {
 			// RFC 9051 7.1.5: the client learns why; it logs in again and finds
@@ -46,8 +94,111 @@ func (f *front) spliceIMAP(r *imapwire.Reader, b *back) {
 	}()
 	p.commands(imapwire.NewReader(io.MultiReader(bytes.NewReader(leftover(r)), f.conn), 0, 0))
 	p.end()
-	b.conn.Close()
+	p.out.Lock()
+	p.back.conn.Close()
+	p.stop()
+	p.out.Unlock()
 	<-done
+}
+
+// resume goes on with the session at the replica that serves now. It returns nil
+// when it cannot, and the session ends.
+func (p *pipe) resume() *back {
+	p.out.Lock()
+	p.back.conn.Close()
+	p.stop()
+	p.dead = true
+	p.out.Unlock()
+	state := p.state
+	p.state = ""
+	s := p.front.srv
+	b, err := s.open(p.front.ctx, p.front.user, p.front.client, state)
+	if err == nil {
+		err = p.move(b)
+	}
+	if err != nil {
+		s.cfg.Log.Info("proxy session cannot go on", "client", p.front.client.Addr, "account", p.front.user.Account, "err", err)
+		return nil
+	}
+	metrics.ProxyResumed.Inc()
+	return b
+}
+
+var (
+	errOver    = errors.New("session is over")
+	errMoves   = errors.New("session goes on at another replica")
+	errTooLong = errors.New("a command under way is too long to be sent again")
+)
+
+// move makes b the replica of the session and sends what is not answered.
+func (p *pipe) move(b *back) error {
+	p.out.Lock()
+	defer p.out.Unlock()
+	p.mu.Lock()
+	var text []byte
+	err := error(nil)
+	if p.over {
+		err = errOver
+	}
+	for _, c := range p.pending {
+		if c.long {
+			err = errTooLong
+		}
+		text = append(text, c.text...)
+		c.skip = c.passed
+	}
+	p.mu.Unlock()
+	if err == nil {
+		b.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+		_, err = b.conn.Write(text)
+		b.conn.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
+		b.conn.Close()
+		return err
+	}
+	p.drop()
+	p.back, p.stop, p.dead = b, b.leave(), false
+	return nil
+}
+
+// drop forgets what was to be sent. The caller holds out.
+func (p *pipe) drop() {
+	if p.w != nil {
+		returnWriter(p.w)
+		p.w = nil
+	}
+}
+
+// send passes octets of a command on; nil is no command. What the replica does
+// not take is kept for the one that the session goes on with: whether there is
+// one is seen by the response goroutine.
+func (p *pipe) send(c *sent, b []byte) {
+	p.out.Lock()
+	defer p.out.Unlock()
+	if c != nil {
+		p.mu.Lock()
+		c.add(b)
+		p.mu.Unlock()
+	}
+	if p.dead {
+		return
+	}
+	if p.w == nil {
+		p.w = borrowWriter(p.back.conn)
+	}
+	if _, err := p.w.Write(b); err != nil {
+		p.dead = true
+	}
+}
+
+func (p *pipe) flush() {
+	p.out.Lock()
+	defer p.out.Unlock()
+	if p.w != nil && !p.dead && p.w.Flush() != nil {
+		p.dead = true
+	}
+	p.drop()
 }
 
 // leftover takes the octets that a client sent behind its login.
@@ -81,12 +232,8 @@ func (p *pipe) commands(r *imapwire.Reader) {
 		if r.Wait() != nil {
 			return
 		}
-		w := borrowWriter(p.back.conn)
-		err := p.batch(r, w)
-		if err == nil {
-			err = w.Flush()
-		}
-		returnWriter(w)
+		err := p.batch(r)
+		p.flush()
 		if err != nil {
 			return
 		}
@@ -94,20 +241,18 @@ func (p *pipe) commands(r *imapwire.Reader) {
 }
 
 // batch passes the commands that have arrived.
-func (p *pipe) batch(r *imapwire.Reader, w *bufio.Writer) error {
+func (p *pipe) batch(r *imapwire.Reader) error {
 	for {
 		cmd, err := r.ReadCommand()
 		switch {
 		case errors.Is(err, imapwire.ErrSyntax):
 			// DONE, the response to a challenge, or nonsense that the backend
 			// answers with BAD.
-			if _, err := w.Write(cmd.Bytes); err != nil {
-				return err
-			}
+			p.send(p.last(), cmd.Bytes)
 		case err != nil:
 			return err
 		default:
-			if err := p.command(r, w, cmd); err != nil {
+			if err := p.command(r, cmd); err != nil {
 				return err
 			}
 		}
@@ -117,27 +262,33 @@ func (p *pipe) batch(r *imapwire.Reader, w *bufio.Writer) error {
 	}
 }
 
-func (p *pipe) command(r *imapwire.Reader, w *bufio.Writer, cmd imapwire.Command) error {
-	tag := string(cmd.Tag)
+// last is the newest command without an answer.
+func (p *pipe) last() *sent {
 	p.mu.Lock()
-	p.pending = append(p.pending, tag)
+	defer p.mu.Unlock()
+	if len(p.pending) == 0 {
+		return nil
+	}
+	return p.pending[len(p.pending)-1]
+}
+
+func (p *pipe) command(r *imapwire.Reader, cmd imapwire.Command) error {
+	c := &sent{tag: string(cmd.Tag)}
+	p.mu.Lock()
+	p.pending = append(p.pending, c)
 	p.mu.Unlock()
 	piece := cmd.Piece
 	for {
 		var leave chan bool
 		if piece.HasLit && !piece.Literal.NonSync {
-			leave = p.ask(tag)
+			leave = p.ask(c)
 		}
-		if _, err := w.Write(piece.Bytes); err != nil {
-			return err
-		}
+		p.send(c, piece.Bytes)
 		if !piece.HasLit {
 			return nil
 		}
 		if leave != nil {
-			if err := w.Flush(); err != nil {
-				return err
-			}
+			p.flush()
 			if granted := <-leave; !granted {
 				return nil // the backend answered the command instead
 			}
@@ -149,9 +300,7 @@ func (p *pipe) command(r *imapwire.Reader, w *bufio.Writer, cmd imapwire.Command
 				return err
 			}
 			left -= int64(len(octets))
-			if _, err := w.Write(octets); err != nil {
-				return err
-			}
+			p.send(c, octets)
 		}
 		var err error
 		if piece, err = r.Rest(); err != nil {
@@ -161,26 +310,26 @@ func (p *pipe) command(r *imapwire.Reader, w *bufio.Writer, cmd imapwire.Command
 }
 
 // ask prepares to wait for the backend's leave to send a literal.
-func (p *pipe) ask(tag string) chan bool {
+func (p *pipe) ask(c *sent) chan bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := make(chan bool, 1)
+	leave := make(chan bool, 1)
 	if p.over {
-		close(c)
-		return c
+		close(leave)
+		return leave
 	}
-	p.waiting, p.waitTag = c, tag
-	return c
+	p.waiting, p.asking = leave, c
+	return leave
 }
 
-// responses passes what the backend sends, response by response.
-func (p *pipe) responses() error {
-	var src io.Reader = p.back.conn
-	if n := p.back.r.Buffered(); n > 0 {
-		rest, _ := p.back.r.Peek(n)
+// responses passes what the backend sends, response by response, until its end.
+func (p *pipe) responses(b *back) error {
+	var src io.Reader = b.conn
+	if n := b.r.Buffered(); n > 0 {
+		rest, _ := b.r.Peek(n)
 		src = io.MultiReader(bytes.NewReader(bytes.Clone(rest)), src)
 	}
-	p.back.r = nil
+	b.r = nil
 	r := imapwire.NewReader(src, 0, 0)
 	for {
 		if err := r.Wait(); err != nil {
@@ -188,9 +337,9 @@ func (p *pipe) responses() error {
 		}
 		w := borrowWriter(p.front.conn)
 		err := p.relay(r, w)
-		if err == nil {
+		if err == nil || p.state != "" {
 			p.front.conn.SetWriteDeadline(time.Now().Add(2 * time.Minute))
-			err = w.Flush()
+			err = errors.Join(err, w.Flush())
 		}
 		returnWriter(w)
 		if err != nil {
@@ -206,31 +355,75 @@ func (p *pipe) relay(r *imapwire.Reader, w *bufio.Writer) error {
 		if err != nil && !errors.Is(err, imapwire.ErrSyntax) {
 			return err
 		}
-		if err == nil {
-			p.note(&resp)
+		mine := resp.Kind == imapwire.Untagged && bytes.HasPrefix(resp.Bytes, resumeCode)
+		if mine {
+			if err = p.keepState(r, resp.Piece); err == nil && p.state != "" {
+				err = errMoves
+			}
+		} else if err == nil {
+			mine = !p.note(&resp)
+		} else {
+			err = nil
 		}
-		status := resp.IsStatus()
-		piece := resp.Piece
-		for {
-			if _, err := w.Write(piece.Bytes); err != nil {
-				return err
-			}
-			if !piece.More && !piece.HasLit {
-				break
-			}
-			if piece.HasLit {
-				if err := p.literal(r, w, piece.Literal.Size); err != nil {
-					return err
-				}
-			}
-			if piece, err = r.RestOfResponse(status); err != nil {
-				return err
-			}
+		if !mine {
+			err = p.write(r, w, resp)
+		}
+		if err != nil {
+			return err
 		}
 		if r.Buffered() == 0 {
 			return nil
 		}
 	}
+}
+
+// write passes a response that has begun to arrive.
+func (p *pipe) write(r *imapwire.Reader, w *bufio.Writer, resp imapwire.Response) (err error) {
+	status := resp.IsStatus()
+	for piece := resp.Piece; ; {
+		if _, err := w.Write(piece.Bytes); err != nil {
+			return err
+		}
+		if !piece.More && !piece.HasLit {
+			return nil
+		}
+		if piece.HasLit {
+			if err := p.literal(r, w, piece.Literal.Size); err != nil {
+				return err
+			}
+		}
+		if piece, err = r.RestOfResponse(status); err != nil {
+			return err
+		}
+	}
+}
+
+// resumeCode begins the response that tells the state of a session.
+var resumeCode = []byte("* OK [XRESUME ")
+
+// maxState is the longest state of a session that is taken.
+const maxState = 60 << 10
+
+// keepState takes the state out of a response that is not the client's.
+func (p *pipe) keepState(r *imapwire.Reader, piece imapwire.Piece) (err error) {
+	line := bytes.Clone(piece.Bytes[len(resumeCode):])
+	for piece.More {
+		if piece, err = r.RestOfResponse(true); err != nil {
+			return err
+		}
+		if line = append(line, piece.Bytes...); len(line) > maxState {
+			return errTooLong
+		}
+	}
+	state, text, ok := strings.Cut(string(line), "]")
+	if !ok || strings.ContainsAny(state, " \r\n") {
+		return nil // the session ends with BYE
+	}
+	if leader := leaderIn(text); leader != "" {
+		p.front.srv.cfg.Routes.Redirect(p.front.user.Pair, leader)
+	}
+	p.state = state
+	return nil
 }
 
 func (p *pipe) literal(r *imapwire.Reader, w *bufio.Writer, left int64) error {
@@ -251,29 +444,44 @@ func (p *pipe) literal(r *imapwire.Reader, w *bufio.Writer, left int64) error {
 }
 
 // note keeps the list of unanswered commands and wakes one that waits to send
-// a literal.
-func (p *pipe) note(resp *imapwire.Response) {
+// a literal. It reports whether the client is to get the response.
+func (p *pipe) note(resp *imapwire.Response) bool {
 	if resp.Kind == imapwire.Untagged {
 		p.bye = p.bye || bytes.EqualFold(resp.Name, []byte("BYE"))
-		return
+		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if resp.Kind == imapwire.Continuation {
-		if p.waiting != nil {
-			p.waiting <- true
-			p.waiting = nil
-		}
-		return
+		return p.continues()
 	}
-	for i, tag := range p.pending {
-		if tag == string(resp.Tag) {
+	for i, c := range p.pending {
+		if c.tag == string(resp.Tag) {
 			p.pending = append(p.pending[:i], p.pending[i+1:]...)
 			break
 		}
 	}
-	if p.waiting != nil && p.waitTag == string(resp.Tag) {
+	if p.waiting != nil && p.asking.tag == string(resp.Tag) {
 		p.waiting <- false
-		p.waiting = nil
+		p.waiting, p.asking = nil, nil
 	}
+	return true
+}
+
+// continues notes a continuation: one that the client has got already, leave for
+// the literal that waits, or one of the command at work, the oldest. The caller
+// holds mu.
+func (p *pipe) continues() bool {
+	switch {
+	case len(p.pending) > 0 && p.pending[0].skip > 0:
+		p.pending[0].skip--
+		return false
+	case p.waiting != nil:
+		p.asking.unsynced()
+		p.waiting <- true
+		p.waiting, p.asking = nil, nil
+	case len(p.pending) > 0:
+		p.pending[0].passed++
+	}
+	return true
 }

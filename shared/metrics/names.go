@@ -28,6 +28,7 @@ var (
 	Deliveries    = Relay.counters("postern_deliveries_total", "Deliveries to a recipient, by channel and result.", "channel", "result")
 	LMTPRedirects = Relay.counter("postern_lmtp_redirects_total", "Answers of a replica that named another one.")
 	ProxyLogins   = Relay.counters("postern_proxy_logins_total", "Logins, by protocol and result.", "protocol", "result")
+	ProxyResumed  = Relay.counter("postern_proxy_sessions_resumed_total", "Sessions that went on at another replica after a hand-over.")
 	DirSearches   = Relay.counters("postern_directory_searches_total", "Questions to the directory, by result.", "result")
 	DirFaults     = Relay.counters("postern_directory_faults_total", "Faults of the directory and of what is in it, by kind.", "fault")
 	DirRoundTrips = Relay.counters("postern_directory_round_trips_total", "Requests sent to LDAP servers, by operation.", "operation")

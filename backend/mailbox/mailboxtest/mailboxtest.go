@@ -28,6 +28,7 @@ type Log struct {
 	end     int64
 	fsm     *fsm.FSM
 	away    error // answered by Confirm and Propose while not nil
+	after   error // becomes away when an entry is applied
 	broken  error // answered by ReadEntry while not nil
 }
 
@@ -47,6 +48,9 @@ func (l *Log) Propose(ctx context.Context, data []byte) (any, uint64, error) {
 	l.offsets = append(l.offsets, l.end)
 	l.end += int64(len(data))
 	index := uint64(len(l.offsets))
+	if l.after != nil {
+		l.away, l.after = l.after, nil
+	}
 	return l.fsm.Apply([]fsm.Entry{{Index: index, Term: 1, Data: data}})[0], index, nil
 }
 
@@ -62,6 +66,13 @@ func (l *Log) SetAway(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.away = err
+}
+
+// SetAfter makes the replica stop serving with err after the next entry.
+func (l *Log) SetAfter(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.after = err
 }
 
 // SetBroken makes entries unreadable with err, or readable again with nil.

@@ -1,6 +1,7 @@
 package tlsconf
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -12,6 +13,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -218,9 +220,11 @@ func (s *Store) NotAfter() time.Time {
 }
 
 // Server returns the configuration of a listener that only peers with one of
-// roles may speak to. It follows every Reload.
+// roles may speak to. It follows every Reload: a session that began with another
+// certificate is not resumed, so that a peer sees the one of now, and when it
+// has ended.
 func (s *Store) Server(roles ...Role) *tls.Config {
-	return &tls.Config{
+	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return &s.current.Load().cert, nil
@@ -230,6 +234,28 @@ func (s *Store) Server(roles ...Role) *tls.Config {
 		ClientAuth:       tls.RequireAnyClientCert,
 		VerifyConnection: func(cs tls.ConnectionState) error { return s.verify(&cs, "", roles) },
 	}
+	conf.WrapSession = func(cs tls.ConnectionState, state *tls.SessionState) ([]byte, error) {
+		state.Extra = append(state.Extra, s.ticketMark())
+		return conf.EncryptTicket(cs, state)
+	}
+	conf.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+		state, err := conf.DecryptTicket(ticket, cs)
+		if state == nil || err != nil {
+			return nil, err
+		}
+		mark := s.ticketMark()
+		if !slices.ContainsFunc(state.Extra, func(b []byte) bool { return bytes.Equal(b, mark) }) {
+			return nil, nil
+		}
+		return state, nil
+	}
+	return conf
+}
+
+// ticketMark tells in a session's ticket which certificate it began with.
+func (s *Store) ticketMark() []byte {
+	fp := FingerprintOf(s.current.Load().cert.Certificate[0])
+	return append([]byte("postern certificate "), fp[:]...)
 }
 
 // Client returns the configuration for a connection to node, which must hold

@@ -163,13 +163,28 @@ func TestResumption(t *testing.T) {
 			t.Errorf("connection %d: DidResume = %v, want %v", i, cli.DidResume, want)
 		}
 	}
+	// A session that began with another certificate is not resumed: the peer sees
+	// the new one.
+	prefix := strings.TrimSuffix(back.files.CertFile, ".pem")
+	cert, err := ca.Issue(prefix, Request{Node: "pair1-a", Roles: []Role{Backend}}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := back.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{false, true} {
+		_, cli, srvErr, cliErr := dial(t, server, relay.Client("pair1-a", Backend))
+		if srvErr != nil || cliErr != nil || cli.DidResume != want || !cli.PeerCertificates[0].Equal(cert) {
+			t.Errorf("connection %d after the change: DidResume = %v, want %v; %v, %v", i, cli.DidResume, want, srvErr, cliErr)
+		}
+	}
 	// A CA that is gone ends resumed sessions as well.
 	_, dir2 := newCA(t, "east")
 	other, err := OpenCA(dir2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	prefix := strings.TrimSuffix(back.files.CertFile, ".pem")
 	if _, err := other.Issue(prefix, Request{Node: "pair1-a", Roles: []Role{Backend}}, time.Now()); err != nil {
 		t.Fatal(err)
 	}

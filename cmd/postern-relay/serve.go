@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -227,10 +228,11 @@ func (r *relay) listen(name string, addrs []string, p *proxy.Server) error {
 	r.n.Metrics.GaugeFunc(metrics.ProxyOpenNow, "Client sessions open now, by service.", map[string]string{"service": name},
 		func() float64 { return float64(p.Sessions()) })
 	for _, addr := range addrs {
-		l, err := daemon.Listen(addr)
+		l, err := daemon.ListenWith(net.ListenConfig{KeepAlive: -1}, addr)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		dispatcher.Guard(l)
 		run, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		r.n.Go(name, func(context.Context) error { defer close(done); return p.Serve(run, l) })

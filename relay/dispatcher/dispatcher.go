@@ -95,10 +95,10 @@ func New(cfg Config) (*Dispatcher, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if !cfg.KeepAlive.Enable {
-		cfg.KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 10 * time.Second, Count: 4}
+		cfg.KeepAlive = keepAlive
 	}
 	if cfg.UserTimeout <= 0 {
-		cfg.UserTimeout = time.Minute
+		cfg.UserTimeout = userTimeout
 	}
 	if cfg.Listen == nil {
 		cfg.Listen = func(lc net.ListenConfig, addr string) (net.Listener, error) {
@@ -123,15 +123,28 @@ func New(cfg Config) (*Dispatcher, error) {
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("dispatcher: service %q: %w", s.Name, err), d.close())
 			}
-			if c, ok := l.(syscall.Conn); ok {
-				if raw, err := c.SyscallConn(); err == nil {
-					setTimeouts(raw, cfg.KeepAlive, cfg.UserTimeout)
-				}
-			}
+			guard(l, cfg.KeepAlive, cfg.UserTimeout)
 			d.listeners = append(d.listeners, listener{l, svc})
 		}
 	}
 	return d, nil
+}
+
+// The defaults of Config.KeepAlive and Config.UserTimeout.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 10 * time.Second, Count: 4}
+
+const userTimeout = time.Minute
+
+// Guard has the connections that l accepts end within a minute of their peer's
+// vanishing. l was made with ListenConfig.KeepAlive -1, which leaves them alone.
+func Guard(l net.Listener) { guard(l, keepAlive, userTimeout) }
+
+func guard(l net.Listener, k net.KeepAliveConfig, user time.Duration) {
+	if c, ok := l.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			setTimeouts(raw, k, user)
+		}
+	}
 }
 
 // Addrs lists the addresses that a service listens on.

@@ -190,6 +190,7 @@ func (n *Node[T]) main(ctx context.Context) error {
 	if n.TLS, err = tlsconf.Load(tlsconf.Files{CertFile: n.common.TLS.Cert, KeyFile: n.common.TLS.Key, CAFile: n.common.TLS.CA}); err != nil {
 		return err
 	}
+	n.Check("certificate", n.certified)
 	if id := n.TLS.Identity(); id.Node != n.common.Node || id.Cluster != n.common.Cluster {
 		return fmt.Errorf("certificate %s is for node %s of cluster %s, the configuration says %s of %s",
 			n.common.TLS.Cert, id.Node, id.Cluster, n.common.Node, n.common.Cluster)
@@ -310,6 +311,15 @@ func (n *Node[T]) OnClose(name string, c interface{ Close() error }) {
 // Check adds a condition of being ready.
 func (n *Node[T]) Check(name string, ready func(ctx context.Context) error) {
 	n.checks = append(n.checks, metrics.Check{Name: name, Ready: ready})
+}
+
+// certified returns an error when this node's certificate has ended: nobody
+// trusts a new connection of it then.
+func (n *Node[T]) certified(context.Context) error {
+	if ends := n.TLS.NotAfter(); time.Now().After(ends) {
+		return fmt.Errorf("it ended at %s", ends.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // Changed makes gossip say at once what Self says now.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/shared/admin"
@@ -126,7 +127,9 @@ func certExpiry(ctx context.Context, f *field) error {
 	if err := f.act(ctx, a); err != nil {
 		return err
 	}
-	if err := f.wait(ctx, f.hold); err != nil {
+	from := time.Now()
+	broken := errors.Join(f.refuses(ctx), f.saysExpired(ctx, was))
+	if err := f.wait(ctx, f.hold-time.Since(from)); err != nil {
 		return err
 	}
 	if err := f.back(ctx, a); err != nil {
@@ -137,8 +140,37 @@ func certExpiry(ctx context.Context, f *field) error {
 		ends, err := f.certEnds(ctx, was)
 		return err == nil && ends.After(time.Now())
 	})
-	return errors.Join(f.expect(ok, "the new certificate is used", "%v after it was there, without a restart", time.Since(began).Round(time.Millisecond)),
+	return errors.Join(broken, f.expect(ok, "the new certificate is used", "%v after it was there, without a restart", time.Since(began).Round(time.Millisecond)),
 		f.awaitWell(ctx, wellWithin), f.noBounce())
+}
+
+// refuses asserts that no relay trusts a new connection to the serving replica:
+// who logs in now is told to come again.
+func (f *field) refuses(ctx context.Context) error {
+	patient := *f.user.Access
+	patient.Timeout = readWithin
+	err := patient.Login(ctx, f.user.User)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return f.expect(err != nil && !strings.Contains(err.Error(), "AUTHENTICATIONFAILED") && strings.Contains(err.Error(), "not available now"),
+		"an expired certificate is refused", "a login by each relay: %v", err)
+}
+
+// saysExpired asserts that the node whose certificate has ended is not ready,
+// which its figures and /readyz say too, and says why.
+func (f *field) saysExpired(ctx context.Context, node string) error {
+	n, err := f.node(node)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	s, err := admin.Call(ctx, n.Admin, admin.GetStatus, admin.None{})
+	if err != nil {
+		return err
+	}
+	return f.expect(strings.HasPrefix(s.State, "certificate: it ended"), "an expired certificate is loud", "%s says that it is %q", node, s.State)
 }
 
 // seeExpired asks the node itself, by its socket.

@@ -67,7 +67,7 @@ func (r *run) check(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return errors.Join(broken, context.Cause(ctx))
 	}
-	broken = errors.Join(broken, r.gaps())
+	broken = errors.Join(broken, r.gaps(), r.whole())
 	r.finished = true
 	return broken
 }
@@ -148,7 +148,7 @@ func (r *run) mailboxes(ctx context.Context) error {
 	defer cancel()
 	found := map[ledger.Key]int{}
 	_, _, _, faults := r.user.Answers()
-	for _, p := range r.others {
+	for _, p := range r.crowd {
 		_, _, _, more := p.Answers()
 		faults = append(faults, more...)
 	}
@@ -271,6 +271,24 @@ func (r *run) digest(ctx context.Context, pair string) (at map[string]admin.Dige
 	return at, why
 }
 
+// whole asserts that no client had anything fail, where that is promised.
+func (r *run) whole() error {
+	if !r.s.Whole {
+		return nil
+	}
+	_, refused, unknown := r.led.Counts()
+	answers, failed, last := 0, 0, ""
+	for _, p := range append([]*mailbox.Prober{r.user}, r.crowd...) {
+		ok, bad, why, _ := p.Answers()
+		answers, failed = answers+len(ok), failed+len(bad)
+		if why != "" {
+			last = "; last " + why
+		}
+	}
+	return r.expect(refused+unknown+failed == 0, "nothing fails", "%d messages refused, %d unknown; %d of %d commands by IMAP of %d sessions failed%s",
+		refused, unknown, failed, answers+failed, 1+len(r.crowd), last)
+}
+
 // gaps measures the longest time without an answer on each tier.
 func (r *run) gaps() error {
 	answers, _, last, _ := r.user.Answers()
@@ -287,9 +305,9 @@ func (r *run) gaps() error {
 	if last != "" {
 		last = "; last error " + last
 	}
-	if n := len(r.others); n > 0 {
+	if n := len(r.crowd); n > 0 {
 		silent := 0
-		for _, p := range r.others {
+		for _, p := range r.crowd {
 			if answers, _, _, _ := p.Answers(); len(answers) == 0 {
 				silent++
 			}
@@ -319,8 +337,8 @@ func (r *run) gap(times []time.Time, limit time.Duration) Gap {
 
 // sessions sums up the sessions beside that of the user at work.
 func (r *run) sessions() {
-	sum := Sessions{Count: len(r.others)}
-	for _, p := range r.others {
+	sum := Sessions{Count: len(r.crowd)}
+	for _, p := range r.crowd {
 		answers, errors, _, _ := p.Answers()
 		sum.Answers += len(answers)
 		sum.Errors += len(errors)

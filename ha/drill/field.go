@@ -27,6 +27,8 @@ type field struct {
 	load *ledger.Load
 	led  *ledger.Ledger
 	user *mailbox.Prober
+	// crowd are sessions beside that of the user at work.
+	crowd []*mailbox.Prober
 
 	mu        sync.Mutex // guards the fields below
 	res       *Result

@@ -152,6 +152,7 @@ func Run(ctx context.Context, t Target, s *Scenario, o Options) *Result {
 	if s.Size > 0 {
 		o.Size = s.Size
 	}
+	o.Sessions = max(o.Sessions, s.Sessions)
 	defer f.report(ctx)()
 	r := &run{field: f, s: s}
 	err := r.all(ctx)
@@ -185,7 +186,6 @@ type run struct {
 	s        *Scenario
 	access   *mailbox.Access
 	users    []User
-	others   []*mailbox.Prober // sessions beside that of the user at work
 	marks    map[string]mailbox.Mark
 	watch    *watch
 	hurt     bool // faults began, so the load was steady
@@ -226,7 +226,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	var sendErr error
 	senders.Go(func() { sendErr = r.load.Send(sending, r.led) })
 	senders.Go(func() { r.user.Run(sending) })
-	for _, p := range r.others {
+	for _, p := range r.crowd {
 		senders.Go(func() { p.Run(sending) })
 	}
 	broken := r.hurtIt(ctx)
@@ -275,7 +275,7 @@ func (r *run) setUp(ctx context.Context) error {
 	quick.Timeout = probeWithin
 	r.user = &mailbox.Prober{Access: &quick, User: r.mailUser(0), Every: 25 * time.Millisecond}
 	for i := 1; i < r.o.Sessions; i++ {
-		r.others = append(r.others, &mailbox.Prober{Access: &quick, User: r.mailUser(i % len(r.users)), Every: otherEvery, First: i})
+		r.crowd = append(r.crowd, &mailbox.Prober{Access: &quick, User: r.mailUser(i % len(r.users)), Every: otherEvery, First: i})
 	}
 	r.load = &ledger.Load{
 		Run: "d" + strconv.FormatInt(time.Now().UnixNano(), 36), Senders: r.o.Senders, Rate: r.o.Rate, Doors: smtp, Size: r.o.Size,

@@ -19,9 +19,13 @@ type Scenario struct {
 	// Outage: the service is expected to stop; the gaps are counted from the
 	// recovery on.
 	Outage bool
-	Hold   time.Duration // the fault lasts at least so long
-	Size   int           // octets of a message, when the scenario needs a size of its own
-	run    func(ctx context.Context, f *field) error
+	// Whole: no command and no message of a client fails, however short the moment.
+	Whole bool
+	Hold  time.Duration // the fault lasts at least so long
+	Size  int           // octets of a message, when the scenario needs a size of its own
+	// Sessions is how many there are at least.
+	Sessions int
+	run      func(ctx context.Context, f *field) error
 }
 
 // Limits that most scenarios share. A planned change costs clients a moment, a
@@ -53,6 +57,11 @@ var scenarios = []*Scenario{
 		Needs:  []Kind{Kill, Start}, SMTP: none, IMAP: none, run: loseOther(Kill, RoleWitness),
 	},
 	{
+		Name: "herd", Summary: "SIGKILL to the replica that serves while hundreds of users are logged in, who all come back at once",
+		Expect: "all are back within 15 s; mail goes on at half its rate or more meanwhile; the other replica goes on serving",
+		Needs:  []Kind{Kill, Start}, Sessions: 200, SMTP: crash, IMAP: 15 * time.Second, run: herd,
+	},
+	{
 		Name: "kill-relay", Summary: "SIGKILL to one of the relays",
 		Expect: "the others go on accepting; what it had queued is delivered after its return",
 		Needs:  []Kind{Kill, Start}, Relays: 2, SMTP: none, IMAP: crash, run: loseRelay(Kill),
@@ -69,13 +78,13 @@ var scenarios = []*Scenario{
 	},
 	{
 		Name: "stop-serving", Summary: "SIGTERM to the replica that serves",
-		Expect: "it hands over before it ends; clients notice a moment",
-		Needs:  []Kind{Stop, Start}, SMTP: planned, IMAP: planned, run: killServing(Stop),
+		Expect: "it hands over before it ends; not one command fails",
+		Needs:  []Kind{Stop, Start}, Whole: true, SMTP: planned, IMAP: planned, run: killServing(Stop),
 	},
 	{
 		Name: "transfer", Summary: "the pair hands over, and back again",
-		Expect: "clients notice a moment",
-		Needs:  []Kind{Transfer}, SMTP: planned, IMAP: planned, run: transfer,
+		Expect: "not one command fails: clients wait a moment",
+		Needs:  []Kind{Transfer}, Whole: true, SMTP: planned, IMAP: planned, run: transfer,
 	},
 	{
 		Name: "pause-serving", Summary: "the replica that serves is frozen beyond its lease, then goes on",
@@ -111,6 +120,11 @@ var scenarios = []*Scenario{
 		Name: "dmz-cut", Summary: "the relays are cut off from the pair",
 		Expect: "relays keep or refuse mail for the time being; none is lost or bounced",
 		Needs:  []Kind{Cut, Mend}, SMTP: 15 * time.Second, IMAP: 20 * time.Second, Outage: true, Hold: 4 * time.Second, run: dmzCut,
+	},
+	{
+		Name: "half-open", Summary: "users' machines vanish that are connected to a relay: nothing is heard of them, and no connection is closed",
+		Expect: "the relay is rid of their sessions within 60 s; others notice nothing",
+		Needs:  []Kind{Vanish, Mend}, SMTP: none, IMAP: none, run: halfOpen,
 	},
 	{
 		Name: "away-and-back", Summary: "A goes away, B and the witness go on, B is lost, A comes back",
@@ -185,7 +199,7 @@ var scenarios = []*Scenario{
 	{
 		Name: "cert-rotation", Summary: "every certificate is issued again, with a new key",
 		Expect: "nodes use the new ones by themselves; clients notice nothing but the hand-over that proves it",
-		Needs:  []Kind{RenewCert, Transfer}, SMTP: planned, IMAP: planned, run: certRotation,
+		Needs:  []Kind{RenewCert, Transfer}, Whole: true, SMTP: planned, IMAP: planned, run: certRotation,
 	},
 	{
 		Name: "cert-expiry", Summary: "the certificate of the replica that serves runs out, and is renewed",

@@ -3,6 +3,7 @@ package drill
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -43,7 +44,8 @@ const (
 	Resume       Kind = "resume"
 	Cut          Kind = "cut" // packets between Node and Peers are lost
 	CutOneWay    Kind = "cut-one-way"
-	Mend         Kind = "mend" // every cut
+	Vanish       Kind = "vanish" // packets from Ports of users' machines to Node are lost
+	Mend         Kind = "mend"   // every cut
 	DirectoryOff Kind = "directory-off"
 	DirectoryOn  Kind = "directory-on"
 	FillDisk     Kind = "fill-disk"
@@ -70,7 +72,7 @@ const (
 
 // inverse says what takes a fault back.
 var inverse = map[Kind]Kind{
-	Kill: Start, Stop: Start, Pause: Resume, Cut: Mend, CutOneWay: Mend, DirectoryOff: DirectoryOn, FillDisk: FreeDisk, Drain: Undrain,
+	Kill: Start, Stop: Start, Pause: Resume, Cut: Mend, CutOneWay: Mend, Vanish: Mend, DirectoryOff: DirectoryOn, FillDisk: FreeDisk, Drain: Undrain,
 	SlowDisk: MendDisk, ReadOnlyDisk: MendDisk, FailDisk: MendDisk, PowerCut: MendDisk, DNSOff: DNSOn, GossipOff: GossipOn,
 	SkewClock: SetClock, ExpireCert: RenewCert, Upgrade: Rollback,
 }
@@ -81,7 +83,7 @@ func IsFault(k Kind) bool { return inverse[k] != "" }
 // Kinds lists every kind.
 func Kinds() []Kind {
 	return []Kind{
-		Kill, Stop, Start, Pause, Resume, Cut, CutOneWay, Mend, DirectoryOff, DirectoryOn, DNSOff, DNSOn, GossipOff, GossipOn,
+		Kill, Stop, Start, Pause, Resume, Cut, CutOneWay, Vanish, Mend, DirectoryOff, DirectoryOn, DNSOff, DNSOn, GossipOff, GossipOn,
 		FillDisk, FreeDisk, SlowDisk, ReadOnlyDisk, FailDisk, PowerCut, MendDisk, SkewClock, SetClock, ExpireCert, RenewCert,
 		Upgrade, Rollback, Transfer, Drain, Undrain,
 	}
@@ -92,6 +94,7 @@ type Action struct {
 	Kind  Kind
 	Node  string
 	Peers []string      // of a cut; with CutOneWay, packets from Peers to Node are lost, the others pass
+	Ports []int         // of Vanish
 	By    time.Duration // of SkewClock
 }
 
@@ -102,6 +105,9 @@ func (a Action) String() string {
 	}
 	if len(a.Peers) > 0 {
 		s += " from " + strings.Join(a.Peers, ", ")
+	}
+	if len(a.Ports) > 0 {
+		s += fmt.Sprintf(" with %d connections", len(a.Ports))
 	}
 	if a.By != 0 {
 		s += " by " + a.By.String()

@@ -58,11 +58,11 @@ func (fl *drillFlags) target() (opener, error) {
 		if _, err := netns.Clean(context.Background()); err != nil {
 			return opener{}, err
 		}
-		users := 0
-		if fl.o.Sessions > manySessions {
-			users = manyUsers
-		}
 		return opener{netns.Can, func(ctx context.Context, s *drill.Scenario) (drill.Target, func() error, error) {
+			users := 0
+			if max(fl.o.Sessions, s.Sessions) > manySessions {
+				users = manyUsers
+			}
 			lab, err := netns.Start(ctx, netns.Options{Disk: netns.DiskFor(s), Users: users})
 			if err != nil {
 				return nil, nil, err

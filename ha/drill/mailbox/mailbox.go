@@ -90,6 +90,50 @@ func (a *Access) login(ctx context.Context, n int, u User) (*session, error) {
 	return s, nil
 }
 
+// Login logs in once by each door, and returns nil when one of them lets u in.
+func (a *Access) Login(ctx context.Context, u User) error {
+	var errs []error
+	for n := range a.Doors {
+		s, err := a.login(ctx, n, u)
+		if err == nil {
+			s.end()
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Held is a session that does nothing.
+type Held struct {
+	Port int // of this side
+	s    *session
+}
+
+// Hold logs in by the door with the number n.
+func (a *Access) Hold(ctx context.Context, n int, u User) (*Held, error) {
+	h := &Held{}
+	own := *a
+	own.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+		c, err := a.Dial(ctx, addr)
+		if err == nil {
+			if at, ok := c.LocalAddr().(*net.TCPAddr); ok {
+				h.Port = at.Port
+			}
+		}
+		return c, err
+	}
+	var err error
+	h.s, err = own.login(ctx, n, u)
+	return h, err
+}
+
+// Say sends a command and waits for nothing.
+func (h *Held) Say() { h.s.Noop() }
+
+// Drop ends the session without a word.
+func (h *Held) Drop() { h.s.drop() }
+
 // again is the pause between two attempts to log in.
 const again = 200 * time.Millisecond
 

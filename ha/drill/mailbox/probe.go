@@ -2,6 +2,7 @@ package mailbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -107,11 +108,10 @@ func (s *session) prepare() error {
 	s.more()
 	sel, err := s.Select(scratch, nil).Wait()
 	if err != nil {
-		if err := s.Create(scratch, nil).Wait(); err != nil {
-			return fmt.Errorf("create of %s: %w", scratch, err)
-		}
+		// Another session of the user may have been first.
+		created := s.Create(scratch, nil).Wait()
 		if sel, err = s.Select(scratch, nil).Wait(); err != nil {
-			return fmt.Errorf("select of %s: %w", scratch, err)
+			return fmt.Errorf("select of %s: %w", scratch, errors.Join(created, err))
 		}
 	}
 	if sel.NumMessages > 0 {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/postern-mail/postern/ha/drill"
@@ -48,6 +49,8 @@ func (lab *Lab) Do(ctx context.Context, a drill.Action) error {
 		return p.signal(syscall.SIGCONT)
 	case drill.Cut, drill.CutOneWay:
 		return lab.cut(ctx, a)
+	case drill.Vanish:
+		return lab.loses(ctx, a.Node, "tcp sport { "+strings.Trim(strings.ReplaceAll(fmt.Sprint(a.Ports), " ", ", "), "[]")+" }")
 	case drill.Mend, drill.DirectoryOn, drill.DNSOn, drill.GossipOn:
 		return lab.mend(ctx)
 	case drill.DirectoryOff:

@@ -61,6 +61,12 @@ func (lab *Lab) Real(ctx context.Context, a drill.Action) (string, error) {
 		return fmt.Sprintf("process %d is stopped", p.pid()), nil
 	case drill.Cut, drill.CutOneWay:
 		return lab.seeCut(ctx, a)
+	case drill.Vanish:
+		n, err := lab.f.dropped(ctx, a.Node)
+		if err == nil && n < len(a.Ports) {
+			err = fmt.Errorf("%d packets to %s have been dropped", n, a.Node)
+		}
+		return fmt.Sprintf("%d packets to %s have been dropped", n, a.Node), err
 	case drill.DirectoryOff:
 		return drill.DirectorySilent(ctx, at(lab.l.addr[directoryHost], portLDAP), lab.Dial)
 	case drill.DNSOff:

@@ -333,7 +333,7 @@ func (s *Site) hook(ctx context.Context, name string, a drill.Action) (string, e
 	ctx, cancel := context.WithTimeout(ctx, s.f.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", s.f.Hooks[name])
-	cmd.Env = append(os.Environ(), "DRILL_ACTION="+string(a.Kind), "DRILL_NODE="+a.Node, "DRILL_PEERS="+strings.Join(a.Peers, " "))
+	cmd.Env = append(os.Environ(), "DRILL_ACTION="+string(a.Kind), "DRILL_NODE="+a.Node, "DRILL_PEERS="+strings.Join(a.Peers, " "), "DRILL_PORTS="+strings.Trim(fmt.Sprint(a.Ports), "[]"))
 	cmd.WaitDelay = time.Second
 	group(cmd)
 	out, err := cmd.CombinedOutput()

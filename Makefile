@@ -49,6 +49,7 @@ fuzz: ## each fuzz target for FUZZTIME (default 5s)
 
 nightly: peers ## every crash state, a thousand simulated seeds, each planted bug, five minutes of each fuzz target, the long ledger run, an hour of random faults
 	@integration/tools/soak 1h
+	$(GO) test ./integration/sim -run TestSeeds -seeds 1000 -timeout 120m
 	POSTERN_NIGHTLY=1 $(GO) test -race -shuffle=on -timeout 120m $(PKGS)
 	@integration/chaos/planted
 	@integration/tools/fuzz 5m $(FUZZJOBS)

@@ -158,7 +158,7 @@ func (h *History) Check(limit time.Duration) error {
 	h.mu.Unlock()
 	var bad, late []string
 	for account, list := range byAccount(ops) {
-		switch porcupine.CheckOperationsTimeout(model, list, limit) {
+		switch porcupine.CheckOperationsTimeout(modelFor(list), list, limit) {
 		case porcupine.Ok:
 		case porcupine.Unknown:
 			late = append(late, fmt.Sprintf("%s: %d operations in %v", account, len(list), limit))
@@ -182,8 +182,8 @@ func (h *History) Write(account, name string, limit time.Duration) error {
 	h.mu.Lock()
 	ops := byAccount(h.ops)[account]
 	h.mu.Unlock()
-	_, info := porcupine.CheckOperationsVerbose(model, ops, limit)
-	return porcupine.VisualizePath(model, info, name)
+	_, info := porcupine.CheckOperationsVerbose(modelFor(ops), ops, limit)
+	return porcupine.VisualizePath(modelFor(ops), info, name)
 }
 
 func byAccount(ops []porcupine.Operation) map[string][]porcupine.Operation {
@@ -223,7 +223,8 @@ func explain(ops []porcupine.Operation, limit time.Duration) string {
 	lo, hi := 0, len(ends)-1
 	for end := time.Now().Add(limit); lo < hi && time.Now().Before(end); {
 		mid := (lo + hi) / 2
-		if porcupine.CheckOperationsTimeout(model, at(ends[mid]), limit/20) == porcupine.Illegal {
+		part := at(ends[mid])
+		if porcupine.CheckOperationsTimeout(modelFor(part), part, limit/20) == porcupine.Illegal {
 			hi = mid
 		} else {
 			lo = mid + 1

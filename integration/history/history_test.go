@@ -1,6 +1,7 @@
 package history
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -117,6 +118,67 @@ func TestConcurrent(t *testing.T) {
 		tt.do(h)
 		if err := h.Check(time.Minute); (err != nil) != tt.bad {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestManyUnknown: a history is judged though many changes were under way at
+// once when all power went, and nobody knows which of them were made, or in what
+// order. A search that tries all orders takes minutes.
+func TestManyUnknown(t *testing.T) {
+	const messages, changes = 8, 12
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		h, now := New(), newState()
+		ask := func(in Input) { // what is answered
+			in.Account = "eva"
+			call := h.Call(0, in)
+			_, n := step(now, in, Output{unknown: true})
+			out := Output{UID: now.next}
+			switch in.Kind {
+			case List:
+				out = Output{UIDNext: now.next, ModSeq: now.modseq}
+				for _, r := range now.rows {
+					out.UIDs = append(out.UIDs, r.UID)
+				}
+			case Rows:
+				out = Output{Rows: now.rows}
+			case Usage:
+				out = Output{Bytes: now.bytes, Messages: int64(len(now.rows))}
+			}
+			now = n
+			call.Return(out)
+		}
+		for range messages {
+			ask(Input{Kind: Append, Size: int64(100 + rng.IntN(100))})
+		}
+		var under []Input
+		for range changes {
+			in := Input{Account: "eva", Kind: Store, Action: Action(rng.IntN(3)), Flags: uint64(rng.IntN(32))}
+			switch rng.IntN(4) {
+			case 0:
+				in = Input{Account: "eva", Kind: Append, Size: int64(100 + rng.IntN(100))}
+			case 1:
+				in.Kind = Expunge
+			}
+			for uid := range uint32(messages + 4) {
+				if rng.IntN(3) == 0 {
+					in.UIDs = append(in.UIDs, uid+1)
+				}
+			}
+			under = append(under, in)
+			h.Call(1+len(under), in).Unknown()
+		}
+		for _, i := range rng.Perm(changes)[:changes/2] { // these were made
+			_, now = step(now, under[i], Output{unknown: true})
+		}
+		for range 3 {
+			ask(Input{Kind: List})
+			ask(Input{Kind: Rows})
+			ask(Input{Kind: Append, Size: 100})
+		}
+		if err := h.Check(30 * time.Second); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
 		}
 	}
 }

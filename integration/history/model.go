@@ -15,6 +15,8 @@ type state struct {
 	bytes  int64
 	rows   []Row // by UID
 	keys   []key
+
+	answered int // questions so far whose answers are known
 }
 
 // key is a delivery that was made.
@@ -25,12 +27,18 @@ type key struct {
 
 func newState() *state { return &state{next: 1, modseq: 1, limit: Limit{-1, -1}} }
 
-var model = porcupine.Model{
-	Init:              func() any { return newState() },
-	Step:              func(s, in, out any) (bool, any) { return step(s.(*state), in.(Input), out.(Output)) },
-	Equal:             func(a, b any) bool { return equal(a.(*state), b.(*state)) },
-	Hash:              func(s any) uint64 { return s.(*state).hash() },
-	DescribeOperation: describe,
+// modelFor is the model for the questions to one account.
+func modelFor(ops []porcupine.Operation) porcupine.Model {
+	f := factsOf(ops)
+	return porcupine.Model{
+		Init: func() any { return newState() },
+		Step: func(s, in, out any) (bool, any) {
+			return f.step(s.(*state), in.(Input), out.(Output))
+		},
+		Equal:             func(a, b any) bool { return equal(a.(*state), b.(*state)) },
+		Hash:              func(s any) uint64 { return s.(*state).hash() },
+		DescribeOperation: describe,
+	}
 }
 
 func equal(a, b *state) bool {

@@ -5,7 +5,8 @@ promises while these fail. What runs is the product's own code: package voter
 with hashicorp/raft over mutual TLS, seglog, the state machine on pebble, package
 mailbox, the LMTP server, and on the relays queue, jobctl and the LMTP agent.
 
-	go test ./integration/sim                      # 50 seeds, 1,000 with POSTERN_NIGHTLY=1
+	go test ./integration/sim                      # 50 seeds
+	go test ./integration/sim -seeds 1000          # as make nightly does, without the race detector
 	go test ./integration/sim -run TestSeeds -seed 17 -v   # one, again
 
 A run lasts some virtual seconds. Everything about it comes from its seed: what

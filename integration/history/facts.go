@@ -1,0 +1,133 @@
+package history
+
+import (
+	"slices"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// facts are what the answers to one account say about states, wherever they come
+// in the order. Each change has a MODSEQ of its own and each message a UID, so
+// that an answer which names one is about one state, one change or one message.
+// A search that would find a state wrong at that answer need not go on to it:
+// with some twenty questions under way whose answers are never known, it does not
+// end otherwise.
+type facts struct {
+	known   int // questions whose answers are known
+	at      map[uint64]*fact
+	added   map[uint32]bool // by a question whose answer says so
+	removed map[uint32]bool
+}
+
+// fact is what is known of the state that has one MODSEQ.
+type fact struct {
+	lists   []Output
+	rows    []seenRow
+	changed []uint32 // the messages that got it from a Store, if that is known
+}
+
+// seenRow is a message as it was made, or last changed, with one MODSEQ.
+type seenRow struct {
+	Row
+	sized bool
+}
+
+func factsOf(ops []porcupine.Operation) *facts {
+	f := &facts{at: map[uint64]*fact{}, added: map[uint32]bool{}, removed: map[uint32]bool{}}
+	for _, o := range ops {
+		if out := o.Output.(Output); !out.unknown {
+			f.known++
+			f.learn(o.Input.(Input).Kind, out)
+		}
+	}
+	return f
+}
+
+func (f *facts) learn(kind Kind, out Output) {
+	switch kind {
+	case Append, Deliver:
+		if !out.OverQuota && !out.Duplicate {
+			f.added[out.UID] = true
+		}
+	case Store:
+		if !out.Partial && len(out.UIDs) > 0 {
+			f.of(out.ModSeq).changed = out.UIDs
+		}
+	case Expunge:
+		for _, uid := range out.UIDs {
+			f.removed[uid] = true
+		}
+	case List:
+		s := f.of(out.ModSeq)
+		s.lists = append(s.lists, out)
+	case Rows:
+		for _, r := range out.Rows {
+			s := f.of(r.ModSeq)
+			s.rows = append(s.rows, seenRow{r, !out.Partial})
+		}
+	}
+}
+
+func (f *facts) of(modseq uint64) *fact {
+	if f.at[modseq] == nil {
+		f.at[modseq] = new(fact)
+	}
+	return f.at[modseq]
+}
+
+// step is that of the model, in an order that can be one as far as the facts go.
+//
+// A question whose answer is not known comes where it changes something, or after
+// all others: where it changes nothing it can as well come last.
+func (f *facts) step(s *state, in Input, out Output) (bool, *state) {
+	if out.unknown && s.answered == f.known {
+		return true, s
+	}
+	ok, n := step(s, in, out)
+	if !ok || n.modseq != s.modseq && !f.allow(s, n, out.unknown) {
+		return false, s
+	}
+	if out.unknown {
+		return !equal(s, n), n
+	}
+	after := *n
+	after.answered++
+	return true, &after
+}
+
+// allow reports whether n may follow s. unknown: no answer tells of this change.
+func (f *facts) allow(s, n *state, unknown bool) bool {
+	if unknown {
+		if n.next != s.next && f.added[s.next] {
+			return false
+		}
+		if len(n.rows) < len(s.rows) && slices.ContainsFunc(s.rows, func(r Row) bool { return f.removed[r.UID] && n.row(r.UID) == nil }) {
+			return false
+		}
+	}
+	at := f.at[n.modseq]
+	if at == nil {
+		return true
+	}
+	for _, uid := range at.changed {
+		if r := n.row(uid); r == nil || r.ModSeq != n.modseq {
+			return false
+		}
+	}
+	for _, want := range at.rows {
+		r := n.row(want.UID)
+		if r == nil || r.ModSeq != want.ModSeq || r.Flags != want.Flags || want.sized && r.Size != want.Size {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(at.lists, func(l Output) bool { return !n.list(l) })
+}
+
+// row returns the message with a UID, nil if there is none.
+func (s *state) row(uid uint32) *Row {
+	i, ok := slices.BinarySearchFunc(s.rows, uid, func(r Row, uid uint32) int { return int(r.UID) - int(uid) })
+	if !ok {
+		return nil
+	}
+	return &s.rows[i]
+}

@@ -51,22 +51,82 @@ func (o *operator) finalize(ctx context.Context, in admin.FinalizeRequest) (admi
 	if !l.replica.Serving() {
 		return admin.FormatLevels{}, fmt.Errorf("%w: this replica does not serve", admin.ErrConflict)
 	}
+	if err := l.allKnow(in.Level); err != nil {
+		return admin.FormatLevels{}, err
+	}
+	if !in.Check {
+		if err := l.goTo(ctx, in.Level); err != nil {
+			return admin.FormatLevels{}, conflict(err)
+		}
+	}
+	return admin.FormatLevels{Known: version.Format, Used: l.machine.Level()}, nil
+}
+
+// allKnow refuses a level that a member of the pair does not know, or that one
+// may not know because it is away.
+func (l *live) allKnow(level uint32) error {
 	var names []string
 	for _, m := range l.replica.Configured() {
 		names = append(names, m.Name)
 	}
-	if err := daemon.Support(o.n.Members(), names, in.Level); err != nil {
-		return admin.FormatLevels{}, err
+	return daemon.Support(l.place.n.Members(), names, level)
+}
+
+// goTo has the pair go to a level, if it is below.
+func (l *live) goTo(ctx context.Context, level uint32) error {
+	if level <= l.machine.Level() {
+		return nil
 	}
-	if !in.Check && in.Level > l.machine.Level() {
-		c := &command.Format{Level: in.Level}
-		c.Time = time.Now().UnixNano()
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		if _, _, err := l.log.Propose(ctx, command.Append(nil, c)); err != nil {
-			return admin.FormatLevels{}, conflict(err)
+	c := &command.Format{Level: level}
+	c.Time = time.Now().UnixNano()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, _, err := l.log.Propose(ctx, command.Append(nil, c)); err != nil {
+		return err
+	}
+	l.place.n.Changed()
+	return nil
+}
+
+// lookAgain is how often a replica of a new pair looks whether the others are
+// there.
+const lookAgain = time.Second
+
+// begin has a new pair go to the level that its directories were made for, by an
+// entry in the log like any other, once every member is there and knows it.
+func (l *live) begin() error {
+	level, err := voter.ReadFormat(fsx.OS, l.place.group.Dir)
+	if err != nil {
+		return err
+	}
+	want := uint32(level) //nolint:gosec // small
+	if want <= l.machine.Level() {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.onStop(func(context.Context) error { cancel(); return nil })
+	l.wg.Go(func() {
+		tick := time.NewTicker(lookAgain)
+		defer tick.Stop()
+		said := ""
+		for want > l.machine.Level() {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			if !l.replica.Serving() {
+				continue
+			}
+			err := l.allKnow(want)
+			if err == nil {
+				err = l.goTo(ctx, want)
+			}
+			if err != nil && err.Error() != said && ctx.Err() == nil {
+				said = err.Error()
+				l.place.n.Log.Warn("the new pair keeps the formats of the release before for now", "pair", l.place.group.Pair, "format", want, "err", err)
+			}
 		}
-		o.n.Changed()
-	}
-	return admin.FormatLevels{Known: version.Format, Used: l.machine.Level()}, nil
+	})
+	return nil
 }

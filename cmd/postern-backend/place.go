@@ -184,6 +184,9 @@ func (p *place) open(m voter.Config) (_ group.Running, err error) {
 	if err := l.serve(); err != nil {
 		return nil, err
 	}
+	if err := l.begin(); err != nil {
+		return nil, err
+	}
 	p.live.Store(l)
 	return l, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -18,6 +19,9 @@ import (
 // gossip. A relay that was away, or is new, hears it there from any other and
 // takes it over; until then its own queue stays on the level before, which
 // concerns nobody else.
+//
+// A new cluster has nothing to decide: its pairs begin on the newest level, and
+// the relays go where all pairs are. finalize takes the pairs there first too.
 
 // lookAgain is how often a relay looks what the others have decided.
 const lookAgain = time.Second
@@ -90,12 +94,20 @@ func (r *relay) follow() {
 	}
 }
 
-// decided is the highest level that a relay writes.
+// decided is the highest level that a relay writes, or the one that all pairs
+// write when no relay's release is too old for it.
 func decided(members []gossip.Member) (level uint32, by string) {
+	pairs := uint32(math.MaxUint32) // of none
 	for _, m := range members {
-		if m.Role == "relay" && m.Format > level {
+		switch {
+		case m.Role == "relay" && m.Format > level:
 			level, by = m.Format, m.Name
+		case m.Role == "backend" && m.State != gossip.Left:
+			pairs = min(pairs, m.Format)
 		}
+	}
+	if pairs <= version.Format && pairs > level && older(members, pairs) == nil {
+		return pairs, "the pairs"
 	}
 	return level, by
 }

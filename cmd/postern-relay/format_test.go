@@ -46,4 +46,22 @@ func TestDecided(t *testing.T) {
 	if level != 2 || by != "relay2" {
 		t.Errorf("%d by %q", level, by)
 	}
+	// Relays go where all pairs are, when every relay's release knows the way.
+	pair := func(level uint32) gossip.Member { return gossip.Member{Role: "backend", Known: 2, Format: level} }
+	relay := func(known uint32) gossip.Member { return gossip.Member{Role: "relay", Known: known, Format: 1} }
+	for name, tt := range map[string]struct {
+		members []gossip.Member
+		want    uint32
+	}{
+		"all":                      {[]gossip.Member{relay(2), relay(2), pair(2), pair(2)}, 2},
+		"one pair was not decided": {[]gossip.Member{relay(2), pair(2), pair(1)}, 1},
+		"one has left for good":    {[]gossip.Member{relay(2), pair(2), {Role: "backend", State: gossip.Left, Format: 1}}, 2},
+		"an older relay":           {[]gossip.Member{relay(2), relay(1), pair(2)}, 1},
+		"newer than this release":  {[]gossip.Member{relay(3), pair(3)}, 1},
+		"no pair is known":         {[]gossip.Member{relay(2), {Role: "witness", Format: 2}}, 1},
+	} {
+		if level, by := decided(tt.members); level != tt.want {
+			t.Errorf("%s: %d by %q, not %d", name, level, by, tt.want)
+		}
+	}
 }

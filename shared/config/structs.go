@@ -327,6 +327,7 @@ type Raft struct {
 	SegmentSize      Size          `mapstructure:"segment_size"`
 	SeedRate         Size          `mapstructure:"seed_rate"`
 	Reseed           string
+	NewPair          string `mapstructure:"new_pair"`
 }
 
 // Group is a replica that this node holds.

@@ -247,6 +247,7 @@ var Table = []Option{
 	{Name: "raft.segment_size", Type: Octets, Default: "64MB", Tier: store, Min: 1 << 20, Max: 1 << 30, Help: "Size of a segment of the log."},
 	{Name: "raft.seed_rate", Type: Octets, Default: "50MB", Tier: store, Help: "Octets a second that a data replica gives to a member that is made anew. 0: no limit."},
 	{Name: "raft.reseed", Type: String, Default: "automatic", Tier: store, Values: []string{"automatic", "manual"}, Help: "Whether a data replica for which the other one's log begins too late has itself made anew, or waits for an operator's postern pair replace."},
+	{Name: "raft.new_pair", Type: String, Default: "newest", Tier: store, Values: []string{"newest", "before"}, Help: "Formats that a pair begins with when it is created: the newest of this release, or those of the release before until postern upgrade finalize, for a cluster in which nodes of that release still take part or which may go back to it."},
 	{Name: "groups", Type: Objects, Tier: store, Need: true, Help: "Replicas that this node holds."},
 	{Name: "groups[].pair", Type: String, Tier: store, Need: true, Help: "Name of the pair, as in mailHost."},
 	{Name: "groups[].dir", Type: File, Tier: store, Help: "Directory of the replica. Empty: the name of the pair below dir."},

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/postern-mail/postern/cmd/internal/version"
 	"github.com/postern-mail/postern/ha/replica/voter"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/tlsconf"
@@ -25,6 +26,9 @@ func Create(node string, t config.NodeTLS, groups []config.Group, r *config.Raft
 		m, err := Member(node, g, r, log)
 		if err != nil {
 			return err
+		}
+		if r.NewPair == "newest" {
+			m.Format = version.Format
 		}
 		m.OnFatal = func(err error) { log.Error("create", "pair", g.Pair, "err", err); os.Exit(1) }
 		if store != nil {

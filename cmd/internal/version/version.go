@@ -13,7 +13,9 @@ var Release = "0.2.0"
 
 // Levels of the formats. A release reads and writes what is on its own level and
 // on the one before; it writes on the one before until the cluster has decided to
-// go on (postern upgrade finalize). What is on which level is said where each
+// go on (postern upgrade finalize). A pair that it creates begins on its own level,
+// unless raft.new_pair says otherwise, and relays go where all pairs are, so that a
+// new cluster has nothing to decide. What is on which level is said where each
 // format is: backend/command, relay/queue, ha/replica/voter.
 const (
 	Format       = 2

@@ -82,6 +82,9 @@ type Config struct {
 	ID        string
 	Peers     []Peer
 	Bootstrap bool // the group is being created: a new directory may be made
+	// Format is the level of a directory that is made, see Raise; 0 is 1. The
+	// group begins on it as soon as all of its members know it.
+	Format int
 
 	Port      *raftnet.Port     // shared; if nil, one is made of Listener
 	Listener  net.Listener      // if nil, one is made of Bind
@@ -242,7 +245,7 @@ func (v *Voter) takeDir() error {
 		return fmt.Errorf("voter: %w", err)
 	}
 	if have.ID == "" {
-		if err := WriteID(c.FS, c.Dir, c.Pair, c.ID); err != nil {
+		if err := writeID(c.FS, c.Dir, identity{Format: max(c.Format, 1), Pair: c.Pair, ID: c.ID}); err != nil {
 			return err
 		}
 	}

@@ -107,6 +107,10 @@ func TestDevelopmentCluster(t *testing.T) {
 			t.Errorf("%s was removed; found %s; reason %s", res.Control.ID, f.ID, res.Reason)
 		}
 	})
+	t.Run("nothing fails at a hand-over", func(t *testing.T) {
+		r, status := run(t, c.Bin, "transfer", "stop-serving", "--dir", c.Dir, "--for", "6s", "--sessions", "24")
+		mustPass(t, r, status)
+	})
 	t.Run("certificates are issued again, and one runs out", func(t *testing.T) {
 		r, status := run(t, c.Bin, "cert-rotation", "cert-expiry", "--dir", c.Dir, "--for", "6s")
 		mustPass(t, r, status)

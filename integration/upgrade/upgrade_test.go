@@ -303,4 +303,9 @@ func TestDrill(t *testing.T) {
 	if n := strings.Count(string(out), "two releases run side by side: after"); n != 2 {
 		t.Errorf("two releases were seen %d times, want 2\n%s", n, out)
 	}
+	// Its negative control: a message that was taken away is missed, and nothing else.
+	out, err = exec.Command(filepath.Join(c.Bin, "postern"), "drill", "run", "rolling-upgrade", "--dir", c.Dir, "--other", before, "--slack", "4", "--for", "8s", "--negative-control").CombinedOutput()
+	if err == nil || strings.Count(string(out), "\n  FAIL ") != 1 || !strings.Contains(string(out), "FAIL every acknowledged message is there: 1 of ") {
+		t.Errorf("a message that was taken away: %v\n%s", err, out)
+	}
 }

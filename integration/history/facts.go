@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/anishathalye/porcupine"
@@ -17,6 +18,14 @@ type facts struct {
 	at      map[uint64]*fact
 	added   map[uint32]bool // by a question whose answer says so
 	removed map[uint32]bool
+	kept    map[version]uint64 // a message has this MODSEQ in all states up to here
+	alive   map[uint32]uint64  // and is there up to here
+}
+
+// version is a message since one of its changes.
+type version struct {
+	uid    uint32
+	modseq uint64
 }
 
 // fact is what is known of the state that has one MODSEQ.
@@ -33,17 +42,39 @@ type seenRow struct {
 }
 
 func factsOf(ops []porcupine.Operation) *facts {
-	f := &facts{at: map[uint64]*fact{}, added: map[uint32]bool{}, removed: map[uint32]bool{}}
-	for _, o := range ops {
+	f := &facts{
+		at: map[uint64]*fact{}, added: map[uint32]bool{}, removed: map[uint32]bool{},
+		kept: map[version]uint64{}, alive: map[uint32]uint64{},
+	}
+	ended := slices.Clone(ops)
+	slices.SortFunc(ended, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
+	asked := slices.Clone(ops)
+	slices.SortFunc(asked, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	least := uint64(0) // what MODSEQ was at least when the next was asked
+	for _, o := range asked {
+		for ; ended[0].Return < o.Call; ended = ended[1:] {
+			least = max(least, named(ended[0].Output.(Output)))
+		}
 		if out := o.Output.(Output); !out.unknown {
 			f.known++
-			f.learn(o.Input.(Input).Kind, out)
+			f.learn(o.Input.(Input).Kind, out, least)
 		}
 	}
 	return f
 }
 
-func (f *facts) learn(kind Kind, out Output) {
+// named is the highest MODSEQ that an answer names.
+func named(out Output) uint64 {
+	m := out.ModSeq
+	for _, r := range out.Rows {
+		m = max(m, r.ModSeq)
+	}
+	return m
+}
+
+// learn notes an answer that was given when MODSEQ was at least that.
+func (f *facts) learn(kind Kind, out Output, least uint64) {
+	least = max(least, named(out))
 	switch kind {
 	case Append, Deliver:
 		if !out.OverQuota && !out.Duplicate {
@@ -60,10 +91,16 @@ func (f *facts) learn(kind Kind, out Output) {
 	case List:
 		s := f.of(out.ModSeq)
 		s.lists = append(s.lists, out)
+		for _, uid := range out.UIDs {
+			f.alive[uid] = max(f.alive[uid], out.ModSeq)
+		}
 	case Rows:
 		for _, r := range out.Rows {
 			s := f.of(r.ModSeq)
 			s.rows = append(s.rows, seenRow{r, !out.Partial})
+			v := version{r.UID, r.ModSeq}
+			f.kept[v] = max(f.kept[v], least)
+			f.alive[r.UID] = max(f.alive[r.UID], least)
 		}
 	}
 }
@@ -102,6 +139,12 @@ func (f *facts) allow(s, n *state, unknown bool) bool {
 			return false
 		}
 		if len(n.rows) < len(s.rows) && slices.ContainsFunc(s.rows, func(r Row) bool { return f.removed[r.UID] && n.row(r.UID) == nil }) {
+			return false
+		}
+	}
+	for _, r := range s.rows {
+		switch now := n.row(r.UID); {
+		case now == nil && f.alive[r.UID] >= n.modseq, (now == nil || now.ModSeq != r.ModSeq) && f.kept[version{r.UID, r.ModSeq}] >= n.modseq:
 			return false
 		}
 	}

@@ -28,8 +28,14 @@ type session struct {
 	modseq  uint64
 	texts   int
 	patient bool           // it waits for an answer for as long as its call takes
+	asking  chan struct{}  // questions under way
 	again   *history.Input // a delivery whose outcome is not known
 }
+
+// mostAsking is how many questions of a session are under way at most: it has so
+// many connections. When all power goes none of them is answered, and the orders in
+// which they may have been carried out are more than can be tried.
+const mostAsking = 3
 
 // errDropped marks what was certainly not done.
 var errDropped = errors.New("refused")
@@ -50,6 +56,7 @@ func (s *session) run(stop <-chan struct{}) {
 // once asks one question. A session that is not patient goes on when no answer
 // has come for a while; the answer counts all the same when it comes.
 func (s *session) once() {
+	s.asking <- struct{}{}
 	in := s.question()
 	if s.rng.IntN(8) == 0 {
 		s.at = []string{"a", "b"}[s.rng.IntN(2)]
@@ -58,6 +65,7 @@ func (s *session) once() {
 	call := s.w.history.Call(s.id, in)
 	done := make(chan reply, 1)
 	s.w.wg.Go(func() {
+		defer func() { <-s.asking }()
 		// Longer than any fault: what is given up here may happen at any later time,
 		// and each such question makes the history harder to judge.
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)

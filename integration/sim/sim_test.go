@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 var found = []uint64{
 	810, // a member whose end left a goroutine
 	889, // a process that was stopped before it ran, taken for one that failed
-	990, // two dozen changes under way when all power goes, without any answer
+	990, // two dozen changes without an answer as all power went: no order was found in time
 }
 
 // TestSeeds runs the seeds from 1 on.

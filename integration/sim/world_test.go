@@ -163,7 +163,7 @@ func (w *world) clients(plan plan) {
 	for i := range plan.sessions {
 		s := &session{
 			w: w, id: i, account: fmt.Sprintf("s%d@example.org", i%plan.mailboxes),
-			rng: w.rng(drawSession + uint64(i)), at: members[i%2], patient: i%3 == 0,
+			rng: w.rng(drawSession + uint64(i)), at: members[i%2], patient: i%3 == 0, asking: make(chan struct{}, mostAsking),
 		}
 		wg.Go(func() { s.run(stop) })
 	}

@@ -356,7 +356,7 @@ func (w *walk) result(r mail.Recipient) error {
 		r.Key = mail.NewDeliveryKey(w.env.Origin, w.env.RootID, nameOf(&r)+"\x00"+strings.Join(r.Via, "\x00"))
 	}
 	if w.trace != nil {
-		w.note(r.Address, "", "delivery by channel "+string(r.Channel)+" to "+r.NextHop+" "+r.Mailbox, nil)
+		w.note(r.Address, "", strings.TrimRight("delivery by channel "+string(r.Channel)+" to "+r.NextHop+" "+r.Mailbox, " "), nil)
 	}
 	if w.pass != nil {
 		w.pass.put(r)

@@ -423,7 +423,7 @@ func TestExplain(t *testing.T) {
 		"1 ann@example.test : delivery by channel tcp_lmtpcs to pair1 ann@example.test",
 		"1 x@out.test uid=fwd: forwarded",
 		"1 x@out.test : domain is not ours",
-		"1 x@out.test : delivery by channel tcp_local to out.test ",
+		"1 x@out.test : delivery by channel tcp_local to out.test",
 	}
 	if err != nil || !slices.Equal(steps, want) {
 		t.Errorf("%v\n%s", err, strings.Join(steps, "\n"))

@@ -24,12 +24,15 @@ import (
 
 const domain = "example.org"
 
-// tree has three users: one who may log in on a pair that is known, one on a
-// pair that is not, one who is inactive.
+// tree has four users: one who may log in on a pair that is known, one whose
+// mail is kept by a delivery option, one on a pair that is not known, one who is
+// inactive.
 func tree() []byte {
 	text := string(fixture.Tree(domain, 4, 1))
 	text = strings.Replace(text, "mail: u0003@"+domain+"\nmailHost: pair1", "mail: u0003@"+domain+"\nmailHost: elsewhere", 1)
-	i := strings.Index(text, "uid: u0004")
+	i := strings.Index(text, "uid: u0002")
+	text = text[:i] + strings.Replace(text[i:], "mailDeliveryOption: mailbox", "mailDeliveryOption: hold", 1)
+	i = strings.Index(text, "uid: u0004")
 	text = text[:i] + strings.Replace(text[i:], "inetUserStatus: active", "inetUserStatus: inactive", 1)
 	return []byte(text)
 }
@@ -51,6 +54,7 @@ func TestLogin(t *testing.T) {
 		"empty password":       {"u0001", "", "", "refused"},
 		"nobody":               {"u9999", "secret", "", "refused"},
 		"a list":               {"list@example.org", "secret", "", "refused"},
+		"delivery on hold":     {"u0002", "secret", "", "u0002@example.org"}, // directory.md 6
 		"inactive":             {"u0004", "secret", "", "refused"},
 		"for itself":           {"u0001", "secret", "u0001@example.org", "u0001@example.org"},
 		"for another":          {"u0001", "secret", "u0002", "refused"},

@@ -361,7 +361,12 @@ func (a *app) directoryListCmd(d *directoryFlags, kind edit.Kind) *cobra.Command
 		Use:     "list",
 		Short:   "List " + string(kind) + "s",
 		Example: "  postern directory " + string(kind) + " list --dir ~/mail",
-		Args:    cobra.NoArgs,
+		Args: func(c *cobra.Command, args []string) error {
+			if kind != edit.Domain && len(args) > 0 {
+				return usagef("%q: %s list has no arguments; --domain %[1]s lists those of a domain", args[0], kind)
+			}
+			return cobra.NoArgs(c, args)
+		},
 		RunE: a.withDirectoryEditor(d, func(ctx context.Context, ed *edit.Editor, schema *directory.Schema) error {
 			if limit < 1 {
 				return usagef("--limit %d: want at least 1", limit)

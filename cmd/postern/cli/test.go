@@ -102,7 +102,7 @@ func printExplained(w io.Writer, out *admin.ExplainResult) error {
 	for i := range out.Steps {
 		printStep(w, &out.Steps[i])
 	}
-	fmt.Fprintf(w, "\n%d recipients, %d queries to the directory, %s\n", len(out.Recipients), out.Queries, short(out.Took))
+	fmt.Fprintf(w, "\nrecipients: %d, queries to the directory: %d, time: %s\n", len(out.Recipients), out.Queries, short(out.Took))
 	if out.Truncated {
 		fmt.Fprintln(w, "There are more steps or recipients than are shown.")
 	}

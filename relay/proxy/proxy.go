@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -94,6 +95,7 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	trusted func(netip.AddrPort) bool
+	kept    atomic.Int64 // octets of commands, to send them again
 
 	mu     sync.Mutex // guards what follows
 	conns  map[net.Conn]struct{}

@@ -31,6 +31,14 @@ func leaving(lines int, told func(c net.Conn, line string)) func(*backend, net.C
 func pairOf(t *testing.T, a, b *backend) *client {
 	t.Helper()
 	f := start(t, IMAP, map[string]*backend{"b": b}, nil)
+	t.Cleanup(func() { // its clients are gone by then
+		for until := time.Now().Add(5 * time.Second); f.kept.Load() != 0 && time.Now().Before(until); {
+			time.Sleep(time.Millisecond)
+		}
+		if n := f.kept.Load(); n != 0 {
+			t.Errorf("%d octets are kept of sessions that are over", n)
+		}
+	})
 	f.table.Update(route.Node{Name: "a", Pair: "pair1", Alive: true, Serving: true, Term: 1, Addr: map[route.Service]string{route.IMAP: a.l.Addr().String()}})
 	c := dial(t, f.addr)
 	c.want("* OK *")

@@ -49,24 +49,41 @@ type sent struct {
 	skip   int    // those that it must not get once more
 }
 
-// maxKept is what is kept of the commands of a session to send them again, in
-// octets of each.
-const maxKept = 64 << 10
+// What is kept of commands to send them again, in octets: of each, and of all
+// sessions.
+const (
+	maxKept    = 8 << 20
+	maxKeptAll = 64 << 20
+)
 
-// add notes octets that are sent.
-func (c *sent) add(b []byte) {
-	if c.long = c.long || len(c.text)+len(b) > maxKept; c.long {
-		c.text = nil
+// keep notes octets of a command that are sent. The caller holds mu.
+func (p *pipe) keep(c *sent, b []byte) {
+	kept, n := &p.front.srv.kept, int64(len(b))
+	room := !c.long && !p.over && len(c.text)+len(b) <= maxKept
+	if room && kept.Add(n) > maxKeptAll {
+		kept.Add(-n)
+		room = false
+	}
+	if !room {
+		p.forget(c)
 		return
 	}
 	c.text = append(c.text, b...)
 }
 
+// forget drops what is kept of a command, for good. The caller holds mu.
+func (p *pipe) forget(c *sent) {
+	p.front.srv.kept.Add(-int64(len(c.text)))
+	c.text, c.long = nil, true
+}
+
 // unsynced turns the literal that the text ends with, which has leave to be
-// sent, into one that needs none (RFC 7888).
-func (c *sent) unsynced() {
+// sent, into one that needs none (RFC 7888). The caller holds mu.
+func (p *pipe) unsynced(c *sent) {
 	if n := bytes.LastIndexByte(c.text, '}'); n > 0 {
+		before := len(c.text)
 		c.text = append(c.text[:n], "+}\r\n"...)
+		p.front.srv.kept.Add(int64(len(c.text) - before))
 	}
 }
 
@@ -149,7 +166,7 @@ func (p *pipe) move(b *back) error {
 	}
 	p.mu.Unlock()
 	if err == nil {
-		b.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+		b.conn.SetWriteDeadline(time.Now().Add(30 * time.Second))
 		_, err = b.conn.Write(text)
 		b.conn.SetWriteDeadline(time.Time{})
 	}
@@ -178,7 +195,7 @@ func (p *pipe) send(c *sent, b []byte) {
 	defer p.out.Unlock()
 	if c != nil {
 		p.mu.Lock()
-		c.add(b)
+		p.keep(c, b)
 		p.mu.Unlock()
 	}
 	if p.dead {
@@ -218,6 +235,9 @@ func (p *pipe) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.over = true
+	for _, c := range p.pending {
+		p.forget(c)
+	}
 	if p.waiting != nil {
 		close(p.waiting)
 		p.waiting = nil
@@ -457,6 +477,7 @@ func (p *pipe) note(resp *imapwire.Response) bool {
 	}
 	for i, c := range p.pending {
 		if c.tag == string(resp.Tag) {
+			p.forget(c)
 			p.pending = append(p.pending[:i], p.pending[i+1:]...)
 			break
 		}
@@ -477,7 +498,7 @@ func (p *pipe) continues() bool {
 		p.pending[0].skip--
 		return false
 	case p.waiting != nil:
-		p.asking.unsynced()
+		p.unsynced(p.asking)
 		p.waiting <- true
 		p.waiting, p.asking = nil, nil
 	case len(p.pending) > 0:

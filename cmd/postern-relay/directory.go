@@ -76,7 +76,7 @@ func (r *relay) openDirectory() error {
 	r.n.OnStop("directory", func(context.Context) error { servers.Close(); return nil })
 	r.dir = &lookups{servers: servers, cache: cache.New(servers, cache.Config{
 		Entries: d.CacheEntries, TTL: d.CacheTTL, NegativeDomain: d.NegativeTTL, Negative: d.AddressNegativeTTL, Stale: d.StaleTTL,
-		PasswordTTL: r.c.Proxy.PasswordCacheTTL, Timeout: 2 * d.Timeout,
+		PasswordTTL: r.c.Proxy.PasswordCacheTTL, Timeout: 2 * d.Timeout, Schema: &schema,
 	})}
 	if d.NetgroupBase != "" {
 		url, err := ldap.Netgroups(d.NetgroupBase, d.NetgroupFilter)

@@ -278,6 +278,9 @@ func (r *reader) tagged(attr string) []Tagged {
 	}
 	var out []Tagged
 	for i := range r.raw {
+		if len(r.raw[i].Name) < len(attr) {
+			continue
+		}
 		base, options, _ := strings.Cut(r.raw[i].Name, ";")
 		if !strings.EqualFold(base, attr) {
 			continue

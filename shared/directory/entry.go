@@ -49,10 +49,11 @@ type Attribute struct {
 type Attributes []Attribute
 
 // Get returns the values of the attribute of that name, which is compared
-// without case.
+// without case. They are ASCII (RFC 4512 1.4), so that equal ones are of one
+// length, and most others are not.
 func (a Attributes) Get(name string) []string {
 	for i := range a {
-		if strings.EqualFold(a[i].Name, name) {
+		if len(a[i].Name) == len(name) && strings.EqualFold(a[i].Name, name) {
 			return a[i].Values
 		}
 	}

@@ -522,6 +522,11 @@ func TestHitAllocatesNothing(t *testing.T) {
 func TestContract(t *testing.T) {
 	dirtest.Run(t, func(t testing.TB, ldif []byte) dirtest.Server { return dirtest.Embedded(t, ldif) },
 		func(d directory.Directory) directory.Directory { return New(d, Config{}) })
+	schema := directory.SunSchema2()
+	t.Run("Packed", func(t *testing.T) {
+		dirtest.Run(t, func(t testing.TB, ldif []byte) dirtest.Server { return dirtest.Embedded(t, ldif) },
+			func(d directory.Directory) directory.Directory { return New(d, Config{Schema: &schema}) })
+	})
 }
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

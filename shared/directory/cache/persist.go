@@ -117,14 +117,14 @@ func (c *Cache) Save(p Persistence) error {
 	w.string(p.About)
 	written := map[string]bool{} // domains
 	room := func() bool { return len(w.b) < p.Bytes }
-	each(c, c.domains, func(s *slot[*directory.Domain], at time.Time) {
+	each(c, c.domains, func(key string, domain *directory.Domain, at time.Time) {
 		// A domain without one of its owners would turn away what that one gets.
-		if !room() || slices.ContainsFunc(s.value.CatchAllOwners, guarded) {
+		if !room() || slices.ContainsFunc(domain.CatchAllOwners, guarded) {
 			return
 		}
-		d := *s.value
+		d := *domain
 		d.Raw, d.CatchAllOwners = w.withoutSecrets(d.Raw), nil
-		for _, e := range s.value.CatchAllOwners {
+		for _, e := range domain.CatchAllOwners {
 			plain := *e
 			plain.Raw, plain.Domain = w.withoutSecrets(e.Raw), nil
 			d.CatchAllOwners = append(d.CatchAllOwners, &plain)
@@ -135,12 +135,11 @@ func (c *Cache) Save(p Persistence) error {
 		}
 		w.b = append(w.b, 'd')
 		w.time(at)
-		w.string(s.key)
+		w.string(key)
 		w.string(string(text))
 		written[d.Name] = true
 	})
-	each(c, c.addresses, func(s *slot[*directory.Answer], at time.Time) {
-		ans := s.value
+	each(c, c.addresses, func(key string, ans *directory.Answer, at time.Time) {
 		if len(ans.Entries) == 0 || slices.ContainsFunc(ans.Entries, guarded) || !room() {
 			return
 		}
@@ -153,7 +152,7 @@ func (c *Cache) Save(p Persistence) error {
 		}
 		w.b = append(w.b, 'a')
 		w.time(at)
-		w.string(s.key)
+		w.string(key)
 		w.string(domain)
 		w.string(ans.Detail)
 		if ans.CatchAll {
@@ -166,12 +165,12 @@ func (c *Cache) Save(p Persistence) error {
 			w.entry(e)
 		}
 	})
-	each(c, c.entries, func(s *slot[*directory.Entry], at time.Time) {
-		if room() && !guarded(s.value) {
+	each(c, c.entries, func(key string, e *directory.Entry, at time.Time) {
+		if room() && !guarded(e) {
 			w.b = append(w.b, 'e')
 			w.time(at)
-			w.string(s.key)
-			w.entry(s.value)
+			w.string(key)
+			w.entry(e)
 		}
 	})
 	sum := sha256.Sum256(w.b)
@@ -189,7 +188,7 @@ func (w *writer) withoutSecrets(raw directory.Attributes) directory.Attributes {
 }
 
 // each calls f with every positive answer that may still be used.
-func each[V any](c *Cache, t *table[V], f func(s *slot[V], at time.Time)) {
+func each[V any](c *Cache, t *table[V], f func(key string, v V, at time.Time)) {
 	for i := range t.shards {
 		sh := &t.shards[i]
 		sh.mu.RLock()
@@ -201,7 +200,7 @@ func each[V any](c *Cache, t *table[V], f func(s *slot[V], at time.Time)) {
 		now := c.now()
 		for _, s := range list {
 			if s.err == nil && now-s.at < int64(c.cfg.Stale) {
-				f(s, c.start.Add(time.Duration(s.at)))
+				f(s.key, t.value(s), c.start.Add(time.Duration(s.at)))
 			}
 		}
 	}
@@ -381,7 +380,8 @@ func (c *Cache) loadOne(kind byte, r *reader, p *Persistence, domains map[string
 // restore remembers an answer that was given age ago.
 func restore[V any](c *Cache, t *table[V], key string, v V, age time.Duration) {
 	at := c.now() - int64(age)
-	e := &slot[V]{key: key, value: v, at: at, fresh: at + int64(c.cfg.TTL), size: len(key) + 160 + t.size(v)}
+	e := &slot[V]{key: key, at: at, fresh: at + int64(c.cfg.TTL)}
+	t.set(e, v)
 	s := t.shard([]byte(key))
 	s.mu.Lock()
 	t.put(s, e)

@@ -56,7 +56,7 @@ func (c *Cache) selection(ctx context.Context, url string) (*selection, error) {
 	var buf [keySize]byte
 	key := append(buf[:0], url...)
 	if e := hit(c, c.searches, Searches, key); e != nil {
-		return e.value, e.err
+		return c.searches.value(e), e.err
 	}
 	return miss(ctx, c, c.searches, Searches, key, 0, func(ctx context.Context) (*selection, error) {
 		list, err := directory.Collect(c.under.Search(ctx, url, c.cfg.Selected))

@@ -10,12 +10,13 @@ import (
 
 // slot is one remembered answer. Only used and retry change.
 type slot[V any] struct {
-	key   string
-	value V
-	err   error // ErrNotFound, or nil
-	at    int64 // when it was asked, on the cache's clock
-	fresh int64 // until when it is used without asking
-	size  int
+	key    string
+	value  V      // or
+	packed packed // an answer with entries
+	err    error  // ErrNotFound, or nil
+	at     int64  // when it was asked, on the cache's clock
+	fresh  int64  // until when it is used without asking
+	size   int
 
 	used  atomic.Bool  // since the hand passed
 	retry atomic.Int64 // while the directory fails: when to ask again
@@ -47,7 +48,36 @@ type table[V any] struct {
 	maxSlots int        // in a shard
 	maxBytes int        // in a shard
 	size     func(V) int
+
+	// pack and open are the two ways of packing; pack says when a value stays as
+	// it is. Nil: all do.
+	pack func(V) (packed, bool)
+	open func(packed) V
 }
+
+// set has e remember v.
+func (t *table[V]) set(e *slot[V], v V) {
+	if t.pack != nil {
+		if k, ok := t.pack(v); ok {
+			e.packed = k
+			e.size = slotSize + len(e.key) + len(k.text)
+			return
+		}
+	}
+	e.value = v
+	e.size = slotSize + len(e.key) + t.size(v)
+}
+
+// value is what e remembers.
+func (t *table[V]) value(e *slot[V]) V {
+	if e.packed.text != "" {
+		return t.open(e.packed)
+	}
+	return e.value
+}
+
+// slotSize is what a slot takes beside its key and its value, about.
+const slotSize = 240
 
 // minShard is the number of slots below which splitting a table gains nothing.
 const minShard = 256
@@ -83,7 +113,7 @@ func (t *table[V]) get(key []byte) *slot[V] {
 
 // ask joins the flight for key or begins one, which runs question on its own
 // time: a caller who gives up does not take the answer from the others. keep
-// turns the outcome into a slot, nil to remember nothing; what was remembered
+// makes the slot for the outcome, nil to remember nothing; what was remembered
 // goes if drop is set.
 func (t *table[V]) ask(ctx context.Context, key []byte, limit time.Duration, question func(context.Context) (V, error), keep func(V, error) (e *slot[V], drop bool)) (V, error) {
 	s := t.shard(key)
@@ -99,6 +129,13 @@ func (t *table[V]) ask(ctx context.Context, key []byte, limit time.Duration, que
 			defer cancel()
 			f.value, f.err = question(ctx)
 			e, drop := keep(f.value, f.err)
+			if e != nil {
+				if e.key = name; e.err == nil {
+					t.set(e, f.value)
+				} else {
+					e.size = slotSize + len(name)
+				}
+			}
 			s.mu.Lock()
 			if s.flights[name] == f {
 				delete(s.flights, name)
@@ -106,11 +143,6 @@ func (t *table[V]) ask(ctx context.Context, key []byte, limit time.Duration, que
 			switch {
 			case s.flushes != flushes:
 			case e != nil:
-				e.key = name
-				e.size = len(name) + 160
-				if e.err == nil {
-					e.size += t.size(e.value)
-				}
 				t.put(s, e)
 			case drop:
 				s.remove(s.m[name])
@@ -180,7 +212,7 @@ func (t *table[V]) dropIf(match func(key string, v V) bool) (dropped int) {
 		s.flushes++
 		clear(s.flights) // a question asked from now on is a new one
 		for k, e := range s.m {
-			if match(k, e.value) {
+			if match(k, t.value(e)) {
 				s.remove(e)
 				dropped++
 			}

@@ -56,7 +56,7 @@ func (r *relay) serveDNS() error {
 		if err == nil {
 			tcp = append(tcp, l)
 			var p net.PacketConn
-			if p, err = net.ListenPacket("udp", l.Addr().String()); err == nil {
+			if p, err = daemon.ListenPacket(l.Addr().String()); err == nil {
 				udp = append(udp, p)
 				continue
 			}
@@ -90,7 +90,7 @@ func relaysOf(members []gossip.Member) (out []responder.Relay) {
 		if m.Role != "relay" || m.State == gossip.Left {
 			continue
 		}
-		one := responder.Relay{Name: m.Name, Fit: m.State == gossip.Alive}
+		one := responder.Relay{Name: m.Name, Fit: m.State == gossip.Alive && !m.Unready}
 		for i := range maxPublic {
 			one.Addrs = appendAddr(one.Addrs, m.Services[publicService(i)])
 		}

@@ -33,7 +33,7 @@ it objects, and appears in no list.
 	push/pull   certificate chain and whole statement of every node known, over TCP
 
 A receiver that lacks the chain for a signature asks that node by push/pull.
-Changes of who serves, of draining and of services leave at once, straight to
+Changes of who serves, of draining, of readiness and of services leave at once, straight to
 the other members and by broadcast; load and applied index follow every ten
 rounds. A node that meets a statement of its own name with a sequence number
 above its own (its clock went back) steps over it and speaks again.

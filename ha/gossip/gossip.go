@@ -65,6 +65,8 @@ type Group struct {
 type Self struct {
 	Load     float64
 	Draining bool
+	// Unready says that this node cannot do its job now, as its /readyz says.
+	Unready bool
 	// Services maps "lmtp" to "host:port", for every group, or "lmtp/pair2" for
 	// one of them; at most 100.
 	Services map[string]string
@@ -86,6 +88,7 @@ const (
 type Member struct {
 	Name, Role, Version string
 	State               string
+	Unready             bool // it says that it cannot do its job now; releases before 0.2 never do
 	Load                float64
 	Services            map[string]string
 	Groups              []Group // sorted by pair
@@ -217,7 +220,7 @@ func (g *Gossip) introduce() error {
 func (g *Gossip) Addr() string { return g.addr }
 
 // Announce replaces what this node says of itself and returns at once. A change
-// of a group's serving replica, of draining or of services is broadcast
+// of a group's serving replica, of draining, readiness or services is broadcast
 // immediately, other changes every ten rounds. What is beyond the limits is
 // left out, and logged.
 func (g *Gossip) Announce(s Self) {
@@ -233,7 +236,7 @@ func (g *Gossip) Announce(s Self) {
 
 // trim copies s and leaves out what the others would refuse.
 func (g *Gossip) trim(s Self) Self {
-	out := Self{Load: s.Load, Draining: s.Draining, Format: s.Format, Services: make(map[string]string, len(s.Services))}
+	out := Self{Load: s.Load, Draining: s.Draining, Unready: s.Unready, Format: s.Format, Services: make(map[string]string, len(s.Services))}
 	if !finite(out.Load) {
 		out.Load = 0
 	}
@@ -276,6 +279,7 @@ func (g *Gossip) Members() []Member {
 		}
 		m := n.member()
 		if name == g.cfg.Name {
+			m.Unready = g.self.Unready
 			m.Load, m.Groups = g.self.Load, slices.Clone(g.self.Groups)
 			m.Services = cloneMap(g.self.Services)
 			switch {

@@ -60,7 +60,7 @@ func (n *node) state() string {
 func (n *node) member() Member {
 	m := Member{
 		Name: n.st.name, Role: n.st.role, Version: n.st.version, State: n.state(),
-		Load: n.st.load, Services: cloneMap(n.services),
+		Unready: n.st.unready, Load: n.st.load, Services: cloneMap(n.services),
 		Known: max(n.st.known, 1), Format: max(n.st.format, 1),
 	}
 	for _, g := range n.groups {

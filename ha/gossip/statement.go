@@ -75,6 +75,7 @@ type statement struct {
 	seq                 uint64
 	load                float64
 	draining, leaving   bool
+	unready             bool
 	allServices         bool // services is complete
 	allGroups           bool // groups is complete
 	services            map[string]string
@@ -104,6 +105,7 @@ const (
 	flagLeaving
 	flagAllServices
 	flagAllGroups
+	flagUnready // since release 0.2; those before it ignore the bit
 )
 
 func appendField(b []byte, tag uint64, value []byte) []byte {
@@ -143,7 +145,7 @@ func (st *statement) encode() []byte {
 	b = appendField(b, fieldAddr, []byte(st.addr))
 	b = appendField(b, fieldSeq, binary.AppendUvarint(nil, st.seq))
 	flags := byte(0)
-	for i, on := range []bool{st.draining, st.leaving, st.allServices, st.allGroups} {
+	for i, on := range []bool{st.draining, st.leaving, st.allServices, st.allGroups, st.unready} {
 		if on {
 			flags |= 1 << i
 		}
@@ -235,6 +237,7 @@ func (st *statement) decodeField(tag uint64, v []byte) error {
 		st.leaving = v[0]&flagLeaving != 0
 		st.allServices = v[0]&flagAllServices != 0
 		st.allGroups = v[0]&flagAllGroups != 0
+		st.unready = v[0]&flagUnready != 0
 	case fieldFormat:
 		for _, to := range []*uint32{&st.known, &st.format} {
 			n, k := binary.Uvarint(v)

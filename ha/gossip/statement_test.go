@@ -19,7 +19,7 @@ func TestStatementRoundTrip(t *testing.T) {
 		"least": {name: "a", role: "backend", version: "1", addr: "10.0.0.1:7946", seq: 1, services: map[string]string{}},
 		"all": {
 			name: "be1.example", role: "relay-mx,relay-proxy", version: "2.3-rc1", addr: "[2001:db8::1]:7946",
-			seq: math.MaxInt64, load: -1.5, known: 3, format: 2, draining: true, leaving: true, allServices: true, allGroups: true,
+			seq: math.MaxInt64, load: -1.5, known: 3, format: 2, draining: true, leaving: true, unready: true, allServices: true, allGroups: true,
 			services: map[string]string{"lmtp": "mail.example:24", "imap": "[::1]:143"},
 			groups:   []Group{{"p1", true, math.MaxUint64, 0}, {"p2.example.net", false, 0, math.MaxUint64}},
 		},

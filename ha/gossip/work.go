@@ -210,7 +210,7 @@ func (g *Gossip) speak(soft bool) {
 	if g.again {
 		changed = self.Groups
 	}
-	recard := g.said == nil || g.again || g.said.Draining != self.Draining || g.said.Format != self.Format || !maps.Equal(g.said.Services, self.Services)
+	recard := g.said == nil || g.again || g.said.Draining != self.Draining || g.said.Unready != self.Unready || g.said.Format != self.Format || !maps.Equal(g.said.Services, self.Services)
 	msgs, err := g.sealLocked(self, changed)
 	if err == nil {
 		g.said, g.again = &self, false
@@ -242,7 +242,7 @@ func differ(before *Self, now Self) (changed []Group, urgent bool) {
 	for _, g := range before.Groups {
 		said[g.Pair] = g
 	}
-	urgent = before.Draining != now.Draining || !maps.Equal(before.Services, now.Services) ||
+	urgent = before.Draining != now.Draining || before.Unready != now.Unready || !maps.Equal(before.Services, now.Services) ||
 		len(before.Groups) != len(now.Groups) || before.Format != now.Format
 	for _, g := range now.Groups {
 		old, ok := said[g.Pair]
@@ -261,7 +261,7 @@ func differ(before *Self, now Self) (changed []Group, urgent bool) {
 func (g *Gossip) sealLocked(self Self, changed []Group) ([]*broadcast, error) {
 	st := statement{
 		name: g.cfg.Name, role: g.cfg.Role, version: g.cfg.Version, addr: g.addr,
-		load: self.Load, draining: self.Draining, leaving: g.leaving,
+		load: self.Load, draining: self.Draining, unready: self.Unready, leaving: g.leaving,
 		services: self.Services, groups: self.Groups, allServices: true, allGroups: true,
 		known: g.cfg.Known, format: self.Format,
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/postern-mail/postern/shared/dns"
 )
 
 // tiers are the daemons, with the node of each one's own configuration.
@@ -112,7 +114,11 @@ func runs(t *testing.T, root, tier string, ports []string) {
 		defer f.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	cmd.Env = append(cmd.Env, "LISTEN_FDS="+itoa(len(ports)))
+	if tier == "relay" {
+		cmd.Env = append(cmd.Env, "POSTERN_DNS_SERVE_LISTEN=:53", "POSTERN_DNS_SERVE_ZONE=mx.example.com")
+		cmd.ExtraFiles = append(cmd.ExtraFiles, sockets53(t)...)
+	}
+	cmd.Env = append(cmd.Env, "LISTEN_FDS="+itoa(len(cmd.ExtraFiles)))
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -150,6 +156,10 @@ func runs(t *testing.T, root, tier string, ports []string) {
 	for _, p := range ports {
 		answers(t, p)
 	}
+	if tier == "relay" {
+		answers(t, "53")
+		answersDNS(t)
+	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -159,6 +169,43 @@ func runs(t *testing.T, root, tier string, ports []string) {
 	}
 	if s := log.String(); strings.Contains(s, `"level":"ERROR"`) || !strings.Contains(s, "has stopped") {
 		t.Errorf("logged: %s", s)
+	}
+}
+
+// sockets53 are those of postern-dns.socket.
+func sockets53(t *testing.T) (out []*os.File) {
+	t.Helper()
+	l, err := net.Listen("tcp", ":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p, err := net.ListenPacket("udp", ":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for _, s := range []any{l, p} {
+		f, err := s.(interface{ File() (*os.File, error) }).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		out = append(out, f)
+	}
+	return out
+}
+
+// answersDNS asks by UDP for the relays that are fit.
+func answersDNS(t *testing.T) {
+	t.Helper()
+	c, err := dns.NewClient(dns.Config{Servers: []string{"127.0.0.1:53"}, Timeout: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mx, err := c.MX(t.Context(), "mx.example.com")
+	if err != nil || len(mx) != 1 || strings.TrimSuffix(mx[0].Host, ".") != "relay1.mx.example.com" {
+		t.Errorf("port 53 by UDP: %v %v", mx, err)
 	}
 }
 

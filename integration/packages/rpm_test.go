@@ -29,7 +29,7 @@ func TestRPM(t *testing.T) {
 	}
 	socket := func(name string) string { return "/usr/lib/systemd/system/" + name + ".socket -rw-r--r-- root:root " }
 	for name, want := range map[string][]string{
-		"postern-relay":   daemon("relay", socket("postern-mx"), socket("postern-submit"), socket("postern-proxy")),
+		"postern-relay":   daemon("relay", socket("postern-mx"), socket("postern-submit"), socket("postern-proxy"), socket("postern-dns")),
 		"postern-backend": daemon("backend"),
 		"postern-witness": daemon("witness"),
 	} {

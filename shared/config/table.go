@@ -188,8 +188,8 @@ var Table = []Option{
 
 	{Name: "dns.servers", Type: HostPorts, Tier: TierRelay, Help: "Resolvers. Empty: those of /etc/resolv.conf."},
 
-	{Name: "dns.serve.listen", Type: HostPorts, Tier: TierRelay, Help: "Addresses, UDP and TCP, on which this relay answers as authoritative name server of dns.serve.zone. A service without privileges takes a port above 1023, to which the firewall turns port 53. Empty: it does not."},
-	{Name: "dns.serve.zone", Type: String, Tier: TierRelay, Help: "Zone that is delegated to the relays, as mx.example.com. It has MX, A and AAAA of the relays that are fit; those that drain or are dead are left out."},
+	{Name: "dns.serve.listen", Type: HostPorts, Tier: TierRelay, Help: "Addresses, UDP and TCP, on which this relay answers as authoritative name server of dns.serve.zone. Port 53 comes from postern-dns.socket, like the others below 1024. Empty: it does not."},
+	{Name: "dns.serve.zone", Type: String, Tier: TierRelay, Help: "Zone that is delegated to the relays, as mx.example.com. It has MX, A and AAAA of the relays that are fit; those that drain, are dead or whose /readyz says 503 are left out."},
 	{Name: "dns.serve.names", Type: Words, Tier: TierRelay, Help: "Names below dns.serve.zone that have the same records, such as imap.mx.example.com."},
 	{Name: "dns.serve.name_servers", Type: Words, Tier: TierRelay, Help: "Names of the zone's name servers. Empty: those of the relays, RELAY.ZONE."},
 	{Name: "dns.serve.contact", Type: String, Tier: TierRelay, Help: "Mail address of who looks after the zone. Empty: hostmaster of the zone."},

@@ -21,13 +21,27 @@ const firstInherited = 3
 // maxInherited bounds what LISTEN_FDS is believed.
 const maxInherited = 1024
 
-// inherited are the listeners that the service manager has opened for this
+// inherited are the sockets that the service manager has opened for this
 // process, so that it needs no privilege for ports below 1024 and none of its
 // clients is refused while it starts again.
 type inherited struct {
 	mu   sync.Mutex // guards what follows
-	all  []net.Listener
+	all  []socket
 	used []bool
+}
+
+// socket is a *net.TCPListener, *net.UDPConn or another of the manager's.
+type socket interface{ Close() error }
+
+// addrOf is where a socket is.
+func addrOf(s socket) net.Addr {
+	switch s := s.(type) {
+	case net.Listener:
+		return s.Addr()
+	case net.PacketConn:
+		return s.LocalAddr()
+	}
+	return &net.UnixAddr{}
 }
 
 var fromManager = sync.OnceValues(func() (*inherited, error) {
@@ -48,6 +62,15 @@ func ListenWith(lc net.ListenConfig, addr string) (net.Listener, error) {
 	return in.listen(lc, addr)
 }
 
+// ListenPacket is Listen for UDP.
+func ListenPacket(addr string) (net.PacketConn, error) {
+	in, err := fromManager()
+	if err != nil {
+		return nil, err
+	}
+	return in.listenPacket(addr)
+}
+
 // inherit reads the environment and leaves nothing of it to child processes.
 func inherit(getenv func(string) string, unset func(string) error, first int) (*inherited, error) {
 	pid, count := getenv("LISTEN_PID"), getenv("LISTEN_FDS")
@@ -65,7 +88,7 @@ func inherit(getenv func(string) string, unset func(string) error, first int) (*
 	for fd := first; fd < first+n; fd++ {
 		syscall.CloseOnExec(fd)
 		f := os.NewFile(uintptr(fd), "socket "+strconv.Itoa(fd))
-		l, err := net.FileListener(f) // has a descriptor of its own
+		l, err := socketOf(f)
 		err = errors.Join(err, f.Close())
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("socket %d of the service manager: %w", fd, err), in.close())
@@ -76,42 +99,75 @@ func inherit(getenv func(string) string, unset func(string) error, first int) (*
 	return in, nil
 }
 
+// socketOf has a descriptor of its own.
+func socketOf(f *os.File) (socket, error) {
+	kind, err := syscall.GetsockoptInt(int(f.Fd()), syscall.SOL_SOCKET, syscall.SO_TYPE)
+	if err != nil {
+		return nil, os.NewSyscallError("getsockopt", err)
+	}
+	if kind == syscall.SOCK_DGRAM {
+		return net.FilePacketConn(f)
+	}
+	return net.FileListener(f)
+}
+
 // listen is ListenWith.
 func (in *inherited) listen(lc net.ListenConfig, addr string) (net.Listener, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for i, l := range in.all {
-		t, ok := l.(*net.TCPListener)
-		if !ok || !sameAddress(t.Addr(), addr) {
-			continue
+	for i, s := range in.all {
+		if t, ok := s.(*net.TCPListener); ok && sameAddress(t.Addr(), addr) {
+			return again(in, i, t, net.FileListener)
 		}
-		f, err := t.File() // a copy: closing it leaves the manager's open
-		if err != nil {
-			return nil, err
-		}
-		again, err := net.FileListener(f)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return nil, err
-		}
-		in.used[i] = true
-		return again, nil
 	}
 	l, err := lc.Listen(context.Background(), "tcp", addr)
-	if errors.Is(err, syscall.EACCES) {
-		have := "none"
-		if len(in.all) > 0 {
-			have = strings.Join(in.names(false), ", ")
+	return l, in.explain(err)
+}
+
+// listenPacket is ListenPacket.
+func (in *inherited) listenPacket(addr string) (net.PacketConn, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for i, s := range in.all {
+		if u, ok := s.(*net.UDPConn); ok && sameAddress(u.LocalAddr(), addr) {
+			return again(in, i, u, net.FilePacketConn)
 		}
-		err = fmt.Errorf("%w; a port below 1024 is opened by a socket unit of the service manager, which has passed: %s", err, have)
 	}
-	return l, err
+	p, err := net.ListenPacket("udp", addr)
+	return p, in.explain(err)
+}
+
+// again opens the socket with the number i once more: closing the copy leaves the
+// manager's open.
+func again[T any](in *inherited, i int, s interface{ File() (*os.File, error) }, open func(*os.File) (T, error)) (out T, err error) {
+	f, err := s.File()
+	if err != nil {
+		return out, err
+	}
+	out, err = open(f)
+	if err = errors.Join(err, f.Close()); err == nil {
+		in.used[i] = true
+	}
+	return out, err
+}
+
+// explain says of a port that only root may open what else opens it.
+func (in *inherited) explain(err error) error {
+	if !errors.Is(err, syscall.EACCES) {
+		return err
+	}
+	have := "none"
+	if len(in.all) > 0 {
+		have = strings.Join(in.names(false), ", ")
+	}
+	return fmt.Errorf("%w; a port below 1024 is opened by a socket unit of the service manager, which has passed: %s", err, have)
 }
 
 // names lists the addresses, or those that nobody has asked for.
 func (in *inherited) names(unused bool) (out []string) {
-	for i, l := range in.all {
+	for i, s := range in.all {
 		if !unused || !in.used[i] {
-			out = append(out, l.Addr().String())
+			out = append(out, addrOf(s).String())
 		}
 	}
 	return out
@@ -130,13 +186,13 @@ func (in *inherited) unclaimed(log *slog.Logger) {
 
 func (in *inherited) close() error {
 	var errs []error
-	for _, l := range in.all {
-		errs = append(errs, l.Close())
+	for _, s := range in.all {
+		errs = append(errs, s.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// sameAddress reports whether a listener is on addr. All addresses of one
+// sameAddress reports whether a socket is on addr. All addresses of one
 // family count as all addresses.
 func sameAddress(have net.Addr, addr string) bool {
 	host, port, err := net.SplitHostPort(addr)

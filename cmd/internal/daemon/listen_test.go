@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// passed puts copies of listeners where a service manager would have put them,
+// passed puts copies of sockets where a service manager would have put them,
 // from descriptor first on.
-func passed(t *testing.T, first int, all ...net.Listener) {
+func passed(t *testing.T, first int, all ...socket) {
 	t.Helper()
 	for i, l := range all {
 		f, err := l.(interface{ File() (*os.File, error) }).File()
@@ -52,11 +52,16 @@ func environ(kv map[string]string) (func(string) string, func(string) error) {
 func TestListen(t *testing.T) {
 	const first = 200
 	one, all := listen(t, "tcp", "127.0.0.1:0"), listen(t, "tcp", ":0")
-	passed(t, first, one, all, listen(t, "unix", filepath.Join(t.TempDir(), "s")))
-	env := map[string]string{"LISTEN_PID": strconv.Itoa(os.Getpid()), "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c"}
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	passed(t, first, one, all, listen(t, "unix", filepath.Join(t.TempDir(), "s")), udp)
+	env := map[string]string{"LISTEN_PID": strconv.Itoa(os.Getpid()), "LISTEN_FDS": "4", "LISTEN_FDNAMES": "a:b:c"}
 	get, unset := environ(env)
 	in, err := inherit(get, unset, first)
-	if err != nil || len(in.all) != 3 || len(env) != 0 {
+	if err != nil || len(in.all) != 4 || len(env) != 0 {
 		t.Fatalf("%d sockets, %v left of the environment: %v", len(in.all), env, err)
 	}
 	defer in.close()
@@ -77,6 +82,20 @@ func TestListen(t *testing.T) {
 		}
 		l.Close()
 	}
+	for range 2 {
+		p, err := in.listenPacket(udp.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.WriteTo([]byte("to myself"), udp.LocalAddr()); err != nil {
+			t.Error(err)
+		}
+		_ = p.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if n, from, err := p.ReadFrom(make([]byte, 64)); n != 9 || err != nil || from.String() != udp.LocalAddr().String() {
+			t.Errorf("%d octets of %v: %v", n, from, err)
+		}
+		p.Close()
+	}
 	own, err := in.listen(net.ListenConfig{}, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +103,7 @@ func TestListen(t *testing.T) {
 	own.Close()
 	var out strings.Builder
 	in.unclaimed(slog.New(slog.NewTextHandler(&out, nil)))
-	if n := strings.Count(out.String(), "level=ERROR"); n != 2 || strings.Contains(out.String(), one.Addr().String()) {
+	if n := strings.Count(out.String(), "level=ERROR"); n != 2 || strings.Contains(out.String(), one.Addr().String()) || strings.Contains(out.String(), udp.LocalAddr().String()) {
 		t.Errorf("said: %s", out.String())
 	}
 }

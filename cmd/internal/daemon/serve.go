@@ -24,6 +24,10 @@ import (
 // changed at once: load and applied indexes.
 const announceEvery = time.Second
 
+// readyWithin is the time that the conditions of being ready have to answer before
+// gossip is told that this node is not.
+const readyWithin = 500 * time.Millisecond
+
 // serveAdmin answers the admin API, metrics and health.
 func (n *Node[T]) serveAdmin() error {
 	n.methods()
@@ -94,6 +98,16 @@ func (n *Node[T]) state() string {
 	return "ready"
 }
 
+// unready is the first condition of being ready that is not met.
+func (n *Node[T]) unready(ctx context.Context) error {
+	for _, c := range n.checks {
+		if err := c.Ready(ctx); err != nil {
+			return fmt.Errorf("%s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
 // methods answers what every daemon answers.
 func (n *Node[T]) methods() {
 	admin.Handle(n.Admin, admin.GetStatus, func(ctx context.Context, _ admin.None) (admin.NodeStatus, error) {
@@ -103,11 +117,8 @@ func (n *Node[T]) methods() {
 			Formats: admin.FormatLevels{Known: version.Format, Used: n.format()},
 		}
 		if s.State == "ready" {
-			for _, c := range n.checks {
-				if err := c.Ready(ctx); err != nil {
-					s.State = c.Name + ": " + err.Error()
-					break
-				}
+			if err := n.unready(ctx); err != nil {
+				s.State = err.Error()
 			}
 		}
 		if n.Status != nil {
@@ -266,6 +277,7 @@ func (n *Node[T]) announce(ctx context.Context) {
 			self = n.Self()
 		}
 		self.Draining = n.Draining()
+		self.Unready = !n.ready.Load() || n.unreadySoon(ctx)
 		self.Services = reachable(self.Services, n.common)
 		self.Format = n.format()
 		n.gossip.Announce(self)
@@ -276,6 +288,13 @@ func (n *Node[T]) announce(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// unreadySoon reports whether this node cannot say at once that it is ready.
+func (n *Node[T]) unreadySoon(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	return n.unready(ctx) != nil
 }
 
 // reachable adds the admin port to the services of a node, and names the node's

@@ -6,7 +6,7 @@ AAAA of the mail names, with the relays that are fit to take clients now.
 	RELAY.ZONE                A, AAAA of that relay, fit or not
 	ZONE                      SOA, NS
 
-A relay that drains or is dead is left out of the answers, and clients follow
+A relay that drains, is dead or cannot do its job is left out, and clients follow
 within the TTL. When no relay is fit, all that are known are named: a name without
 records would have mail bounced, one that does not answer has it tried again. All
 answers of a type are in another order each time.

@@ -102,8 +102,8 @@ node (a relay finishes its sessions, a replica hands over), has the command of
 --replace change its program, and waits until the node is ready, answers by
 protocol and has caught up. Never are two members of a pair away at once.
 
-It ends when a step fails or passes a limit, and goes on there when it is run
-again: nodes that run the version already are left alone, but for those of
+It ends when a step fails, or as soon as a limit is passed, whose node is replaced
+no more if that has not begun; it goes on there when it is run again: nodes that run the version already are left alone, but for those of
 --restart.`,
 		Example: `  postern upgrade run --dir ~/mail --binaries ./new
   postern upgrade run --node 10.0.0.5:7400 --cert admin.pem --key admin-key.pem --ca ca.pem \

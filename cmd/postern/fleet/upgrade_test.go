@@ -2,9 +2,13 @@ package fleet
 
 import (
 	"context"
+	"log/slog"
 	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -205,5 +209,49 @@ func TestShut(t *testing.T) {
 		if got := shut(err); got != want {
 			t.Errorf("%v: %v", err, got)
 		}
+	}
+}
+
+// TestLimitDuringStep: a limit that is passed while a relay's sessions end stops
+// the step there: the program is not replaced, and the relay takes work again.
+func TestLimitDuringStep(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	var asked, drains atomic.Int32
+	var draining atomic.Bool
+	srv := admin.NewServer(slog.New(slog.DiscardHandler))
+	admin.Handle(srv, admin.GetStatus, func(context.Context, admin.None) (admin.NodeStatus, error) {
+		s := admin.NodeStatus{Name: "relay1", Role: Relay, State: "ready", Sessions: 1, Queue: &admin.QueueStatus{}}
+		if asked.Add(1) > 4 {
+			s.Queue.Oldest = time.Now().Add(-time.Hour)
+		}
+		return s, nil
+	})
+	admin.Handle(srv, admin.GetCluster, func(context.Context, admin.None) (admin.Cluster, error) { return admin.Cluster{}, nil })
+	admin.Handle(srv, admin.Drain, func(_ context.Context, in admin.DrainRequest) (admin.None, error) {
+		draining.Store(in.On)
+		drains.Add(1)
+		return admin.None{}, nil
+	})
+	srv.HandleHTTP("/metrics", http.NotFoundHandler())
+	l, err := admin.ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx, l) }()
+	f := &Fleet{Nodes: []*Node{{Name: "relay1", Role: Relay, client: admin.NewUnixClient(path)}}, timeout: 10 * time.Second}
+	defer func() { f.Close(); cancel(); <-done }()
+	o := UpgradeOptions{
+		Replace:  func(context.Context, UpgradeStep) error { t.Error("the program was replaced"); return nil },
+		Say:      func(string, ...any) {},
+		DrainFor: 5 * time.Minute, ProbeFor: 5 * time.Minute, SettleFor: 5 * time.Minute, MaxQueueAge: time.Minute, MaxErrors: 1,
+	}
+	err = f.upgradeNode(ctx, UpgradeStep{Node: "relay1", Role: Relay, State: "ready"}, o)
+	if err == nil || !strings.Contains(err.Error(), "a message waits") {
+		t.Errorf("the step: %v", err)
+	}
+	if draining.Load() || drains.Load() < 2 {
+		t.Errorf("draining %v after %d requests", draining.Load(), drains.Load())
 	}
 }

@@ -30,7 +30,8 @@ type UpgradeOptions struct {
 	SettleFor time.Duration // until the others are well before a node is taken out
 	MaxLag    int64         // entries that a replica may be behind
 
-	// A step that exceeds one of them ends the upgrade.
+	// One of them that is passed ends the upgrade at once, before its node is
+	// replaced if that has not begun.
 	MaxElections uint64        // of a pair
 	MaxQueueAge  time.Duration // of the oldest message of a relay
 	MaxErrors    float64       // part of the deliveries of relays, 0 to 1
@@ -85,7 +86,7 @@ func (f *Fleet) upgradeNode(ctx context.Context, step UpgradeStep, o UpgradeOpti
 	if err != nil {
 		return err
 	}
-	if err := f.swap(ctx, n, step, o); err != nil {
+	if err := f.swap(ctx, n, step, o, f.guard(before, o)); err != nil {
 		f.undrain(ctx, n)
 		return err
 	}
@@ -100,10 +101,40 @@ func (f *Fleet) upgradeNode(ctx context.Context, step UpgradeStep, o UpgradeOpti
 	return nil
 }
 
+// watchEvery is how often the limits are looked at during a step.
+const watchEvery = time.Second
+
+// passed is the error of a limit that is passed: waiting longer does not help.
+type passed struct{ error }
+
+func (p passed) Unwrap() error { return p.error }
+
+// guard returns what each wait of a step asks besides: whether a limit has been
+// passed since before. A look that fails says nothing, since a node may be away.
+func (f *Fleet) guard(before *watch, o UpgradeOptions) func(ctx context.Context) error {
+	last := time.Now()
+	return func(ctx context.Context) error {
+		if time.Since(last) < watchEvery {
+			return nil
+		}
+		now, err := f.watched(ctx)
+		last = time.Now()
+		if err != nil {
+			return nil
+		}
+		if err := before.judge(now, o); err != nil {
+			return passed{err}
+		}
+		return nil
+	}
+}
+
 // swap takes the node out, has its program replaced and waits until it is back.
-func (f *Fleet) swap(ctx context.Context, n *Node, step UpgradeStep, o UpgradeOptions) error {
+// What replaces the program is not interrupted: half a program is worse than any
+// limit.
+func (f *Fleet) swap(ctx context.Context, n *Node, step UpgradeStep, o UpgradeOptions, guard func(context.Context) error) error {
 	if step.State != StateUnreachable {
-		if err := f.emptyNode(ctx, n, o); err != nil {
+		if err := f.emptyNode(ctx, n, o, guard); err != nil {
 			return err
 		}
 	}
@@ -112,6 +143,9 @@ func (f *Fleet) swap(ctx context.Context, n *Node, step UpgradeStep, o UpgradeOp
 		return fmt.Errorf("replace: %w", err)
 	}
 	err := f.await(ctx, o.ProbeFor, func(s *Status) error {
+		if err := guard(ctx); err != nil {
+			return err
+		}
 		if err := nodeWell(s, step, o.MaxLag); err != nil {
 			if strings.HasPrefix(err.Error(), "draining") {
 				f.undrain(ctx, n) // it has come back as it went
@@ -135,11 +169,11 @@ func (f *Fleet) undrain(ctx context.Context, n *Node) {
 }
 
 // emptyNode drains a node: a backend hands over, a relay finishes its sessions.
-func (f *Fleet) emptyNode(ctx context.Context, n *Node, o UpgradeOptions) error {
+func (f *Fleet) emptyNode(ctx context.Context, n *Node, o UpgradeOptions, guard func(context.Context) error) error {
 	o.Say("%s: drains", n.Name)
 	hand, cancel := context.WithTimeout(ctx, o.SettleFor)
 	defer cancel()
-	if err := f.drainAll(hand, n); err != nil {
+	if err := f.drainAll(hand, n, guard); err != nil {
 		return fmt.Errorf("drain: %w", err)
 	}
 	if n.Role != Relay {
@@ -151,6 +185,9 @@ func (f *Fleet) emptyNode(ctx context.Context, n *Node, o UpgradeOptions) error 
 		s, err := Call(wait, n, admin.GetStatus, admin.None{})
 		if err == nil && s.Sessions == 0 {
 			return nil
+		}
+		if err := guard(ctx); err != nil {
+			return err
 		}
 		if !pause(wait, 10*askAgain) {
 			if err == nil {
@@ -164,7 +201,7 @@ func (f *Fleet) emptyNode(ctx context.Context, n *Node, o UpgradeOptions) error 
 // drainAll drains a node and waits until it serves no pair. A hand-over that is
 // not possible now is asked for again: the other replica may just be back. The
 // draining is ended in between, since release 0.1.0 hands over only at its begin.
-func (f *Fleet) drainAll(ctx context.Context, n *Node) error {
+func (f *Fleet) drainAll(ctx context.Context, n *Node, guard func(context.Context) error) error {
 	for {
 		_, err := Call(ctx, n, admin.Drain, admin.DrainRequest{On: true})
 		if err == nil {
@@ -174,6 +211,9 @@ func (f *Fleet) drainAll(ctx context.Context, n *Node) error {
 			return err
 		}
 		f.undrain(ctx, n)
+		if err := guard(ctx); err != nil {
+			return err
+		}
 		if !pause(ctx, 10*askAgain) {
 			return err
 		}
@@ -182,6 +222,9 @@ func (f *Fleet) drainAll(ctx context.Context, n *Node) error {
 		s, err := f.Status(ctx)
 		if err == nil && !s.serves(n.Name) && !slices.ContainsFunc(s.Pairs, func(p PairState) bool { return p.Serving == "" }) {
 			return nil
+		}
+		if err := guard(ctx); err != nil {
+			return err
 		}
 		if !pause(ctx, askAgain) {
 			return errors.New("the hand-over is not done in time")
@@ -240,15 +283,16 @@ func nodeWell(s *Status, step UpgradeStep, maxLag int64) error {
 	return nil
 }
 
-// await asks for the status until it is as well says, or the time is over.
+// await asks for the status until it is as well says, the time is over or a limit
+// is passed.
 func (f *Fleet) await(ctx context.Context, within time.Duration, well func(*Status) error) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
 		s, err := f.Status(ctx)
 		if err == nil {
-			if err = well(s); err == nil {
-				return nil
+			if err = well(s); err == nil || errors.As(err, new(passed)) {
+				return err
 			}
 		}
 		if !pause(ctx, 2*askAgain) {

@@ -8,6 +8,7 @@ package observe
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -158,7 +159,7 @@ func TestFailures(t *testing.T) {
 // TestExported: what real daemons export is well named, and no rule and no
 // panel reads a figure that nobody exports.
 func TestExported(t *testing.T) {
-	c := cluster.Start(t)
+	c := cluster.Start(t, "--relays", "2", "--pairs", "1", "--responder")
 	c.AwaitServing("pair1", 30e9)
 	exported := map[string]bool{}
 	for _, tier := range []*metrics.Tier{metrics.Relay, metrics.Backend, metrics.Witness, metrics.Every} {
@@ -210,7 +211,8 @@ func scrape(t *testing.T, addr string) []byte {
 	return text
 }
 
-// TestDashboard: it is JSON, and each panel asks Prometheus something.
+// TestDashboard: it is JSON, each panel asks Prometheus something that it can
+// read, and what an alert looks at can be looked at there too.
 func TestDashboard(t *testing.T) {
 	var d struct {
 		Title  string
@@ -225,9 +227,25 @@ func TestDashboard(t *testing.T) {
 	if len(d.Panels) == 0 {
 		t.Error("no panel")
 	}
-	for _, p := range d.Panels {
-		if len(p.Targets) == 0 || p.Targets[0].Expr == "" {
+	var rules strings.Builder // the panels' questions as rules, which promtool can read
+	rules.WriteString("groups:\n  - name: panels\n    rules:\n")
+	for i, p := range d.Panels {
+		if len(p.Targets) == 0 {
 			t.Errorf("panel %q asks nothing", p.Title)
+		}
+		for k, target := range p.Targets {
+			fmt.Fprintf(&rules, "      - {record: panel_%d_%d, expr: %q}\n", i, k, target.Expr)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "panels.yml")
+	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, nil, "check", "rules", file)
+	shown := read(t, dashboard)
+	for _, name := range metricName.FindAllString(read(t, filepath.Join(alerts, "postern.yml")), -1) {
+		if !regexp.MustCompile(`\b` + name + `\b`).MatchString(shown) {
+			t.Errorf("an alert looks at %s, and no panel does", name)
 		}
 	}
 }

@@ -411,6 +411,7 @@ func TestLocal(t *testing.T) {
 	l.apply("apply")
 	l.unchanged()
 	l.probe(oldRelease)
+	l.ipv6()
 	l.holes()
 
 	began := time.Now()

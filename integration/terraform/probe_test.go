@@ -1,12 +1,24 @@
 package terraform
 
 import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
+	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern-mail/postern/ha/drill/netns"
 )
 
 // specified is the matrix once more, written by hand from the specification's table
@@ -160,5 +172,55 @@ func (l *local) holes() {
 	slices.Sort(seen)
 	if err == nil || !slices.Equal(seen, want) {
 		t.Errorf("found %q, want %q", seen, want)
+	}
+}
+
+// ipv6: over IPv6 the relays are open to the Internet where they are over IPv4, refuse
+// the rest, and greet with a certificate for that address; the zones behind have none.
+func (l *local) ipv6() {
+	t := l.t
+	t.Helper()
+	const relay1 = "2001:db8:0:2::b"
+	dial := func(from string, port int) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return netns.Dial(ctx, l.prefix+"-"+from, "tcp", net.JoinHostPort(relay1, strconv.Itoa(port)))
+	}
+	var open []string
+	for _, port := range []int{22, 25, 53, 110, 143, 443, 465, 587, 993, 995, 1100, 1430, 2424, 7946, 8300, 8443, 9154} {
+		c, err := dial("internet", port)
+		switch {
+		case err == nil:
+			open = append(open, strconv.Itoa(port))
+			c.Close()
+		case !errors.Is(err, unix.EACCES):
+			t.Errorf("port %d over IPv6: %v, want a refusal by the firewall", port, err)
+		}
+	}
+	if got, want := strings.Join(open, " "), specified[[2]string{"internet", "relay"}]; got != want {
+		t.Errorf("over IPv6 the Internet reaches %s of a relay, want %s", got, want)
+	}
+	pem, err := os.ReadFile(filepath.Join(l.state, "operator", "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	c, err := dial("internet", 993)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	conn := tls.Client(c, &tls.Config{RootCAs: roots, ServerName: relay1, MinVersion: tls.VersionTLS12})
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "* OK ") {
+		t.Errorf("IMAP over IPv6: %q %v", line, err)
+	}
+	for _, from := range []string{"management", "pair1-a", "witness1", "directory"} {
+		if c, err := dial(from, 25); err == nil {
+			c.Close()
+			t.Errorf("%s reaches a relay over IPv6", from)
+		}
 	}
 }

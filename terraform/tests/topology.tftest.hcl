@@ -293,6 +293,41 @@ run "versions_and_addresses" {
   }
 }
 
+# A relay with IPv6: names, certificate, what it tells the others, and both firewalls.
+# The one without, and the tiers behind, have nothing of it.
+run "ipv6" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    public_addresses6 = { relay2 = "2001:db8::2" }
+  }
+  assert {
+    condition     = toset([for r in output.dns.records : "${r.name} ${r.value}" if r.type == "AAAA"]) == toset(["relay2.example.com 2001:db8::2", "mail.example.com 2001:db8::2"])
+    error_message = output.dns.zone_file
+  }
+  assert {
+    condition     = strcontains(output.dns.zone_file, "v=spf1 ip4:10.77.1.11 ip4:10.77.1.12 ip6:2001:db8::2 -all")
+    error_message = output.dns.zone_file
+  }
+  assert {
+    condition     = contains(output.certificates.relay2.public.addresses, "2001:db8::2") && !contains(output.certificates.relay1.public.addresses, "2001:db8::2")
+    error_message = jsonencode(output.certificates)
+  }
+  assert {
+    condition     = yamldecode(output.configs.relay2).public == { addresses = ["10.77.1.12", "2001:db8::2"] } && try(yamldecode(output.configs.relay1).public, {}) == {}
+    error_message = output.configs.relay2
+  }
+  assert {
+    condition = alltrue([for text in [output.firewalls.machine.relay2, output.firewalls.zone.outer] : toset(regexall("dport \\{ [0-9, ]+ \\}", join("\n", regexall("ip6 saddr 2000::/3 ip6 daddr .*", text)))) ==
+    toset(["dport { 25 }", "dport { 587, 465 }", "dport { 143, 993, 110, 995 }"]) && length(regexall("ip6 saddr .*2001:db8::2.* ip6 daddr 2000::/3 (tcp|udp) dport \\{ (25|53) \\}", text)) == 3])
+    error_message = "${output.firewalls.machine.relay2}${output.firewalls.zone.outer}"
+  }
+  assert {
+    condition     = !anytrue([for text in [output.firewalls.zone.inner, output.firewalls.machine.relay1, output.firewalls.machine["pair1-a"], output.firewalls.machine.witness1] : strcontains(text, "ip6 ")])
+    error_message = "IPv6 where there is none"
+  }
+}
+
 run "growth_moves_nobody" {
   command = plan
   module { source = "./modules/topology" }

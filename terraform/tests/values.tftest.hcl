@@ -134,6 +134,24 @@ run "public_address_twice" {
   expect_failures = [var.public_addresses]
 }
 
+run "ipv6_of_a_site_only" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    public_addresses6 = { relay1 = "fd00::1" }
+  }
+  expect_failures = [var.public_addresses6]
+}
+
+run "ipv6_twice" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    public_addresses6 = { relay1 = "2001:db8::1", relay2 = "2001:db8:0:0:0:0:0:1" }
+  }
+  expect_failures = [var.public_addresses6]
+}
+
 run "state_dir_that_climbs" {
   command = plan
   module { source = "./modules/topology" }

@@ -2,14 +2,16 @@
 # an inner firewall, a directory, and a DNS on a network that stands for the Internet.
 locals {
   internet  = "192.0.2.0/24"
+  internet6 = var.ipv6 ? "2001:db8:0:1::/64" : ""
+  dmz6      = var.ipv6 ? "2001:db8:0:2::/64" : ""
   resolver  = cidrhost(local.internet, 10)
   operator  = "${var.state_dir}/operator"
   site      = module.topology.zones["a"]
   directory = module.topology.directory.addresses[0]
   hosts = {
-    internet   = { zone = "internet", address = local.resolver }
-    directory  = { zone = "data", address = local.directory }
-    management = { zone = "mgmt", address = local.site.station }
+    internet   = { zone = "internet", address = local.resolver, address6 = var.ipv6 ? cidrhost(local.internet6, 10) : "" }
+    directory  = { zone = "data", address = local.directory, address6 = "" }
+    management = { zone = "mgmt", address = local.site.station, address6 = "" }
   }
   programs = { for v in distinct(values(var.versions)) : v => lookup(var.binaries, v, "${var.state_dir}/bin/${v}") }
   tool     = "${local.programs[var.versions.relay]}/postern"
@@ -49,9 +51,11 @@ module "topology" {
   versions     = var.versions
   state_dir    = "${var.state_dir}/{node}"
   operator_dir = local.operator
-  resolvers    = [local.resolver]
-  directory    = { base = "o=isp", start_tls = true, ca = "tls/ca.pem" }
-  options      = { for t in ["relay", "backend", "witness"] : t => merge({ log = { format = "text" } }, lookup(var.options, t, {})) }
+  # The relays' own; the networks behind the inner firewall have none.
+  public_addresses6 = var.ipv6 ? { for i in range(var.relays) : "relay${i + 1}" => cidrhost(local.dmz6, 11 + i) } : {}
+  resolvers         = [local.resolver]
+  directory         = { base = "o=isp", start_tls = true, ca = "tls/ca.pem" }
+  options           = { for t in ["relay", "backend", "witness"] : t => merge({ log = { format = "text" } }, lookup(var.options, t, {})) }
 }
 
 module "zones" {
@@ -60,6 +64,8 @@ module "zones" {
   state_dir = var.state_dir
   zones     = local.site
   internet  = local.internet
+  internet6 = local.internet6
+  dmz6      = local.dmz6
   firewalls = module.topology.firewalls.zone
   hosts     = local.hosts
 }

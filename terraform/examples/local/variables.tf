@@ -65,3 +65,10 @@ variable "options" {
   default     = {}
   nullable    = false
 }
+
+variable "ipv6" {
+  description = "Give the relays IPv6 addresses as well, where clients and other servers reach them."
+  type        = bool
+  default     = true
+  nullable    = false
+}

@@ -3,18 +3,19 @@
 locals {
   script = "${abspath(path.module)}/node.sh"
   environment = merge(var.ground.environment, {
-    ZONES   = var.ground.script
-    NAME    = var.name
-    TIER    = var.node.tier
-    ZONE    = var.node.zone
-    ADDRESS = var.node.address
-    DIR     = var.node.dir
-    PORT    = "n${substr(sha256(var.name), 0, 10)}"
-    IDS     = join(" ", var.ids)
-    CA      = var.operator_dir
+    ZONES    = var.ground.script
+    NAME     = var.name
+    TIER     = var.node.tier
+    ZONE     = var.node.zone
+    ADDRESS  = var.node.address
+    ADDRESS6 = var.node.address6
+    DIR      = var.node.dir
+    PORT     = "n${substr(sha256(var.name), 0, 10)}"
+    IDS      = join(" ", var.ids)
+    CA       = var.operator_dir
   })
   # Where the node stands; a change makes its machine anew. Its directory stays.
-  place = { ground = var.ground.id, tier = var.node.tier, zone = var.node.zone, address = var.node.address, dir = var.node.dir }
+  place = { ground = var.ground.id, tier = var.node.tier, zone = var.node.zone, address = var.node.address, address6 = var.node.address6, dir = var.node.dir }
 }
 
 resource "terraform_data" "machine" {

@@ -12,7 +12,7 @@ variable "name" {
 
 variable "node" {
   description = "An element of the output nodes of the topology module."
-  type        = object({ tier = string, zone = string, address = string, dir = string })
+  type        = object({ tier = string, zone = string, address = string, address6 = optional(string, ""), dir = string })
   nullable    = false
 
   validation {

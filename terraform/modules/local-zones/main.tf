@@ -14,6 +14,8 @@ locals {
     MGMT     = var.zones.networks.mgmt
     MGMT_GW  = var.zones.gateways.mgmt
     INNER    = var.zones.inner
+    WORLD6   = var.internet6 == "" ? "" : cidrhost(var.internet6, 1)
+    DMZ6     = var.dmz6 == "" ? "" : cidrhost(var.dmz6, 1)
   }
 }
 
@@ -61,7 +63,7 @@ resource "terraform_data" "firewall" {
 resource "terraform_data" "host" {
   for_each = var.hosts
   input = { script = local.script, environment = merge(local.environment, {
-    NAME = each.key, ZONE = each.value.zone, ADDRESS = each.value.address, PORT = "h${substr(sha256(each.key), 0, 10)}"
+    NAME = each.key, ZONE = each.value.zone, ADDRESS = each.value.address, ADDRESS6 = each.value.address6, PORT = "h${substr(sha256(each.key), 0, 10)}"
   }) }
   triggers_replace = [terraform_data.zones.id, each.value]
 

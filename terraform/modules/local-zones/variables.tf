@@ -43,6 +43,30 @@ variable "internet" {
   }
 }
 
+variable "internet6" {
+  description = "IPv6 network of the same, /64, and dmz6 that of the relays. Empty: IPv4 alone. Zones behind the inner firewall have none."
+  type        = string
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = var.internet6 == "" || (can(cidrhost(var.internet6, 1)) && endswith(var.internet6, "::/64"))
+    error_message = "internet6: want an IPv6 network of /64."
+  }
+}
+
+variable "dmz6" {
+  description = "IPv6 network of the dmz, /64."
+  type        = string
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = (var.dmz6 == "") == (var.internet6 == "") && (var.dmz6 == "" || (can(cidrhost(var.dmz6, 1)) && endswith(var.dmz6, "::/64")))
+    error_message = "dmz6: want an IPv6 network of /64, with internet6."
+  }
+}
+
 variable "firewalls" {
   description = "nftables of the firewalls outer and inner: the output firewalls of the topology module, zone."
   type        = map(string)
@@ -55,8 +79,8 @@ variable "firewalls" {
 }
 
 variable "hosts" {
-  description = "Hosts besides the nodes: their zone (internet, dmz, data or mgmt) and address."
-  type        = map(object({ zone = string, address = string }))
+  description = "Hosts besides the nodes: their zone (internet, dmz, data or mgmt), address, and perhaps IPv6 address."
+  type        = map(object({ zone = string, address = string, address6 = optional(string, "") }))
   default     = {}
   nullable    = false
 

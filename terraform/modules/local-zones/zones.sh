@@ -59,11 +59,18 @@ bridge() { # NAME BRIDGE ADDRESS
 	setting "$1" bridge/bridge-nf-call-ip6tables 0
 }
 
+# bridge6 NAME BRIDGE ADDRESS: its IPv6 address too, if there is one.
+bridge6() {
+	if [ -n "$3" ]; then ip -n "$PREFIX-$1" addr add "$3/64" dev "$2" nodad; fi
+}
+
 up() {
 	make outer
 	make inner
 	bridge outer internet "$WORLD_GW"
 	bridge outer dmz "$DMZ_GW"
+	bridge6 outer internet "$WORLD6"
+	bridge6 outer dmz "$DMZ6"
 	bridge inner data "$DATA_GW"
 	bridge inner mgmt "$MGMT_GW"
 	ip link add inner netns "$PREFIX-outer" type veth peer name uplink netns "$PREFIX-inner"
@@ -78,6 +85,7 @@ up() {
 firewall() {
 	printf '%s' "$RULES" | inside "$1" nft -f -
 	setting "$1" ipv4/ip_forward 1
+	setting "$1" ipv6/conf/all/forwarding 1
 }
 
 # gate is the firewall that the zone hangs on.
@@ -109,6 +117,15 @@ host() {
 	mgmt) way=$MGMT_GW ;;
 	esac
 	ip -n "$PREFIX-$NAME" route add default via "$way"
+	if [ -n "$ADDRESS6" ]; then
+		ip -n "$PREFIX-$NAME" addr add "$ADDRESS6/64" dev eth0 nodad
+		case $ZONE in
+		internet) way=$WORLD6 ;;
+		dmz) way=$DMZ6 ;;
+		*) fail "$NAME: no IPv6 in $ZONE" ;;
+		esac
+		ip -n "$PREFIX-$NAME" route add default via "$way"
+	fi
 	if [ "$ZONE" = dmz ]; then
 		ip -n "$PREFIX-$NAME" route add "$DATA" via "$INNER"
 		ip -n "$PREFIX-$NAME" route add "$MGMT" via "$INNER"

@@ -35,7 +35,8 @@ locals {
       var.directory.bind_dn == "" ? {} : { bind_dn = var.directory.bind_dn, password_file = var.directory.password_file },
       var.directory.start_tls ? { start_tls = true } : {},
     var.directory.ca == "" ? {} : { ca = var.directory.ca })
-    dns = { servers = [for a in var.resolvers : "${a}:53"] }
+    dns    = { servers = [for a in var.resolvers : "${a}:53"] }
+    public = contains(keys(local.public6), name) ? { addresses = [local.public[name], local.public6[name]] } : {}
     pairs = flatten([for pair in local.pair_names : [for m in local.members[pair] : {
       pair = pair
       node = m.node
@@ -70,7 +71,7 @@ locals {
     }
     public = {
       dns_names = n.tier == "relay" ? distinct([local.hostnames[name], "mail.${var.domain}"]) : []
-      addresses = n.tier == "relay" ? distinct([n.address, lookup(var.public_addresses, name, n.address)]) : []
+      addresses = n.tier == "relay" ? distinct(concat([n.address, lookup(var.public_addresses, name, n.address)], [for x, a in local.public6 : a if x == name])) : []
     }
   } }
 }

@@ -15,6 +15,10 @@ output "cluster" {
     error_message = "public_addresses: there is no relay of that name."
   }
   precondition {
+    condition     = alltrue([for r in keys(var.public_addresses6) : contains(keys(local.relay_nodes), r)])
+    error_message = "public_addresses6: there is no relay of that name."
+  }
+  precondition {
     condition     = alltrue([for n in keys(var.generations) : contains(keys(merge(local.backend_nodes, local.witness_nodes)), n)])
     error_message = "generations: there is no backend or witness of that name."
   }
@@ -25,9 +29,10 @@ output "cluster" {
 }
 
 output "nodes" {
-  description = "Every node: tier, zone, site, failure_domain, host, address, hostname, version, dir (of its state), roles (of a relay), groups (pairs of which it holds a member), services (ports by name)."
+  description = "Every node: tier, zone, site, failure_domain, host, address, address6 (of a relay, or empty), hostname, version, dir (of its state), roles (of a relay), groups (pairs of which it holds a member), services (ports by name)."
   value = { for name, n in local.nodes : name => {
     tier     = n.tier, zone = n.zone, site = n.site, failure_domain = n.failure_domain, host = n.host, address = n.address
+    address6 = lookup(local.public6, name, "")
     hostname = local.hostnames[name], version = var.versions[n.tier], dir = local.dirs[name]
     roles    = n.roles, groups = n.groups, services = n.services
   } }

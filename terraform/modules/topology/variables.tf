@@ -336,6 +336,22 @@ variable "public_addresses" {
   }
 }
 
+variable "public_addresses6" {
+  description = "IPv6 addresses of relays by name, on the relays' own interfaces: for DNS, certificates and the firewalls. Behind the dmz the cluster speaks IPv4."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for a in values(var.public_addresses6) : can(regex("^[23][0-9a-f]{3}:[0-9a-f:]+$", a)) && can(cidrhost("${a}/128", 0))])
+    error_message = "public_addresses6: want global IPv6 addresses (2000::/3) in lower case."
+  }
+  validation {
+    condition     = length(distinct([for a in values(var.public_addresses6) : try(cidrhost("${a}/128", 0), a)])) == length(var.public_addresses6)
+    error_message = "public_addresses6: two relays have the same."
+  }
+}
+
 variable "dns_ttl" {
   description = "Time to live of the DNS records, in seconds."
   type        = number

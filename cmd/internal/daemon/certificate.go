@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// lookAtCertificate is how often the end of the certificate is compared with
-// the clock.
-const lookAtCertificate = time.Minute
+// lookAtCertificate is how often the end of the certificate, which may have been
+// replaced, is compared with the clock, besides at that end itself.
+const lookAtCertificate = 5 * time.Second
 
 // certificateSteps are the times before the end at which it is logged, once
 // each; the last is the end itself.
@@ -29,11 +29,16 @@ func certificateStep(left time.Duration) int {
 // watchCertificate logs, until ctx ends, that the certificate whose end is end
 // is near it or past it. A certificate that has replaced another starts anew.
 func watchCertificate(ctx context.Context, end func() time.Time, log *slog.Logger) {
-	tick := time.NewTicker(lookAtCertificate)
-	defer tick.Stop()
+	look := time.NewTimer(0)
+	defer look.Stop()
 	var known time.Time
 	said := 0
 	for {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
 		at := end()
 		if !at.Equal(known) {
 			known, said = at, 0
@@ -47,10 +52,10 @@ func watchCertificate(ctx context.Context, end func() time.Time, log *slog.Logge
 				log.Warn("this node's certificate expires soon", "end", at, "left", left.Round(time.Minute))
 			}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
+		next := lookAtCertificate
+		if left > 0 {
+			next = min(next, left)
 		}
+		look.Reset(next)
 	}
 }

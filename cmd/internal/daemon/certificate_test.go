@@ -38,6 +38,9 @@ func TestWatchCertificate(t *testing.T) {
 		pass(time.Hour, 4, 1)
 		set(90 * day)
 		pass(day, 4, 1)
+		set(90 * time.Second) // all three steps at once, and the end when it is there
+		pass(70*time.Second, 5, 1)
+		pass(21*time.Second, 5, 2)
 		cancel()
 		synctest.Wait()
 	})

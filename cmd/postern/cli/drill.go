@@ -198,7 +198,7 @@ alone. drill run --namespaces does the same when it begins.`,
 func (fl *drillFlags) flags(c *cobra.Command, long time.Duration, senders, rate, sessions int) {
 	f := c.Flags()
 	f.StringVar(&fl.dir, "dir", "", "folder of a development cluster")
-	f.StringVar(&fl.other, "other", "", "folder with the programs of another release, for rolling-upgrade on a development cluster")
+	f.StringVar(&fl.other, "other", "", "folder with the programs of another release, for rolling-upgrade on a development cluster or in namespaces")
 	f.StringVar(&fl.logs, "logs", "", "folder for the logs of the nodes in namespaces, which are gone otherwise")
 	f.BoolVar(&fl.namespaces, "namespaces", false, "make a cluster in network namespaces")
 	f.StringVar(&fl.cluster, "cluster", "", "file that describes a cluster and what may be done to it")

@@ -32,8 +32,7 @@ type devTarget struct {
 	hit   map[string]int // pids of nodes when a fault was put on them
 	owner int            // pid of postern dev while it is frozen
 
-	other string            // folder with the programs of another release
-	own   map[string]string // by role, that of the programs before an upgrade
+	releases *releases
 }
 
 // openDevDrill finds the cluster in dir.
@@ -46,7 +45,8 @@ func openDevDrill(dir, other string) (*devTarget, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &devTarget{dir: dir, file: file, tls: conf, control: admin.NewUnixClient(dev.ControlSocket(dir)), hit: map[string]int{}, other: other, own: map[string]string{}}
+	t := &devTarget{dir: dir, file: file, tls: conf, control: admin.NewUnixClient(dev.ControlSocket(dir)), hit: map[string]int{}}
+	t.releases = t.releasesOf(other)
 	for _, r := range file.Relays {
 		t.nodes = append(t.nodes, drill.Node{Name: r.Name, Role: drill.RoleRelay, SMTP: r.SMTP, IMAPS: r.IMAPS, Admin: admin.NewUnixClient(r.Admin)})
 	}
@@ -104,10 +104,7 @@ func (t *devTarget) Can(k drill.Kind) error {
 	case drill.ExpireCert, drill.RenewCert:
 		return nil
 	case drill.Upgrade, drill.Rollback:
-		if t.other == "" {
-			return errors.New("no other release is named: --other DIR")
-		}
-		return nil
+		return t.releases.can()
 	case drill.DirectoryOff, drill.DirectoryOn:
 		if !canFindOwner {
 			return errors.New("the process of postern dev cannot be found on this system")
@@ -141,9 +138,9 @@ func (t *devTarget) Do(ctx context.Context, a drill.Action) error {
 	case drill.RenewCert:
 		err = t.certs().Renew(a.Node, 0)
 	case drill.Upgrade:
-		err = t.upgrade(ctx, a.Node)
+		err = t.releases.upgrade(ctx, a.Node)
 	case drill.Rollback:
-		err = t.rollback(ctx, a.Node)
+		err = t.releases.rollback(ctx, a.Node)
 	case drill.DirectoryOff:
 		err = t.freeze()
 	case drill.DirectoryOn:
@@ -251,7 +248,7 @@ func (t *devTarget) Real(ctx context.Context, a drill.Action) (string, error) {
 		addr := strings.TrimPrefix(t.file.Directory.URL, "ldap://")
 		return drill.DirectorySilent(ctx, addr, t.Dial)
 	case drill.Upgrade:
-		return t.seeRelease(a.Node)
+		return t.releases.see(a.Node)
 	case drill.Drain:
 		return "asked by the admin API", nil
 	}

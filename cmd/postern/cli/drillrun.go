@@ -67,7 +67,7 @@ func (fl *drillFlags) target() (opener, error) {
 			if err != nil {
 				return nil, nil, err
 			}
-			return lab, func() error {
+			return newLabTarget(lab, fl.other), func() error {
 				var err error
 				if fl.logs != "" {
 					err = lab.SaveLogs(filepath.Join(fl.logs, s.Name))

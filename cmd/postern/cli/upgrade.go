@@ -264,22 +264,26 @@ func (a *app) replacer(u *upgrade) (func(context.Context, fleet.UpgradeStep) err
 	if err != nil {
 		return nil, err
 	}
-	path := dev.ControlSocket(a.target.dir)
-	if _, err := os.Stat(path); err != nil {
+	if _, err := os.Stat(dev.ControlSocket(a.target.dir)); err != nil {
 		return nil, couldNotRun{fmt.Errorf("no development cluster runs in %s", a.target.dir)}
 	}
 	return func(ctx context.Context, s fleet.UpgradeStep) error {
-		cl := admin.NewUnixClient(path)
-		defer cl.Close()
-		ctx, cancel := context.WithTimeout(ctx, changeWithin)
-		defer cancel()
-		_, err := admin.Call(ctx, cl, dev.ReplaceNode, dev.ReplaceRequest{Node: s.Node, Binaries: dir})
-		var refused *admin.Error
-		if errors.As(err, &refused) && refused.Status == 404 {
-			return fmt.Errorf("the supervisor is of a release that replaces no programs: %w", err)
-		}
-		return err
+		return replaceDev(ctx, a.target.dir, s.Node, dir)
 	}, nil
+}
+
+// replaceDev has the supervisor of a development cluster change a node's program.
+func replaceDev(ctx context.Context, cluster, node, binaries string) error {
+	cl := admin.NewUnixClient(dev.ControlSocket(cluster))
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, changeWithin)
+	defer cancel()
+	_, err := admin.Call(ctx, cl, dev.ReplaceNode, dev.ReplaceRequest{Node: node, Binaries: binaries})
+	var refused *admin.Error
+	if errors.As(err, &refused) && refused.Status == 404 {
+		return fmt.Errorf("the supervisor is of a release that replaces no programs: %w", err)
+	}
+	return err
 }
 
 func printPlan(w io.Writer, p *fleet.UpgradePlan) error {

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,10 +65,26 @@ type Fleet struct {
 	own     *tlsconf.Store    // the operator's certificate, for admin ports
 	ca      string            // file of the CAs that it trusts
 	timeout time.Duration
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error) // of probes; nil: from here
 }
 
 // ErrTarget marks a Target by which no cluster can be found.
 var ErrTarget = errors.New("no cluster")
+
+// Member is a node of a Fleet that is not found but given.
+type Member struct {
+	Name, Role, Pair string
+	Client           *admin.Client
+}
+
+// Of is the cluster of members, whose services are reached by dial.
+func Of(members []Member, dial func(ctx context.Context, network, addr string) (net.Conn, error), timeout time.Duration) *Fleet {
+	f := &Fleet{timeout: timeout, dial: dial}
+	for _, m := range members {
+		f.Nodes = append(f.Nodes, &Node{Name: m.Name, Role: m.Role, Pair: m.Pair, Addr: m.Name, client: m.Client})
+	}
+	return f
+}
 
 // Open finds the nodes of t.
 func Open(ctx context.Context, t Target) (*Fleet, error) {

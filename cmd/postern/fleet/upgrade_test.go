@@ -193,12 +193,12 @@ func TestShut(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	if err := greet(t.Context(), addr, ""); err == nil || shut(err) {
+	if err := greet(t.Context(), nil, addr, ""); err == nil || shut(err) {
 		t.Errorf("nobody listens: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer cancel()
-	if err := greet(ctx, addr, ""); !shut(err) {
+	if err := greet(ctx, nil, addr, ""); !shut(err) {
 		t.Errorf("no answer in time: %v", err)
 	}
 	for err, want := range map[error]bool{

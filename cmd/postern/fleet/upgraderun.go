@@ -324,7 +324,7 @@ func (f *Fleet) probe(ctx context.Context, n *Node) error {
 				if m.Role != Relay {
 					want = "" // these ask for a relay's certificate
 				}
-				err := greet(ctx, addr, want)
+				err := greet(ctx, f.dial, addr, want)
 				if m.Role != Relay && shut(err) {
 					return nil
 				}
@@ -348,10 +348,14 @@ func shut(err error) bool {
 	return false
 }
 
-func greet(ctx context.Context, addr, want string) error {
+// greet speaks to a service; dial is nil from here.
+func greet(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error), addr, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	c, err := dial(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}

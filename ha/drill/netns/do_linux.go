@@ -17,7 +17,7 @@ import (
 func (lab *Lab) Can(k drill.Kind) error {
 	switch {
 	case k == drill.Upgrade || k == drill.Rollback:
-		return errors.New("another release needs a development cluster: --dir, and --other with its programs")
+		return errors.New("no other release is named: --other DIR")
 	case k == drill.SkewClock || k == drill.SetClock:
 		if _, err := os.Stat(filepath.Join(lab.o.Bin, adjustable)); err != nil {
 			return errors.New("the clock of these programs cannot be set: integration/tools/skewclock builds some")
@@ -28,6 +28,31 @@ func (lab *Lab) Can(k drill.Kind) error {
 		return errors.New("the disks of this cluster are the host's")
 	}
 	return nil
+}
+
+// Replace stops the program of a node and starts the one of the same name in a
+// folder.
+func (lab *Lab) Replace(node, folder string) error {
+	p := lab.procs[node]
+	if p == nil {
+		return fmt.Errorf("no node %q", node)
+	}
+	if err := p.stop(syscall.SIGTERM); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.bin = filepath.Join(folder, filepath.Base(p.bin))
+	p.mu.Unlock()
+	return p.start()
+}
+
+// PID is the process of a node.
+func (lab *Lab) PID(node string) (int, error) {
+	p := lab.procs[node]
+	if p == nil {
+		return 0, fmt.Errorf("no node %q", node)
+	}
+	return p.pid(), nil
 }
 
 // Do makes a fault or takes it back.

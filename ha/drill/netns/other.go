@@ -33,6 +33,12 @@ func Start(context.Context, Options) (*Lab, error) { return nil, errLinux }
 // Close does nothing.
 func (*Lab) Close() error { return nil }
 
+// Replace returns why it cannot.
+func (*Lab) Replace(string, string) error { return errLinux }
+
+// PID returns why it cannot.
+func (*Lab) PID(string) (int, error) { return 0, errLinux }
+
 func haveDiskTools() error { return errLinux }
 
 // Clean finds nothing.

@@ -88,6 +88,8 @@ func (n *Netgroups) find(ctx context.Context, name string) (*directory.Entry, er
 	switch {
 	case errors.Is(err, directory.ErrTooMany):
 		return nil, fmt.Errorf("%w: there are several netgroups %q", errRefused, name)
+	case errors.Is(err, directory.ErrNotFound):
+		return nil, fmt.Errorf("netgroup %q: %w: what netgroups are below is missing", name, directory.ErrMisconfigured)
 	case err != nil:
 		return nil, fmt.Errorf("netgroup %q: %w", name, err)
 	case len(found) == 0:

@@ -12,6 +12,7 @@ import (
 	"github.com/postern-mail/postern/relay/login"
 	"github.com/postern-mail/postern/relay/proxy"
 	"github.com/postern-mail/postern/shared/auth"
+	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/cache"
 	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/ldap"
@@ -132,6 +133,12 @@ func TestNetgroupsAway(t *testing.T) {
 		t.Errorf("outside of the bases: %v", err)
 	}
 	d := dirtest.Dial(t, server, func(c *ldap.Config) { c.NetgroupBase = "o=hosts" })
+	if url, err = ldap.Netgroups("ou=none,o=hosts", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := login.Has(t.Context(), &login.Netgroups{Directory: d, URL: url}, "desks", "", &login.Client{}); !errors.Is(err, directory.ErrMisconfigured) || errors.Is(err, directory.ErrNotFound) {
+		t.Errorf("no base: %v", err)
+	}
 	d.Close()
 	if _, err := login.Has(t.Context(), &login.Netgroups{Directory: d, URL: url}, "desks", "", &login.Client{}); err == nil || strings.HasPrefix(err.Error(), "refused") {
 		t.Errorf("away: %v", err)

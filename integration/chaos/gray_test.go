@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,20 +21,12 @@ const afterServing = 1500 * time.Millisecond
 // TestFrozen freezes the serving replica, which closes no connection: mail goes
 // on with the other one as soon as that serves, and so does a user's session.
 func TestFrozen(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIP: needs a running cluster")
-	}
 	trials := 3
 	if nightly() {
 		trials = 20
 	}
-	c := cluster.Start(t, "--users", "10")
+	c, led, end := underLoad(t, cluster.Load{Senders: 4, Size: 2 << 10, Pause: 5 * time.Millisecond}, "--users", "10")
 	pair := c.Info().Pairs[0]
-	led, stop := cluster.NewLedger(), make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		cluster.Load{Senders: 4, Addrs: smtpAddrs(c), Recipients: recipients(c), Size: 2 << 10, Pause: 5 * time.Millisecond}.Run(led, stop)
-	})
 	var mail, sessions []time.Duration
 	for range trials {
 		awaitReplicas(t, c, pair.Name)
@@ -53,8 +44,7 @@ func TestFrozen(t *testing.T) {
 			t.Errorf("the session was back %v after the other replica served", d)
 		}
 	}
-	close(stop)
-	wg.Wait()
+	end()
 	slices.Sort(mail)
 	slices.Sort(sessions)
 	t.Logf("freeze to next acknowledgement: p50 %v, max %v; session back: p50 %v, max %v (%d trials)",

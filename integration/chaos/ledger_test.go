@@ -44,6 +44,27 @@ func recipients(c *cluster.Cluster) (addrs []string) {
 	return addrs
 }
 
+// underLoad starts a cluster and senders that go to every user by every relay
+// until end is called, or the test is over.
+func underLoad(t *testing.T, l cluster.Load, flags ...string) (c *cluster.Cluster, led *cluster.Ledger, end func()) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIP: needs a running cluster")
+	}
+	c = cluster.Start(t, flags...)
+	l.Addrs, l.Recipients = smtpAddrs(c), recipients(c)
+	led = cluster.NewLedger()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { l.Run(led, stop) })
+	end = sync.OnceFunc(func() {
+		close(stop)
+		wg.Wait()
+	})
+	t.Cleanup(end)
+	return c, led, end
+}
+
 // TestLedger kills the serving replica, the other one, the witness and a relay
 // in turn every five seconds under 64 senders.
 func TestLedger(t *testing.T) {
@@ -126,20 +147,12 @@ func TestWitnessCarries(t *testing.T) {
 // TestFailoverTime measures from kill -9 of the serving replica to the next
 // acknowledged delivery, and a planned transfer.
 func TestFailoverTime(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIP: needs a running cluster")
-	}
 	trials := 5
 	if nightly() {
 		trials = 20
 	}
-	c := cluster.Start(t, "--users", "10")
+	c, led, end := underLoad(t, cluster.Load{Senders: 4, Size: 2 << 10, Pause: 5 * time.Millisecond}, "--users", "10")
 	pair := c.Info().Pairs[0]
-	led, stop := cluster.NewLedger(), make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		cluster.Load{Senders: 4, Addrs: smtpAddrs(c), Recipients: recipients(c), Size: 2 << 10, Pause: 5 * time.Millisecond}.Run(led, stop)
-	})
 	var kills, transfers []time.Duration
 	for range trials {
 		awaitReplicas(t, c, pair.Name)
@@ -165,8 +178,7 @@ func TestFailoverTime(t *testing.T) {
 		time.Sleep(time.Second)
 		transfers = append(transfers, gapAround(led, at, done))
 	}
-	close(stop)
-	wg.Wait()
+	end()
 	slices.Sort(kills)
 	slices.Sort(transfers)
 	t.Logf("kill -9 to next acknowledgement: p50 %v, max %v (%d trials)", kills[len(kills)/2], kills[len(kills)-1], trials)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -39,16 +38,8 @@ func memberIDs(c *cluster.Cluster, pair string) map[string]string {
 // begins too late for it: nobody does anything, and it is a complete member
 // again, under another id.
 func TestSelfReseed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIP: needs a running cluster")
-	}
-	c := cluster.Start(t, "--users", "20")
+	c, led, end := underLoad(t, cluster.Load{Senders: 8, Size: 10 << 10, Pause: 20 * time.Millisecond}, "--users", "20")
 	pair := c.Info().Pairs[0]
-	led, stop := cluster.NewLedger(), make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		cluster.Load{Senders: 8, Addrs: smtpAddrs(c), Recipients: recipients(c), Size: 10 << 10, Pause: 20 * time.Millisecond}.Run(led, stop)
-	})
 	await(t, "mail comes in", 20*time.Second, func() bool { ok, _, _ := led.Counts(); return ok > 200 })
 	behind := otherData(pair, c.AwaitServing(pair.Name, 10*time.Second))
 	was := memberIDs(c, pair.Name)[behind]
@@ -79,8 +70,7 @@ func TestSelfReseed(t *testing.T) {
 	if during == before {
 		t.Error("no mail came in while the replica was made anew")
 	}
-	close(stop)
-	wg.Wait()
+	end()
 	ok, refused, unknown := led.Counts()
 	t.Logf("acknowledged %d (%d while %s was made anew), refused %d, unknown %d, longest gap %v", ok, during-before, behind, refused, unknown, led.LongestGap())
 	awaitEmptyQueues(t, c, 60*time.Second)

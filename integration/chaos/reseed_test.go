@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,16 +15,8 @@ import (
 // one made in its place: same node, new id, mail flowing all the time. Then it
 // does the same with the witness.
 func TestReseed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIP: needs a running cluster")
-	}
-	c := cluster.Start(t, "--users", "20")
+	c, led, end := underLoad(t, cluster.Load{Senders: 16, Size: 10 << 10, Pause: 20 * time.Millisecond}, "--users", "20")
 	pair := c.Info().Pairs[0]
-	led, stop := cluster.NewLedger(), make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		cluster.Load{Senders: 16, Addrs: smtpAddrs(c), Recipients: recipients(c), Size: 10 << 10, Pause: 20 * time.Millisecond}.Run(led, stop)
-	})
 	time.Sleep(2 * time.Second)
 	lost := c.AwaitServing(pair.Name, 10*time.Second)
 	wipe(t, c, pair, lost)
@@ -57,8 +48,7 @@ func TestReseed(t *testing.T) {
 	if _, err := c.Postern("node", "start", other); err != nil {
 		t.Fatal(err)
 	}
-	close(stop)
-	wg.Wait()
+	end()
 	ok, refused, unknown := led.Counts()
 	t.Logf("acknowledged %d, refused %d, unknown %d, longest gap %v", ok, refused, unknown, led.LongestGap())
 	awaitEmptyQueues(t, c, 60*time.Second)

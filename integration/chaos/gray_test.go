@@ -11,6 +11,7 @@ import (
 
 	"github.com/emersion/go-imap/v2/imapclient"
 
+	"github.com/postern-mail/postern/ha/drill"
 	"github.com/postern-mail/postern/integration/cluster"
 )
 
@@ -31,7 +32,7 @@ func TestFrozen(t *testing.T) {
 	for range trials {
 		awaitReplicas(t, c, pair.Name)
 		victim := c.AwaitServing(pair.Name, 15*time.Second)
-		at, moved, back := freeze(t, c, pair, victim)
+		at, moved, back := freeze(t, c, led, pair, victim)
 		ack, ok := led.FirstAckAfter(at)
 		if !ok {
 			t.Fatal("no acknowledgement after the freeze")
@@ -56,7 +57,7 @@ func TestFrozen(t *testing.T) {
 
 // freeze freezes a replica for some seconds with a user at work. It returns when
 // that was, when the other replica served, and when the user was at work again.
-func freeze(t *testing.T, c *cluster.Cluster, pair cluster.Pair, victim string) (at, moved, back time.Time) {
+func freeze(t *testing.T, c *cluster.Cluster, led *cluster.Ledger, pair cluster.Pair, victim string) (at, moved, back time.Time) {
 	t.Helper()
 	u := c.Info().Users[0]
 	cl := login(t, c, u)
@@ -70,6 +71,10 @@ func freeze(t *testing.T, c *cluster.Cluster, pair cluster.Pair, victim string) 
 		t.Fatal(err)
 	}
 	defer syscall.Kill(pid, syscall.SIGCONT)
+	await(t, victim+" is stopped", 5*time.Second, func() bool {
+		state, err := drill.ProcessState(pid)
+		return err == nil && state == "T"
+	})
 	for works(cl) != nil {
 		cl.Close()
 		cl = login(t, c, u)
@@ -79,7 +84,10 @@ func freeze(t *testing.T, c *cluster.Cluster, pair cluster.Pair, victim string) 
 		moved = servedSince(t, c, pair, otherData(pair, victim), at)
 		return !moved.IsZero()
 	})
-	await(t, "mail is acknowledged", 10*time.Second, func() bool { return time.Since(back) > afterServing })
+	await(t, "mail is acknowledged", 10*time.Second, func() bool {
+		_, ok := led.FirstAckAfter(at)
+		return ok && time.Since(back) > afterServing
+	})
 	return at, moved, back
 }
 

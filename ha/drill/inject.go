@@ -168,6 +168,9 @@ func (f *field) handOver(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if now := ask(ctx, f.t, f.pair).serving(); now != "" && now != was {
+			break // it did, and answered before it knew
+		}
 		// A pair may refuse for the moment, and serve on.
 		if !errors.Is(err, admin.ErrConflict) || n == attempts {
 			return f.expect(false, "the pair hands over", "asked %d times: %v", n, err)

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -66,6 +67,30 @@ func (a Attributes) First(name string) string {
 		return v[0]
 	}
 	return ""
+}
+
+// Clone is a copy that shares nothing with a.
+func (a Attributes) Clone() Attributes {
+	out := make(Attributes, len(a))
+	for i := range a {
+		out[i] = Attribute{Name: a[i].Name, Values: slices.Clone(a[i].Values)}
+	}
+	return out
+}
+
+// Put replaces the values of an attribute; without any it is gone. Without a
+// name nothing happens: the site has no such attribute.
+func (a *Attributes) Put(name string, values ...string) {
+	i := slices.IndexFunc(*a, func(have Attribute) bool { return strings.EqualFold(have.Name, name) })
+	switch {
+	case name == "":
+	case i < 0 && len(values) > 0:
+		*a = append(*a, Attribute{Name: name, Values: values})
+	case i >= 0 && len(values) == 0:
+		*a = slices.Delete(*a, i, i+1)
+	case i >= 0:
+		(*a)[i].Values = values
+	}
 }
 
 // Entry is a user or a group. It is read-only.

@@ -8,26 +8,10 @@ import (
 	"github.com/postern-mail/postern/shared/directory/ldap"
 )
 
-func clone(raw directory.Attributes) directory.Attributes {
-	out := make(directory.Attributes, len(raw))
-	for i, a := range raw {
-		out[i] = directory.Attribute{Name: a.Name, Values: slices.Clone(a.Values)}
-	}
-	return out
-}
+func clone(raw directory.Attributes) directory.Attributes { return raw.Clone() }
 
 // put replaces the values of an attribute; without any it is gone.
-func put(raw *directory.Attributes, name string, values ...string) {
-	i := slices.IndexFunc(*raw, func(a directory.Attribute) bool { return strings.EqualFold(a.Name, name) })
-	switch {
-	case i < 0 && len(values) > 0:
-		*raw = append(*raw, directory.Attribute{Name: name, Values: values})
-	case i >= 0 && len(values) == 0:
-		*raw = slices.Delete(*raw, i, i+1)
-	case i >= 0:
-		(*raw)[i].Values = values
-	}
-}
+func put(raw *directory.Attributes, name string, values ...string) { raw.Put(name, values...) }
 
 // more adds values that are not there, less takes values away; both compare
 // without case.
@@ -47,6 +31,9 @@ func less(have, take []string) []string {
 func holds(list []string, v string) bool {
 	return slices.ContainsFunc(list, func(have string) bool { return strings.EqualFold(have, v) })
 }
+
+// Diff is what differs between two states of an entry, by name: see diff.
+func Diff(old, raw directory.Attributes) []Edit { return diff(old, raw) }
 
 // diff is what differs between two states of an entry, by name. Attributes that
 // servers keep themselves are not among them.

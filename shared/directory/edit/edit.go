@@ -47,6 +47,8 @@ const (
 	User   Kind = "user"
 	Group  Kind = "group"
 	Other  Kind = "other" // a container, by LDIF only
+	// Mailbox is no entry but what a pair holds of a user, for Record.
+	Mailbox Kind = "mailbox"
 )
 
 // Op is what is done.
@@ -141,6 +143,9 @@ type Config struct {
 	// DryRun changes nothing. Later requests see what earlier ones would have
 	// done.
 	DryRun bool
+	// Faulty takes it that an entry has faults already: only those of what is
+	// changed refuse the change.
+	Faulty bool
 }
 
 // Editor changes a directory. It is for one goroutine.
@@ -175,6 +180,54 @@ func New(cfg Config) (*Editor, error) {
 
 // Schema is the schema that entries are written by.
 func (ed *Editor) Schema() *directory.Schema { return ed.s }
+
+// Directory is the directory that is changed.
+func (ed *Editor) Directory() *ldap.Directory { return ed.d }
+
+// DryRun reports whether nothing is changed.
+func (ed *Editor) DryRun() bool { return ed.cfg.DryRun }
+
+// Record makes a line of the audit log about something that is not in the
+// directory, and returns when it is on disk.
+func (ed *Editor) Record(res *Result, err error) error {
+	if ed.broken != nil {
+		return ed.broken
+	}
+	if ed.cfg.Audit == nil {
+		return nil
+	}
+	aerr := ed.cfg.Audit.write(res, err)
+	if aerr == nil {
+		aerr = ed.cfg.Audit.file.Sync()
+	}
+	if aerr != nil {
+		ed.broken = fmt.Errorf("audit log: %w; nothing more is changed", aerr)
+	}
+	return ed.broken
+}
+
+// Write makes a change that was judged elsewhere, with its line of the audit log.
+func (ed *Editor) Write(ctx context.Context, res *Result) error {
+	if ed.broken != nil || ed.cfg.DryRun {
+		return ed.broken
+	}
+	_, err := ed.do(ctx, res, nil, func() error {
+		switch res.Op {
+		case Add:
+			var raw directory.Attributes
+			for _, e := range res.Changes {
+				raw.Put(e.Attribute, e.New...)
+			}
+			return ed.d.Add(ctx, res.DN, raw)
+		case Set:
+			return ed.d.Modify(ctx, res.DN, modifications(res.Changes))
+		case Delete:
+			return ed.d.Delete(ctx, res.DN)
+		}
+		return badf("operation %q", res.Op)
+	})
+	return err
+}
 
 // Do carries a request out.
 func (ed *Editor) Do(ctx context.Context, req Request) (*Result, error) {
@@ -390,6 +443,9 @@ func (ed *Editor) empty(ctx context.Context, dn string) (containers []string, er
 		if err != nil || fold == top {
 			return err
 		}
+		if planned, ok := ed.planned[fold]; ok && planned == nil {
+			return nil // deleted by this dry run
+		}
 		if !hasClass(raw, "organizationalUnit") || len(containers) >= maxContainers {
 			return fmt.Errorf("%s is not empty: %s is below it; delete its users and groups first, or set its status to deleted", dn, child)
 		}
@@ -436,7 +492,7 @@ func (ed *Editor) judge(ctx context.Context, res *Result, old, raw directory.Att
 	}
 	var fatal []lint.Finding
 	for _, f := range findings {
-		if f.Severity == lint.Error && f.Rule != "no-members" {
+		if f.Severity == lint.Error && f.Rule != "no-members" && (!ed.cfg.Faulty || touches(res.Changes, f.Attribute)) {
 			fatal = append(fatal, f)
 		} else {
 			res.Warnings = append(res.Warnings, f)
@@ -446,6 +502,11 @@ func (ed *Editor) judge(ctx context.Context, res *Result, old, raw directory.Att
 		return &Refused{fatal}
 	}
 	return nil
+}
+
+// touches reports whether an attribute is among those that change.
+func touches(changes []Edit, attribute string) bool {
+	return slices.ContainsFunc(changes, func(e Edit) bool { return strings.EqualFold(e.Attribute, attribute) })
 }
 
 // write makes a change that was judged.

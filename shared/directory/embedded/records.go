@@ -77,6 +77,27 @@ func Records(r io.Reader) iter.Seq2[*Record, error] {
 	}
 }
 
+// AppendChange appends a change as a record of LDIF: "add" with the attributes of
+// an entry, "modify" with attributes that replace what there is, or "delete".
+func AppendChange(b []byte, dn, op string, attrs directory.Attributes) []byte {
+	b = appendLine(b, "dn", dn)
+	b = appendLine(b, "changetype", op)
+	for _, a := range attrs {
+		if op == "modify" {
+			b = appendLine(b, "replace", a.Name)
+		}
+		for _, v := range a.Values {
+			if op != "delete" {
+				b = appendLine(b, a.Name, v)
+			}
+		}
+		if op == "modify" {
+			b = append(b, "-\n"...)
+		}
+	}
+	return append(b, '\n')
+}
+
 // AppendRecord appends an entry as a record of LDIF.
 func AppendRecord(b []byte, dn string, attrs directory.Attributes) []byte {
 	b = appendLine(b, "dn", dn)

@@ -37,8 +37,10 @@ type directoryFlags struct {
 	rename, hosted, pairs            []string
 	audit, hash                      string
 	dryRun                           bool
+	faulty                           bool // see edit.Config
 
-	relay *config.Directory // of --config
+	relay  *config.Directory // of --config
+	opened ldap.Config       // what open made of them
 }
 
 // Variables of the environment that stand in for flags.
@@ -66,7 +68,8 @@ What is written is read first as relays would read it. An entry that could not
 receive mail, or an address that somebody has already, is refused. Every change
 is a line of JSON in the audit log, without passwords.`,
 		a.directoryKindCmd(d, edit.Domain), a.directoryKindCmd(d, edit.User), a.directoryKindCmd(d, edit.Group),
-		a.directoryImportCmd(d), a.directoryExportCmd(d), a.directoryLintCmd(d), a.directoryFlushCmd(d))
+		a.directoryImportCmd(d), a.directoryExportCmd(d), a.directoryLintCmd(d), a.directoryFlushCmd(d),
+		a.directoryQuotaCmd(d), a.directoryPurgeCmd(d), a.directoryMigrateCmd(d))
 	f := c.PersistentFlags()
 	f.StringVar(&d.dir, "dir", "", "folder of a development cluster")
 	f.StringVar(&d.conf, "config", "", "configuration file of a relay, for its directory")
@@ -234,7 +237,7 @@ func (d *directoryFlags) open(ctx context.Context) (*ldap.Directory, error) {
 		dir.Close()
 		return nil, couldNotRun{err}
 	}
-	d.bindDN = cfg.BindDN
+	d.bindDN, d.opened = cfg.BindDN, cfg
 	return dir, nil
 }
 
@@ -293,7 +296,7 @@ func (a *app) withDirectory(d *directoryFlags, f func(ctx context.Context, dir *
 // is to be changed, and so to be logged.
 func (a *app) withEditor(d *directoryFlags, write bool, f func(ctx context.Context, ed *edit.Editor, args []string) error) func(*cobra.Command, []string) error {
 	return a.withDirectory(d, func(ctx context.Context, dir *ldap.Directory, args []string) (err error) {
-		cfg := edit.Config{Directory: dir, Pair: d.pair(), Options: expand.Options, DryRun: d.dryRun}
+		cfg := edit.Config{Directory: dir, Pair: d.pair(), Options: expand.Options, DryRun: d.dryRun, Faulty: d.faulty}
 		if write {
 			if cfg.Hash, err = edit.HashBy(d.hash); err != nil {
 				return err

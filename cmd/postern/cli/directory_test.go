@@ -287,3 +287,48 @@ func TestDirectoryTree(t *testing.T) {
 		t.Errorf("%v: %s", err, text)
 	}
 }
+
+// TestDirectoryMigrate: the three steps, their LDIF, and what keeps one from
+// being made.
+func TestDirectoryMigrate(t *testing.T) {
+	s := dirtest.Embedded(t, fixture.Schema1())
+	dir := t.TempDir()
+	kept, audit := filepath.Join(dir, "tree.ldif"), filepath.Join(dir, "audit.log")
+	on := func(schema string, args ...string) []string {
+		return append(append([]string{"directory"}, args...), "--url", s.URL, "--base", fixture.Root, "--bind-dn", s.BindDN, "--bind-password", s.Password,
+			"--schema", schema, "--dc-root", fixture.DCRoot)
+	}
+	t.Setenv(envAudit, audit)
+	if _, errOut, status := call(t, on("sun-schema1", "migrate", "--to", "compat")...); status != ExitFailed || !strings.Contains(errOut, "second.example: it has settings of its own") || !strings.Contains(errOut, "dangling.example is left alone") {
+		t.Errorf("status %d: %s", status, errOut)
+	}
+	if _, errOut, status := call(t, on("sun-schema2", "migrate", "--to", "native")...); status != ExitFailed {
+		t.Errorf("without a tree: status %d: %s", status, errOut)
+	}
+	if _, errOut, status := call(t, on("sun-schema1", "migrate", "--to", "remove-tree", "--as-alias", "second.example")...); status != ExitFailed || !strings.Contains(errOut, "not read the same") {
+		t.Errorf("before the organizations are there: status %d: %s", status, errOut)
+	}
+	ldif := must(t, on("sun-schema1", "migrate", "--to", "compat", "--as-alias", "second.example")...)
+	if !strings.Contains(ldif, "dn: o=example.org,o=isp\nchangetype: modify\n") || !strings.Contains(ldif, "replace: sunPreferredDomain\nsunPreferredDomain: example.org\n-\n") {
+		t.Errorf("%s", ldif)
+	}
+	if again := must(t, on("sun-schema1", "migrate", "--to", "compat", "--as-alias", "second.example")...); again != ldif {
+		t.Error("a dry run changed something")
+	}
+	for _, step := range []struct{ schema, to string }{{"sun-schema1", "compat"}, {"sun-compat", "native"}} {
+		out := must(t, on(step.schema, "migrate", "--to", step.to, "--as-alias", "second.example", "--apply")...)
+		if !strings.Contains(out, "domain names read the same") {
+			t.Error(out)
+		}
+	}
+	if _, _, status := call(t, on("sun-compat", "migrate", "--to", "remove-tree", "--as-alias", "second.example", "--apply")...); status != ExitUsage {
+		t.Errorf("without a file for the tree: status %d", status)
+	}
+	must(t, on("sun-compat", "migrate", "--to", "remove-tree", "--as-alias", "second.example", "--apply", "--keep", kept)...)
+	if out := must(t, on("sun-schema2", "user", "show", "ana@third.example")...); !strings.Contains(out, "uid=ana,ou=people,o=example.org,o=isp") {
+		t.Error(out)
+	}
+	if text, err := os.ReadFile(kept); err != nil || !strings.Contains(string(text), "dn: dc=example,dc=org,o=internet\n") {
+		t.Errorf("%v\n%s", err, text)
+	}
+}

@@ -125,13 +125,15 @@ func exposure(t *testing.T, unit string) float64 {
 	return n
 }
 
-// TestExposure: what a daemon may do is little; the same unit without its
+// TestExposure: what a daemon or a job may do is little; the same unit without its
 // sandbox is over the limit.
 func TestExposure(t *testing.T) {
 	need(t, "systemd-analyze", "dpkg-deb")
-	for _, tier := range []string{"relay", "backend", "witness"} {
-		root := t.TempDir()
-		output(t, "dpkg-deb", "-x", deb(t, "postern-"+tier), root)
+	for unit, pkg := range map[string]string{
+		"relay": "postern-relay", "backend": "postern-backend", "witness": "postern-witness", "quota": "postern", "purge": "postern",
+	} {
+		tier, root := unit, t.TempDir()
+		output(t, "dpkg-deb", "-x", deb(t, pkg), root)
 		unit := filepath.Join(root, "usr/lib/systemd/system/postern-"+tier+".service")
 		is := exposure(t, unit)
 		t.Logf("postern-%s.service: %.1f", tier, is)

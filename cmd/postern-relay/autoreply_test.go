@@ -88,7 +88,7 @@ func openTwin(t *testing.T, routes *route.Table, x transaction.Expander, p place
 	if p.around != nil {
 		pairs = p.around(l)
 	}
-	a, err := autoreply.New(autoreply.Config{Pairs: pairs, PerHour: 10_000})
+	a, err := autoreply.New(autoreply.Config{Pairs: pairs, Rules: autoreply.Rules{PerHour: 10_000}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,22 +28,51 @@ import (
 
 // lookups is the directory and what is remembered of it.
 type lookups struct {
+	about   aboutLookups
+	schema  directory.Schema
 	servers *ldap.Directory
 	cache   *cache.Cache
-	save    func() error // to the file, nil without one
+	keep    cache.Persistence  // Path is empty without a file
+	stop    context.CancelFunc // ends run
+	resting chan struct{}      // closed when it has ended
 
 	netgroups *login.Netgroups // nil without
 }
 
-func (r *relay) openDirectory() error {
-	d := &r.c.Directory
+// aboutLookups is all that they are made from.
+type aboutLookups struct {
+	config.Directory
+	Secret      string
+	CA          string // certificates
+	PasswordTTL time.Duration
+}
+
+// makeLookups makes what c says, or takes the old ones when they are just that. It
+// asks nobody yet.
+func (r *relay) makeLookups(c *config.Relay, old *lookups) (*lookups, error) {
+	d := &c.Directory
 	password, err := config.SecretOf(d.Password, d.PasswordFile)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	about := aboutLookups{Directory: *d, Secret: password.Reveal(), PasswordTTL: c.Proxy.PasswordCacheTTL}
+	if d.CA != "" {
+		pem, err := os.ReadFile(d.CA)
+		if err != nil {
+			return nil, err
+		}
+		about.CA = string(pem)
+	}
+	if old != nil && reflect.DeepEqual(about, old.about) {
+		return old, nil
 	}
 	roots, err := pool(d.CA)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	l := &lookups{about: about}
+	if l.schema, err = schemaOf(d); err != nil {
+		return nil, err
 	}
 	var domains []ldap.Domain
 	for _, h := range d.Domains {
@@ -51,16 +81,12 @@ func (r *relay) openDirectory() error {
 		}
 		domains = append(domains, ldap.Domain(h))
 	}
-	schema, err := schemaOf(d)
-	if err != nil {
-		return err
-	}
-	servers, err := ldap.New(ldap.Config{
-		Domains: domains, Schema: schema, DCRoot: d.DCRoot, Uplevel: d.Uplevel, Vanity: d.VanityDomains,
+	l.servers, err = ldap.New(ldap.Config{
+		Domains: domains, Schema: l.schema, DCRoot: d.DCRoot, Uplevel: d.Uplevel, Vanity: d.VanityDomains,
 		NetgroupBase: d.NetgroupBase, LookupURLs: d.LookupURLs, LoginSeparators: d.LoginSeparators, URLHosts: d.URLHosts, Master: d.Master,
 		Fastest: d.ServerOrder == "fastest",
 		Servers: d.URLs, StartTLS: d.StartTLS, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		BindDN: d.BindDN, Password: password.Reveal(), Base: d.Base, DefaultDomain: d.DefaultDomain,
+		BindDN: d.BindDN, Password: about.Secret, Base: d.Base, DefaultDomain: d.DefaultDomain,
 		Timeout: d.Timeout, SearchConns: d.Connections, Log: r.n.Log,
 		Observe: func(_ string, _ int, _ time.Duration, err error) {
 			result := "ok"
@@ -71,41 +97,56 @@ func (r *relay) openDirectory() error {
 		},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.n.OnStop("directory", func(context.Context) error { servers.Close(); return nil })
-	r.dir = &lookups{servers: servers, cache: cache.New(servers, cache.Config{
+	l.cache = cache.New(l.servers, cache.Config{
 		Entries: d.CacheEntries, TTL: d.CacheTTL, NegativeDomain: d.NegativeTTL, Negative: d.AddressNegativeTTL, Stale: d.StaleTTL,
-		PasswordTTL: r.c.Proxy.PasswordCacheTTL, Timeout: 2 * d.Timeout, Schema: &schema,
-	})}
+		PasswordTTL: c.Proxy.PasswordCacheTTL, Timeout: 2 * d.Timeout, Schema: &l.schema,
+	})
+	l.keep = cache.Persistence{
+		Path: d.CacheFile, Bytes: int(d.CacheFileBytes), Schema: &l.schema, Log: r.n.Log,
+		About: strings.Join([]string{d.Base, d.DCRoot, l.schema.Name, strings.Join(d.Attributes, ",")}, "\n"),
+	}
 	if d.NetgroupBase != "" {
 		url, err := ldap.Netgroups(d.NetgroupBase, d.NetgroupFilter)
 		if err != nil {
-			return fmt.Errorf("directory.netgroup_filter: %w", err)
+			l.servers.Close()
+			return nil, fmt.Errorf("directory.netgroup_filter: %w", err)
 		}
-		r.dir.netgroups = &login.Netgroups{Directory: r.dir.cache, URL: url}
+		l.netgroups = &login.Netgroups{Directory: l.cache, URL: url}
 	}
-	r.keepDirectory(&schema)
-	return nil
+	return l, nil
 }
 
-// keepDirectory loads what the last run knew and saves what this one knows, for
-// a start while the directory is away.
-func (r *relay) keepDirectory(schema *directory.Schema) {
-	d := &r.c.Directory
-	if d.CacheFile == "" {
-		return
+// closeUnless ends lookups that are not to be used after all, unless they are the
+// old ones, which stay in use.
+func (l *lookups) closeUnless(old *lookups) {
+	if l != old {
+		l.servers.Close()
 	}
-	p := cache.Persistence{
-		Path: d.CacheFile, Bytes: int(d.CacheFileBytes), Schema: schema, Log: r.n.Log,
-		About: strings.Join([]string{d.Base, d.DCRoot, schema.Name, strings.Join(d.Attributes, ",")}, "\n"),
+}
+
+// run loads what the last run, or the lookups before these, knew and saves what
+// these know until rest, for a start while the directory is away.
+func (l *lookups) run() {
+	l.resting = make(chan struct{})
+	var ctx context.Context
+	ctx, l.stop = context.WithCancel(context.Background())
+	if l.keep.Path != "" {
+		l.cache.Load(l.keep)
 	}
-	r.dir.cache.Load(p)
-	r.dir.save = func() error { return r.dir.cache.Save(p) }
-	r.n.Go("directory cache", func(ctx context.Context) error {
-		r.dir.cache.Keep(ctx, p)
-		return nil
-	})
+	go func() {
+		defer close(l.resting)
+		if l.keep.Path != "" {
+			l.cache.Keep(ctx, l.keep)
+		}
+	}()
+}
+
+// rest saves for the last time.
+func (l *lookups) rest() {
+	l.stop()
+	<-l.resting
 }
 
 // flush forgets answers of the directory, in the file too: a restart must not
@@ -130,17 +171,18 @@ func (r *relay) flush(_ context.Context, in admin.FlushRequest) (out admin.Flush
 	if len(addresses)+len(domains) == 0 && !in.All {
 		return out, fmt.Errorf("%w: nothing to forget", admin.ErrBadRequest)
 	}
+	dir := r.now().dir
 	for _, a := range addresses {
-		out.Forgotten += r.dir.cache.FlushAddress(a)
+		out.Forgotten += dir.cache.FlushAddress(a)
 	}
 	for _, d := range domains {
-		out.Forgotten += r.dir.cache.FlushDomain(d)
+		out.Forgotten += dir.cache.FlushDomain(d)
 	}
 	if in.All {
-		out.Forgotten += r.dir.cache.Flush()
+		out.Forgotten += dir.cache.Flush()
 	}
-	if r.dir.save != nil {
-		err = r.dir.save()
+	if dir.keep.Path != "" {
+		err = dir.cache.Save(dir.keep)
 	}
 	return out, err
 }
@@ -215,15 +257,13 @@ func static(s config.StaticNode) route.Node {
 func port(n int) string { return strconv.Itoa(n) }
 
 // dialFrom connects from a given address; nil lets the system choose.
-func dialFrom(source string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func dialFrom(source string) (func(ctx context.Context, network, addr string) (net.Conn, error), error) {
 	if source == "" {
-		return nil
+		return nil, nil
 	}
-	d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
-	if d.LocalAddr.(*net.TCPAddr).IP == nil {
-		return func(context.Context, string, string) (net.Conn, error) {
-			return nil, errors.New("outbound.source is not an address")
-		}
+	ip := net.ParseIP(source)
+	if ip == nil {
+		return nil, errors.New("outbound.source is not an address")
 	}
-	return d.DialContext
+	return (&net.Dialer{LocalAddr: &net.TCPAddr{IP: ip}}).DialContext, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/ha/gossip"
+	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/dns/responder"
 	"github.com/postern-mail/postern/shared/metrics"
 )
@@ -24,16 +25,21 @@ const (
 // publicService is the name in gossip of the public address with the number i.
 func publicService(i int) string { return "public/" + strconv.Itoa(i) }
 
-// serveDNS starts the responder, if the relay is to have one.
-func (r *relay) serveDNS() error {
-	if len(r.c.Public.Addresses) > maxPublic {
-		return fmt.Errorf("public.addresses: %d of them, at most %d", len(r.c.Public.Addresses), maxPublic)
+// checkPublic looks at the addresses that a relay tells of itself.
+func checkPublic(c *config.Relay) error {
+	if len(c.Public.Addresses) > maxPublic {
+		return fmt.Errorf("public.addresses: %d of them, at most %d", len(c.Public.Addresses), maxPublic)
 	}
-	for _, a := range r.c.Public.Addresses {
+	for _, a := range c.Public.Addresses {
 		if ip, err := netip.ParseAddr(a); err != nil || ip.Zone() != "" {
 			return fmt.Errorf("public.addresses: %q is no address", a)
 		}
 	}
+	return nil
+}
+
+// serveDNS starts the responder, if the relay is to have one.
+func (r *relay) serveDNS() error {
 	c := &r.c.DNS.Serve
 	if len(c.Listen) == 0 {
 		return nil

@@ -15,27 +15,26 @@ import (
 	"github.com/postern-mail/postern/shared/mail"
 )
 
-// openExpander makes what turns an address into deliveries.
-func (r *relay) openExpander() error {
-	c := &r.c.Expand
+// expandConfig is how an address is turned into deliveries.
+func (r *relay) expandConfig(in *inside) (cfg expand.Config, err error) {
+	c := &in.c.Expand
 	texts, err := refusals(c.Texts)
 	if err != nil {
-		return err
+		return cfg, err
 	}
 	tables, err := mappings(c.Mappings)
 	if err != nil {
-		return err
+		return cfg, err
 	}
 	srs, err := readSRS(c.SRSDomain, c.SRSKeyFile)
 	if err != nil {
-		return err
+		return cfg, err
 	}
-	r.expander, err = expand.New(expand.Config{
-		Directory: r.dir.cache, Pair: r.n.Routes.Pair, Hostnames: slices.Concat([]string{r.c.Hostname}, c.Hostnames),
+	return expand.Config{
+		Directory: in.dir.cache, Pair: r.n.Routes.Pair, Hostnames: slices.Concat([]string{in.c.Hostname}, c.Hostnames),
 		Options: c.Options, ListLimit: c.ListLimit, ChunkSize: c.Piece, Trim: c.Trim, Texts: texts, Mappings: tables,
 		OverQuotaTemporary: c.OverQuotaTemporary, RouteToRoutingHost: c.RouteToRoutingHost, SRS: srs, Guaranteed: c.GuaranteedChannels, Log: r.n.Log,
-	})
-	return err
+	}, nil
 }
 
 // refusals are the texts of expand.texts by their names.
@@ -101,21 +100,11 @@ func readSRS(domain, file string) (*expand.SRS, error) {
 	return s, nil
 }
 
-// copies tells who captures what a sender sends, where the directory has an
-// attribute for that.
-func (r *relay) copies() func(ctx context.Context, env *mail.Envelope) ([]mail.Recipient, error) {
-	schema, err := schemaOf(&r.c.Directory)
-	if err != nil || schema.Capture == "" {
-		return nil
-	}
-	return r.expander.Sender
-}
-
 // onHold tells whose mail is still to be held; nil when held mail waits for an
 // operator.
 func (r *relay) onHold() func(ctx context.Context, env *mail.Envelope, rcpt mail.Recipient) bool {
 	if r.c.Retry.HoldCheck <= 0 {
 		return nil
 	}
-	return r.expander.OnHold
+	return expanderNow{r}.OnHold
 }

@@ -38,17 +38,18 @@ func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.Exp
 	if env.Arrival.IsZero() {
 		env.Arrival = time.Now()
 	}
-	t := &telling{ttl: r.c.Directory.CacheTTL, out: admin.ExplainResult{
-		Input: in.Address, From: env.ReversePath.String(), Auth: in.Auth, At: env.Arrival, Node: r.c.Node,
+	now := r.now()
+	t := &telling{ttl: now.c.Directory.CacheTTL, out: admin.ExplainResult{
+		Input: in.Address, From: env.ReversePath.String(), Auth: in.Auth, At: env.Arrival, Node: now.c.Node,
 		Recipients: []admin.ExplainRecipient{}, Steps: []admin.ExplainStep{},
 	}}
-	d := &observed{under: r.dir.cache, tell: t}
+	d := &observed{under: now.dir.cache, tell: t}
 	if in.NoCache {
-		d.under, t.bare = r.dir.servers, true
+		d.under, t.bare = now.dir.servers, true
 	}
 	start := time.Now()
 	at := env.Arrival
-	x := r.expander.With(d, func() time.Time { return at })
+	x := now.expander.With(d, func() time.Time { return at })
 	if in.Auth != "" {
 		// As in a transaction, before the first recipient.
 		var s expand.Submission

@@ -18,13 +18,15 @@ import (
 func explainer(t *testing.T, tree []byte) *relay {
 	t.Helper()
 	servers := dirtest.Dial(t, dirtest.Embedded(t, tree))
-	r := &relay{c: &config.Relay{}, dir: &lookups{servers: servers, cache: cache.New(servers, cache.Config{})}}
-	r.c.Node, r.c.Directory.CacheTTL = "relay1", 10*time.Minute
+	in := &inside{c: new(config.Relay), dir: &lookups{servers: servers, cache: cache.New(servers, cache.Config{})}}
+	in.c.Node, in.c.Directory.CacheTTL = "relay1", 10*time.Minute
 	var err error
-	r.expander, err = expand.New(expand.Config{Directory: r.dir.cache, Pair: expand.Pairs("pair1", "pair2", "pair3"), Log: slog.New(slog.DiscardHandler)})
+	in.expander, err = expand.New(expand.Config{Directory: in.dir.cache, Pair: expand.Pairs("pair1", "pair2", "pair3"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := new(relay)
+	r.in.Store(in)
 	return r
 }
 
@@ -89,7 +91,7 @@ vacationEndDate: 20260201000000Z
 	if c := strings.Join(caches(third), ", "); c != "domain off, address off" || third.Queries < 2 {
 		t.Errorf("without cache: %s, %d queries", c, third.Queries)
 	}
-	if hits := r.dir.cache.Stats().Hits; hits != 2 {
+	if hits := r.now().dir.cache.Stats().Hits; hits != 2 {
 		t.Errorf("%d hits, want 2: the third was not to be answered from memory", hits)
 	}
 	big := ask(admin.ExplainRequest{Address: "away@example.org", Size: 1 << 20})

@@ -8,11 +8,15 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"math"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/postern-mail/postern/cmd/internal/daemon"
 	"github.com/postern-mail/postern/cmd/internal/journal"
@@ -23,14 +27,12 @@ import (
 	"github.com/postern-mail/postern/relay/deliver/reprocess"
 	outbound "github.com/postern-mail/postern/relay/deliver/smtp"
 	"github.com/postern-mail/postern/relay/deliver/welcome"
-	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/relay/dispatcher"
 	"github.com/postern-mail/postern/relay/jobctl"
-	"github.com/postern-mail/postern/relay/proxy"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/directory/ldap"
-	"github.com/postern-mail/postern/shared/dns"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
 	"github.com/postern-mail/postern/shared/metrics"
@@ -53,17 +55,24 @@ type relay struct {
 	c           *config.Relay
 	mailLog     *maillog.Log
 	queue       *queue.Queue
-	resolver    dns.Resolver
-	dir         *lookups
+	in          atomic.Pointer[inside] // what a reload replaces
+	pool        *lmtp.Agent            // connections to the pairs
 	answers     *autoreply.Agent
 	pairs       *welcome.Agent
-	expander    *expand.Expander
 	acceptor    *transaction.Acceptor
 	outside     *outbound.Agent
+	bouncer     *bounce.Bouncer
 	jobs        *jobctl.Controller
-	sessions    []*proxy.Server
+	cert        *tls.Config // shown to clients and the Internet
+	dispatcher  *dispatcher.Dispatcher
+	mail        []*mailService
+	access      []*accessService
 	connections func() int   // of SMTP, open now; nil without a service
 	inFlight    atomic.Int64 // octets of messages in memory
+
+	retiring   context.Context // ends at the stop
+	endRetired context.CancelFunc
+	retired    sync.WaitGroup // directories that are not asked any more
 }
 
 // check reads the files with words and tables that the configuration names, and
@@ -90,15 +99,17 @@ func check(c *config.Relay) error {
 // start opens what is below first and lets mail in last.
 func start(_ context.Context, n *daemon.Node[config.Relay]) error {
 	r := &relay{n: n, c: n.Config}
+	r.retiring, r.endRetired = context.WithCancel(context.Background())
 	for _, step := range []func() error{
-		r.openLog, r.openQueue, r.serveDirectory, r.openDirectory, r.openPairs, r.openDoor, r.openOutside, r.openJobs,
-		r.serveMail, r.serveAccess, r.serveDNS,
+		r.openLog, r.openQueue, r.serveDirectory, r.openInside, r.openPairs, r.openDoor, r.openOutside, r.openJobs,
+		r.openPublic, r.serveMail, r.serveAccess, r.serveDNS,
 	} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	r.operate()
+	n.Reload = r.reload
 	return nil
 }
 
@@ -119,17 +130,24 @@ func (r *relay) openLog() (err error) {
 func (r *relay) openQueue() (err error) {
 	q := &r.c.Queue
 	r.queue, err = queue.Open(queue.Config{
-		Dir: q.Dir, MaxMessages: int64(q.MaxMessages), MaxBytes: int64(q.MaxBytes), MinFree: int64(q.Reserve),
+		Dir: q.Dir, Limits: queueLimits(r.c),
+		Free:  func() (int64, error) { return freeOf(q.Dir) },
 		Fatal: r.n.Fatal, Log: r.n.Log,
 	})
 	if err != nil {
 		return err
 	}
 	r.n.OnClose("queue", r.queue)
-	if r.resolver, err = dns.NewClient(dns.Config{Servers: r.c.DNS.Servers}); err != nil {
-		return err
-	}
 	return nil
+}
+
+// freeOf is the room of the file system that dir is on.
+func freeOf(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("room of %s: %w", dir, err)
+	}
+	return int64(min(st.Bavail*uint64(st.Bsize), math.MaxInt64)), nil //nolint:gosec // bounded
 }
 
 // openPairs fills the table of pairs with what the configuration knows, for
@@ -138,19 +156,12 @@ func (r *relay) openPairs() error {
 	for _, s := range r.c.Pairs {
 		r.n.Routes.Update(static(s))
 	}
-	agent, err := lmtp.New(lmtp.Config{
-		Hello: r.c.Hostname, Routes: r.n.Routes,
-		TLS:     r.backendTLS(),
-		MaxIdle: r.c.LMTP.Connections, MaxConns: r.c.LMTP.Connections, IdleTime: r.c.LMTP.IdleTimeout, MaxRecipients: r.c.LMTP.Recipients,
-	})
-	if err != nil {
+	var err error
+	if r.pool, err = lmtp.New(r.poolConfig(r.now())); err != nil {
 		return err
 	}
-	r.n.OnClose("connections to the pairs", agent)
-	c := &r.c.Autoreply
-	r.answers, err = autoreply.New(autoreply.Config{
-		Pairs: agent, PerHour: c.PerHour, MaxContent: int64(c.MaxContent), Spam: c.SpamFields, Log: r.n.Log, Mail: r.mailLog,
-	})
+	r.n.OnClose("connections to the pairs", r.pool)
+	r.answers, err = autoreply.New(autoreply.Config{Pairs: r.pool, Rules: answerRules(r.c), Log: r.n.Log, Mail: r.mailLog})
 	if err != nil {
 		return err
 	}
@@ -158,27 +169,17 @@ func (r *relay) openPairs() error {
 	return err
 }
 
-func (r *relay) openDoor() error {
-	if err := r.openExpander(); err != nil {
-		return err
+// poolConfig is how the pairs are reached.
+func (r *relay) poolConfig(in *inside) lmtp.Config {
+	c := &in.c.LMTP
+	return lmtp.Config{
+		Hello: in.c.Hostname, Routes: r.n.Routes, TLS: r.backendTLS(),
+		MaxIdle: c.Connections, MaxConns: c.Connections, IdleTime: c.IdleTimeout, MaxRecipients: c.Recipients,
 	}
-	var err error
-	cfg := transaction.Config{
-		Hostname: r.c.Hostname, Origin: r.c.Node, Domain: r.c.Directory.DefaultDomain,
-		Expander: r.expander, Queue: r.queue, PairDeadline: r.c.Accept.PairDeadline, MaxReceived: r.c.SMTP.MaxReceived,
-		MaxOwn: r.c.SMTP.MaxOwnReceived, HoldLoops: r.c.SMTP.HoldLoops,
-		Log: r.n.Log, Mail: r.mailLog, Copies: r.copies(),
-	}
-	if s, err := schemaOf(&r.c.Directory); err == nil && (len(r.c.Expand.GuaranteedChannels) > 0 || s.SenderRecipients != "" || s.SenderMaxBlocks != "") {
-		cfg.Submission = r.expander.Submission
-	}
-	if r.c.Expand.Reverse {
-		cfg.Reverse = r.expander.Reverse
-	}
-	if r.c.Accept.Mode == "through" {
-		cfg.Pairs = r.pairs
-	}
-	if r.acceptor, err = transaction.New(cfg); err != nil {
+}
+
+func (r *relay) openDoor() (err error) {
+	if r.acceptor, err = transaction.New(r.doorConfig(r.now())); err != nil {
 		return err
 	}
 	r.answers.Use(r.acceptor)
@@ -191,31 +192,45 @@ func (r *relay) openOutside() (err error) {
 	if !r.has("outbound") {
 		return nil
 	}
-	o := &r.c.Outbound
-	r.outside, err = outbound.New(outbound.Config{
-		Hello: r.c.Hostname, Resolver: r.resolver, Port: port(o.Port), RequireTLS: o.RequireTLS,
-		SelfNames: []string{r.c.Hostname}, Dial: dialFrom(o.Source),
-	})
+	cfg, err := outsideConfig(r.now())
 	if err != nil {
+		return err
+	}
+	if r.outside, err = outbound.New(cfg); err != nil {
 		return err
 	}
 	r.n.OnClose("connections to other domains", r.outside)
 	return nil
 }
 
+// outsideConfig is how other domains are reached.
+func outsideConfig(in *inside) (outbound.Config, error) {
+	o := &in.c.Outbound
+	dial, err := dialFrom(o.Source)
+	return outbound.Config{
+		Hello: in.c.Hostname, Resolver: in.resolver, Port: port(o.Port), RequireTLS: o.RequireTLS,
+		SelfNames: []string{in.c.Hostname}, Dial: dial,
+	}, err
+}
+
+// noticeConfig is how senders are told what became of their mail.
+func (r *relay) noticeConfig(in *inside) (bounce.Config, error) {
+	texts, err := noticeTexts(&in.c.Notices)
+	return bounce.Config{
+		Hostname: in.c.Hostname, Origin: in.c.Node, Door: r.acceptor, Lifetime: in.c.Retry.Lifetime,
+		Wanted: in.expander.Languages, Language: in.c.Notices.Language, Texts: texts, Log: r.n.Log, Mail: r.mailLog,
+	}, err
+}
+
 func (r *relay) openJobs() error {
-	texts, err := noticeTexts(&r.c.Notices)
+	notices, err := r.noticeConfig(r.now())
+	if err == nil {
+		r.bouncer, err = bounce.New(notices)
+	}
 	if err != nil {
 		return err
 	}
-	bouncer, err := bounce.New(bounce.Config{
-		Hostname: r.c.Hostname, Origin: r.c.Node, Door: r.acceptor, Lifetime: r.c.Retry.Lifetime,
-		Wanted: r.expander.Languages, Language: r.c.Notices.Language, Texts: texts, Log: r.n.Log, Mail: r.mailLog,
-	})
-	if err != nil {
-		return err
-	}
-	again, err := reprocess.New(reprocess.Config{Door: r.acceptor, Expander: r.expander, Log: r.n.Log})
+	again, err := reprocess.New(reprocess.Config{Door: r.acceptor, Expander: expanderNow{r}, Log: r.n.Log})
 	if err != nil {
 		return err
 	}
@@ -226,16 +241,10 @@ func (r *relay) openJobs() error {
 	if r.outside != nil {
 		agents[mail.ChannelSMTP] = r.answers.Gate(r.outside)
 	}
-	schedule := r.c.Retry.Schedule
+	rules := jobRules(r.c)
 	r.jobs, err = jobctl.New(jobctl.Config{
-		Queue: r.queue, Agents: agents, Reporter: bouncer,
-		Backoff:  map[mail.Priority][]time.Duration{mail.Urgent: schedule, mail.Normal: schedule, mail.NonUrgent: schedule},
-		Notices:  r.c.Retry.Warn,
-		Lifetime: r.c.Retry.Lifetime,
-		Limits: map[mail.Channel]jobctl.Limit{
-			mail.ChannelSMTP: {Channel: r.c.Outbound.Concurrency, Destination: r.c.Outbound.PerDestination},
-			mail.ChannelLMTP: {Channel: 4 * r.c.LMTP.Connections, Destination: r.c.LMTP.Connections},
-		},
+		Queue: r.queue, Agents: agents, Reporter: r.bouncer,
+		Backoff: rules.Backoff, Notices: rules.Notices, Lifetime: rules.Lifetime, Limits: rules.Limits,
 		OnDelivered: func(c mail.Channel, nextHop string) {
 			if c == mail.ChannelLMTP {
 				r.acceptor.Answered(nextHop)

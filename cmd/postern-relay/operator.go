@@ -52,10 +52,10 @@ func (r *relay) operate() {
 		}
 		return errors.New("no serving replica of any pair is known")
 	})
-	r.n.Check("directory", r.dir.servers.Ready)
+	r.n.Check("directory", func(ctx context.Context) error { return r.now().dir.servers.Ready(ctx) })
 	r.queueFigures()
 	r.n.Metrics.GaugeFunc(metrics.DirStale, "Stale answers of the directory used while no server answered, since the start.", nil, func() float64 {
-		return float64(r.dir.cache.Stats().Stale)
+		return float64(r.now().dir.cache.Stats().Stale)
 	})
 	r.n.Metrics.GaugeFunc(metrics.MailDropped, "Mail events that the record had no room for, since the start.", nil, func() float64 {
 		return float64(r.mailLog.Dropped())
@@ -94,7 +94,7 @@ func (r *relay) self() gossip.Self {
 			services[name] = addrs[0]
 		}
 	}
-	for i, a := range r.c.Public.Addresses {
+	for i, a := range r.now().c.Public.Addresses {
 		services[publicService(i)] = netip.AddrPortFrom(netip.MustParseAddr(a), publicPort).String()
 	}
 	return gossip.Self{Load: r.load(), Services: services}
@@ -103,10 +103,10 @@ func (r *relay) self() gossip.Self {
 // load is the share of the sessions that this relay has room for, 0 to 1.
 func (r *relay) load() float64 {
 	open := 0
-	for _, p := range r.sessions {
-		open += p.Sessions()
+	for _, s := range r.access {
+		open += s.server.Sessions()
 	}
-	return min(float64(open)/float64(max(r.c.Proxy.MaxSessions, 1)), 1)
+	return min(float64(open)/float64(max(r.now().c.Proxy.MaxSessions, 1)), 1)
 }
 
 func (r *relay) status(s *admin.NodeStatus) {
@@ -119,8 +119,8 @@ func (r *relay) status(s *admin.NodeStatus) {
 			s.Queue.Held = len(held)
 		}
 	}
-	for _, p := range r.sessions {
-		s.Sessions += p.Sessions()
+	for _, p := range r.access {
+		s.Sessions += p.server.Sessions()
 	}
 	if r.connections != nil {
 		s.Connections = r.connections()

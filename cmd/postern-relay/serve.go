@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,93 +15,81 @@ import (
 	"github.com/postern-mail/postern/relay/proxy"
 	"github.com/postern-mail/postern/relay/smtpd"
 	"github.com/postern-mail/postern/shared/auth"
+	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/smtp"
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
-// public is the certificate shown to clients and the Internet, watched for
-// changes.
-func (r *relay) public() (*tls.Config, error) {
+// openPublic reads the certificate shown to clients and the Internet and watches it
+// for changes.
+func (r *relay) openPublic() error {
+	if !slices.ContainsFunc([]string{"mx", "submit", "proxy"}, r.has) {
+		return nil
+	}
 	p, err := tlsconf.LoadPublic(r.c.Public.Cert, r.c.Public.Key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	cas, err := pool(r.c.Public.ClientCA)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r.n.Go("public certificate", func(ctx context.Context) error { p.Watch(ctx, 10*time.Second, r.n.Log); return nil })
-	return p.Server(cas), nil
+	r.cert = p.Server(cas)
+	return nil
 }
 
-// loopback reports whether a client may send its password without TLS.
-func (r *relay) loopback(peer netip.AddrPort) bool {
-	return r.c.Proxy.PlainLoopback && peer.Addr().Unmap().IsLoopback()
+// loopback tells who may send a password without TLS.
+func loopback(c *config.Relay) func(peer netip.AddrPort) bool {
+	return func(peer netip.AddrPort) bool { return c.Proxy.PlainLoopback && peer.Addr().Unmap().IsLoopback() }
 }
 
 // serveMail starts the services that take mail.
 func (r *relay) serveMail() error {
-	cert, err := r.public()
-	if err != nil {
-		return err
+	if r.has("mx") {
+		r.mail = append(r.mail, &mailService{name: "mx", addrs: r.c.SMTP.Listen, role: smtpd.MX})
 	}
-	checker := r.checker()
+	if r.has("submit") {
+		r.mail = append(r.mail,
+			&mailService{name: "submission", addrs: r.c.Submission.Listen, role: smtpd.Submission},
+			&mailService{name: "submissions", addrs: r.c.Submission.TLSListen, role: smtpd.Submission, implicit: true})
+	}
+	r.mail = slices.DeleteFunc(r.mail, func(s *mailService) bool { return len(s.addrs) == 0 })
 	var services []dispatcher.Service
-	add := func(name string, addrs []string, role smtpd.Role, implicit bool) error {
-		if len(addrs) == 0 {
-			return nil
-		}
-		cfg := smtpd.Config{
-			Name: name, Role: role, Acceptor: r.acceptor, MayRelay: r.c.Trust.Relay, Hostname: r.c.Hostname,
-			Limits: smtpd.Limits{Sessions: r.c.SMTP.MaxPerAddress, Unlimited: func(a netip.Addr) bool {
-				return a.IsLoopback() || r.c.Trust.Relay.Contains(a) || r.c.Trust.Proxy.Contains(a)
-			}},
-			Log: r.n.Log, Mail: r.mailLog,
-		}
-		engine := r.engine(cert, implicit)
-		if role == smtpd.Submission {
-			cfg.Auth = checker
-			engine.Mechanisms = []string{auth.Plain, auth.Login}
-			if r.c.Public.ClientCA != "" {
-				engine.Mechanisms = append(engine.Mechanisms, auth.External)
-			}
-			engine.PlainWithoutTLS = r.loopback
-		}
-		service, err := smtpd.New(cfg)
-		if err != nil {
+	for _, s := range r.mail {
+		var err error
+		if s.service, err = smtpd.New(r.serviceConfig(r.now(), s)); err != nil {
 			return err
 		}
-		engine.NewSession = counted(name, login.Sessions(service.NewSession))
-		server, err := smtp.NewServer(engine)
-		if err != nil {
+		if s.server, err = smtp.NewServer(r.engineConfig(r.now(), s)); err != nil {
 			return err
 		}
 		services = append(services, dispatcher.Service{
-			Name: name, Addrs: addrs, Server: server, MaxConns: r.c.SMTP.MaxSessions, Silent: implicit,
+			Name: s.name, Addrs: s.addrs, Server: s.server, MaxConns: r.c.SMTP.MaxSessions, Silent: s.implicit,
 		})
+	}
+	if len(services) == 0 {
 		return nil
-	}
-	if r.has("mx") {
-		err = add("mx", r.c.SMTP.Listen, smtpd.MX, false)
-	}
-	if err == nil && r.has("submit") {
-		if err = add("submission", r.c.Submission.Listen, smtpd.Submission, false); err == nil {
-			err = add("submissions", r.c.Submission.TLSListen, smtpd.Submission, true)
-		}
-	}
-	if err != nil || len(services) == 0 {
-		return err
 	}
 	return r.dispatch(services)
 }
 
-// checker checks logins.
-func (r *relay) checker() *login.Checker {
-	return &login.Checker{
-		Directory: r.dir.cache, Netgroups: r.dir.netgroups, Pair: r.n.Routes.Pair, Host: login.HostOf(r.resolver), AdminFrom: r.c.Trust.Admin.Contains, Log: r.n.Log,
+// serviceConfig is what the sessions of a service do.
+func (r *relay) serviceConfig(in *inside, s *mailService) smtpd.Config {
+	c := in.c
+	cfg := smtpd.Config{
+		Name: s.name, Role: s.role, Acceptor: r.acceptor, MayRelay: c.Trust.Relay, Hostname: c.Hostname,
+		Limits: smtpd.Limits{Sessions: c.SMTP.MaxPerAddress, Unlimited: func(a netip.Addr) bool {
+			return a.IsLoopback() || c.Trust.Relay.Contains(a) || c.Trust.Proxy.Contains(a)
+		}},
+		Log: r.n.Log, Mail: r.mailLog,
 	}
+	if s.role == smtpd.Submission {
+		cfg.Auth = r.checker(in)
+	}
+	return cfg
 }
 
 func (r *relay) dispatch(services []dispatcher.Service) error {
@@ -109,6 +97,7 @@ func (r *relay) dispatch(services []dispatcher.Service) error {
 	if err != nil {
 		return err
 	}
+	r.dispatcher = d
 	r.connections = func() (n int) {
 		for _, s := range services {
 			n += int(d.Connections(s.Name))
@@ -136,15 +125,14 @@ func (r *relay) dispatch(services []dispatcher.Service) error {
 	return nil
 }
 
-// engine is what every SMTP listener of this relay has in common.
-func (r *relay) engine(cert *tls.Config, implicit bool) smtp.ServerConfig {
+// engineConfig is how a service speaks SMTP.
+func (r *relay) engineConfig(in *inside, s *mailService) smtp.ServerConfig {
 	limits := smtp.DefaultLimits()
-	s := &r.c.SMTP
-	limits.Size, limits.Recipients, limits.Errors = int64(s.MaxSize), s.MaxRecipients, s.MaxErrors
-	limits.CommandTimeout, limits.DataTimeout = s.CommandTimeout, s.DataTimeout
-	trust := r.c.Trust
-	return smtp.ServerConfig{
-		Protocol: smtp.SMTP, Hostname: r.c.Hostname, Limits: limits, Log: r.n.Log, TLS: cert, ImplicitTLS: implicit,
+	c, trust := &in.c.SMTP, &in.c.Trust
+	limits.Size, limits.Recipients, limits.Errors = int64(c.MaxSize), c.MaxRecipients, c.MaxErrors
+	limits.CommandTimeout, limits.DataTimeout = c.CommandTimeout, c.DataTimeout
+	cfg := smtp.ServerConfig{
+		Protocol: smtp.SMTP, Hostname: in.c.Hostname, Limits: limits, Log: r.n.Log, TLS: r.cert, ImplicitTLS: s.implicit,
 		TrustProxy:   func(p netip.AddrPort) bool { return trust.Proxy.Contains(p.Addr()) },
 		TrustXCLIENT: func(p netip.AddrPort) bool { return trust.XCLIENT.Contains(p.Addr()) },
 		LineEnds: func(p netip.AddrPort) smtp.LineEnds {
@@ -153,8 +141,17 @@ func (r *relay) engine(cert *tls.Config, implicit bool) smtp.ServerConfig {
 			}
 			return smtp.RejectBare
 		},
-		Admit: r.admit(int64(s.InFlight)),
+		Admit:      r.admit(int64(c.InFlight)),
+		NewSession: counted(s.name, login.Sessions(s.service.NewSession)),
 	}
+	if s.role == smtpd.Submission {
+		cfg.Mechanisms = []string{auth.Plain, auth.Login}
+		if in.c.Public.ClientCA != "" {
+			cfg.Mechanisms = append(cfg.Mechanisms, auth.External)
+		}
+		cfg.PlainWithoutTLS = loopback(in.c)
+	}
+	return cfg
 }
 
 // admit bounds the octets of messages in memory, over all listeners.
@@ -187,44 +184,40 @@ func (r *relay) serveAccess() error {
 	if !r.has("proxy") {
 		return nil
 	}
-	cert, err := r.public()
-	if err != nil {
-		return err
-	}
-	checker := r.checker()
-	for _, s := range []struct {
-		name     string
-		addrs    []string
-		protocol proxy.Protocol
-		implicit bool
-	}{
-		{"imap", r.c.IMAP.Listen, proxy.IMAP, false},
-		{"imaps", r.c.IMAP.TLSListen, proxy.IMAP, true},
-		{"pop3", r.c.POP3.Listen, proxy.POP3, false},
-		{"pop3s", r.c.POP3.TLSListen, proxy.POP3, true},
+	for _, s := range []*accessService{
+		{name: "imap", addrs: r.c.IMAP.Listen, protocol: proxy.IMAP},
+		{name: "imaps", addrs: r.c.IMAP.TLSListen, protocol: proxy.IMAP, implicit: true},
+		{name: "pop3", addrs: r.c.POP3.Listen, protocol: proxy.POP3},
+		{name: "pop3s", addrs: r.c.POP3.TLSListen, protocol: proxy.POP3, implicit: true},
 	} {
 		if len(s.addrs) == 0 {
 			continue
 		}
-		p, err := proxy.New(proxy.Config{
-			Protocol: s.protocol, Hostname: r.c.Hostname, TLS: cert, Implicit: s.implicit, PlainWithoutTLS: r.loopback,
-			Login: countLogins(s.name, checker.Proxy), Routes: r.n.Routes, BackendTLS: r.n.TLS.Client("", tlsconf.Backend),
-			Within: r.c.Proxy.BackendTimeout, PreAuth: r.c.Proxy.LoginTimeout, Idle: r.c.Proxy.IdleTimeout,
-			MaxConns: r.c.Proxy.MaxSessions, PerAddress: r.c.Proxy.MaxPerAddress, Log: r.n.Log,
-		})
-		if err != nil {
+		var err error
+		if s.server, err = proxy.New(r.proxyConfig(r.now(), s)); err != nil {
 			return err
 		}
-		if err := r.listen(s.name, s.addrs, p); err != nil {
+		r.access = append(r.access, s)
+		if err := r.listen(s.name, s.addrs, s.server); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// proxyConfig is what the sessions of an access proxy do.
+func (r *relay) proxyConfig(in *inside, s *accessService) proxy.Config {
+	c := &in.c.Proxy
+	return proxy.Config{
+		Protocol: s.protocol, Hostname: in.c.Hostname, TLS: r.cert, Implicit: s.implicit, PlainWithoutTLS: loopback(in.c),
+		Login: countLogins(s.name, r.checker(in).Proxy), Routes: r.n.Routes, BackendTLS: r.n.TLS.Client("", tlsconf.Backend),
+		Within: c.BackendTimeout, PreAuth: c.LoginTimeout, Idle: c.IdleTimeout,
+		MaxConns: c.MaxSessions, PerAddress: c.MaxPerAddress, Log: r.n.Log,
+	}
+}
+
 // listen serves an access proxy on its addresses until the stop.
 func (r *relay) listen(name string, addrs []string, p *proxy.Server) error {
-	r.sessions = append(r.sessions, p)
 	r.n.Metrics.GaugeFunc(metrics.ProxyOpenNow, "Client sessions open now, by service.", map[string]string{"service": name},
 		func() float64 { return float64(p.Sessions()) })
 	for _, addr := range addrs {

@@ -118,7 +118,7 @@ func start(_ context.Context, n *daemon.Node[config.Witness]) error {
 	var seats []*seat
 	for i := range c.Groups {
 		g := &c.Groups[i]
-		s := &seat{n: n, group: g, room: group.Room(filepath.Join(g.Dir, "log"), int64(c.Retain.MaxLog))}
+		s := &seat{n: n, group: g, room: group.Room(filepath.Join(g.Dir, "log"), func() int64 { return int64(n.Live.Current().Retain.MaxLog) })}
 		s.slot = group.NewSlot(group.SlotConfig{
 			Node: c.Node, Group: g, Raft: &c.Raft, Witness: true, Port: port, TLS: n.TLS, Log: n.Log, Open: s.open, Changed: n.Changed,
 		})

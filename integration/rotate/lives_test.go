@@ -26,8 +26,11 @@ const (
 // again and again under load for longer than that: nothing is lost, no session ends.
 // One that is let expire is told of at once: by its node's log, status and figure,
 // and by those that refuse it. Renewed, it is taken again, without a restart.
-// POSTERN_LIVES=10m runs it longer.
+// It takes four minutes; POSTERN_LIVES=10m runs it longer.
 func TestShortLives(t *testing.T) {
+	if os.Getenv("POSTERN_NIGHTLY") == "" {
+		t.Skip("SKIP: nightly")
+	}
 	length := life + turn/2
 	if s := os.Getenv("POSTERN_LIVES"); s != "" {
 		var err error

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/relay/queue"
@@ -48,7 +49,7 @@ type Config struct {
 
 // Bouncer makes notifications. Any number of goroutines may use it.
 type Bouncer struct {
-	cfg Config
+	conf atomic.Pointer[Config]
 
 	mu   sync.Mutex // guards the fields below
 	hour time.Time  // begin of the hour being counted
@@ -57,8 +58,28 @@ type Bouncer struct {
 
 // New checks cfg and returns a Bouncer.
 func New(cfg Config) (*Bouncer, error) {
+	b := &Bouncer{sent: map[string]int{}}
+	if err := b.Set(cfg); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Set makes cfg hold for notifications from now on. On an error nothing changes.
+func (b *Bouncer) Set(cfg Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	b.conf.Store(&cfg)
+	return nil
+}
+
+func (b *Bouncer) cfg() *Config { return b.conf.Load() }
+
+// check fills in what is zero.
+func (cfg *Config) check() error {
 	if cfg.Hostname == "" || cfg.Origin == "" || cfg.Door == nil {
-		return nil, errors.New("bounce: no host name, origin or door")
+		return errors.New("bounce: no host name, origin or door")
 	}
 	if cfg.From.IsNull() {
 		cfg.From = mail.Address{Local: "MAILER-DAEMON", Domain: cfg.Hostname}
@@ -75,14 +96,14 @@ func New(cfg Config) (*Bouncer, error) {
 	if cfg.Texts == nil {
 		var err error
 		if cfg.Texts, err = LoadTexts(nil); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if cfg.Language = strings.ToLower(cfg.Language); cfg.Language == "" {
 		cfg.Language = usualLanguage
 	}
 	if !cfg.Texts.Has(cfg.Language) {
-		return nil, fmt.Errorf("bounce: no texts in %q; there are %s", cfg.Language, strings.Join(cfg.Texts.Languages(), ", "))
+		return fmt.Errorf("bounce: no texts in %q; there are %s", cfg.Language, strings.Join(cfg.Texts.Languages(), ", "))
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -90,7 +111,7 @@ func New(cfg Config) (*Bouncer, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Bouncer{cfg: cfg, sent: map[string]int{}}, nil
+	return nil
 }
 
 // Report implements jobctl.Reporter: it queues one notification about rcpts to
@@ -101,26 +122,26 @@ func (b *Bouncer) Report(ctx context.Context, it *queue.Item, rcpts []queue.Reci
 		return nil
 	}
 	wanted := ""
-	if b.cfg.Wanted != nil {
+	if b.cfg().Wanted != nil {
 		var err error
-		if wanted, err = b.cfg.Wanted(ctx, to); err != nil {
+		if wanted, err = b.cfg().Wanted(ctx, to); err != nil {
 			return fmt.Errorf("language of a notification: %w", err)
 		}
 	}
 	n := b.compose(it, rcpts, msg, wanted)
 	if !b.admit(to) {
-		b.cfg.Log.Warn("notification suppressed, too many to one address", "queue_id", it.ID(), "kind", n.kind)
+		b.cfg().Log.Warn("notification suppressed, too many to one address", "queue_id", it.ID(), "kind", n.kind)
 		return nil
 	}
 	env := mail.Envelope{
-		QueueID: n.id, RootID: n.id, Origin: b.cfg.Origin, Arrival: n.date, Body: n.body, SMTPUTF8: n.utf8,
+		QueueID: n.id, RootID: n.id, Origin: b.cfg().Origin, Arrival: n.date, Body: n.body, SMTPUTF8: n.utf8,
 	}
 	// All of rcpts are told of together: the first stands for them.
 	parent := queue.Parent{ID: it.ID(), Key: rcpts[0].Key, State: rcpts[0].State}
 	if parent.State == queue.Pending {
 		parent.Notice = it.Notices + 1
 	}
-	err := b.cfg.Door.Inject(ctx, transaction.Injection{
+	err := b.cfg().Door.Inject(ctx, transaction.Injection{
 		Envelope: env, Recipients: []mail.Recipient{{Address: to, Notify: mail.NotifyNever}}, Report: true, Parent: parent,
 	}, n.bytes)
 	if err != nil && !mail.Permanent(err) {
@@ -132,7 +153,7 @@ func (b *Bouncer) Report(ctx context.Context, it *queue.Item, rcpts []queue.Reci
 	if err != nil {
 		e.Reply = string(n.kind) + " notification refused: " + mail.AsError("bounce", err).Reply
 	}
-	b.cfg.Mail.Notified(e)
+	b.cfg().Mail.Notified(e)
 	return nil
 }
 
@@ -143,13 +164,13 @@ const maxTargets = 100_000
 func (b *Bouncer) admit(to mail.Address) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := b.cfg.Now()
+	now := b.cfg().Now()
 	if age := now.Sub(b.hour); age >= time.Hour || age < 0 {
 		b.hour = now
 		clear(b.sent)
 	}
 	key := to.Key()
-	if b.sent[key] >= b.cfg.PerHour {
+	if b.sent[key] >= b.cfg().PerHour {
 		return false
 	}
 	if len(b.sent) < maxTargets || b.sent[key] > 0 {

@@ -77,7 +77,7 @@ func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte, w
 	n.utf8 = needsUTF8(it, rcpts)
 	n.from = b.author(rcpts, n.utf8)
 	content, whole := b.content(it, kinds[lead].action, msg)
-	tag, words := b.cfg.Texts.in(wanted, b.cfg.Language)
+	tag, words := b.cfg().Texts.in(wanted, b.cfg().Language)
 	text, textEncoding := transfer(b.text(words, it, lead, rcpts))
 	status := b.status(it, rcpts, n.utf8)
 	eight := !ascii(content) || !ascii(status)
@@ -118,11 +118,11 @@ func (b *Bouncer) author(rcpts []queue.Recipient, utf8 bool) mail.Address {
 	a := rcpts[0].Reports
 	for i := range rcpts {
 		if rcpts[i].Reports.Key() != a.Key() {
-			return b.cfg.From
+			return b.cfg().From
 		}
 	}
 	if a.IsNull() || !utf8 && !a.IsASCII() {
-		return b.cfg.From
+		return b.cfg().From
 	}
 	return a
 }
@@ -135,7 +135,7 @@ func (b *Bouncer) header(it *queue.Item, n *notification, words language, bounda
 	h = message.AppendMailboxField(h, "From", author.fill(), n.from)
 	h = message.AppendMailboxField(h, "To", "", it.Envelope.ReversePath)
 	h = message.AppendField(h, "Subject", words[string(n.kind)].subject)
-	h = message.AppendField(h, "Message-ID", "<"+n.id+"@"+b.cfg.Hostname+">")
+	h = message.AppendField(h, "Message-ID", "<"+n.id+"@"+b.cfg().Hostname+">")
 	if id, ok := message.Get(msg[:message.HeaderLen(msg)], "Message-ID"); ok && len(id) < 250 && plain(id) {
 		h = message.AppendField(h, "References", string(id))
 	}
@@ -166,7 +166,7 @@ func part(o *bytes.Buffer, boundary, contentType, description, encoding string, 
 // sender asked for the header only or it is too large, else the header
 // (RFC 3461 4.3 and 6).
 func (b *Bouncer) content(it *queue.Item, action string, msg []byte) (content []byte, whole bool) {
-	if action == "failed" && it.Envelope.Ret != "HDRS" && int64(len(msg)) <= b.cfg.MaxContent {
+	if action == "failed" && it.Envelope.Ret != "HDRS" && int64(len(msg)) <= b.cfg().MaxContent {
 		return msg, true
 	}
 	return bytes.TrimSuffix(msg[:message.HeaderLen(msg)], []byte("\r\n")), false
@@ -212,7 +212,7 @@ func (b *Bouncer) text(words language, it *queue.Item, lead int, rcpts []queue.R
 			o.WriteString(s.fill(pairs...))
 		}
 	}
-	put("greeting", "host", b.cfg.Hostname)
+	put("greeting", "host", b.cfg().Hostname)
 	for k := lead; k < len(kinds); k++ {
 		first := true
 		for i := range rcpts {
@@ -242,14 +242,14 @@ func (b *Bouncer) text(words language, it *queue.Item, lead int, rcpts []queue.R
 	}
 	if _, ok := words["closing"]; ok {
 		o.WriteString("\r\n")
-		put("closing", "host", b.cfg.Hostname)
+		put("closing", "host", b.cfg().Hostname)
 	}
 	return o.Bytes()
 }
 
 // until is when it is given up.
 func (b *Bouncer) until(it *queue.Item) time.Time {
-	return it.Envelope.Arrival.Add(b.cfg.Lifetime).UTC()
+	return it.Envelope.Arrival.Add(b.cfg().Lifetime).UTC()
 }
 
 // transfer encodes a text for a way of seven bits, so that whole notifications
@@ -306,7 +306,7 @@ func (b *Bouncer) status(it *queue.Item, rcpts []queue.Recipient, utf8 bool) []b
 		}
 	}
 	field("Original-Envelope-Id", it.Envelope.EnvelopeID)
-	field("Reporting-MTA", "dns; "+b.cfg.Hostname)
+	field("Reporting-MTA", "dns; "+b.cfg().Hostname)
 	field("Arrival-Date", it.Envelope.Arrival.UTC().Format(time.RFC1123Z))
 	for i := range rcpts {
 		r := &rcpts[i]

@@ -87,6 +87,7 @@ type listener struct {
 type service struct {
 	Service
 	open atomic.Int64
+	max  atomic.Int64 // connections; 0 is no limit
 }
 
 // New listens on every address of every service. It opens all or none.
@@ -115,6 +116,7 @@ func New(cfg Config) (*Dispatcher, error) {
 			s.Busy = defaultBusy
 		}
 		svc := &service{Service: s}
+		svc.max.Store(int64(s.MaxConns))
 		for _, l := range s.Open {
 			d.listeners = append(d.listeners, listener{l, svc})
 		}
@@ -171,6 +173,15 @@ func (d *Dispatcher) Connections(name string) int64 {
 	return n
 }
 
+// SetMaxConns changes the limit of a service; connections beyond it stay.
+func (d *Dispatcher) SetMaxConns(name string, n int) {
+	for _, l := range d.listeners {
+		if l.service.Name == name {
+			l.service.max.Store(int64(n))
+		}
+	}
+}
+
 // Run accepts until Shutdown, or until ctx ends, which closes the listeners
 // and nothing else. It returns nil after Shutdown.
 func (d *Dispatcher) Run(ctx context.Context) error {
@@ -214,7 +225,7 @@ func (d *Dispatcher) accept(l listener) {
 
 // take hands one connection to its service.
 func (d *Dispatcher) take(s *service, c net.Conn) {
-	if d.draining.Load() || s.MaxConns > 0 && s.open.Load() >= int64(s.MaxConns) {
+	if limit := s.max.Load(); d.draining.Load() || limit > 0 && s.open.Load() >= limit {
 		d.turnAway(s, c)
 		return
 	}

@@ -22,7 +22,7 @@ const trouble = time.Minute
 func (c *Controller) work(ctx context.Context, j *job) {
 	next, busy, err := c.guarded(ctx, j)
 	if err != nil && ctx.Err() == nil {
-		c.cfg.Log.Error("job failed", "queue_id", j.m.id, "channel", j.dest.key.channel, "next_hop", j.dest.key.hop, "error", err)
+		c.cfg().Log.Error("job failed", "queue_id", j.m.id, "channel", j.dest.key.channel, "next_hop", j.dest.key.hop, "error", err)
 	}
 	c.ended(j, next, busy)
 }
@@ -44,7 +44,7 @@ func (c *Controller) guarded(ctx context.Context, j *job) (next time.Time, busy 
 			return c.now(), false, nil
 		}
 	}
-	defer c.cfg.Queue.Mark(j.m.id)()
+	defer c.cfg().Queue.Mark(j.m.id)()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: %v\n%s", errPanic, p, debug.Stack())
@@ -60,7 +60,7 @@ func (c *Controller) guarded(ctx context.Context, j *job) (next time.Time, busy 
 	case errors.Is(err, queue.ErrNotFound):
 		return time.Time{}, false, nil
 	case errors.Is(err, queue.ErrDamaged):
-		return time.Time{}, false, c.cfg.Queue.SetAside(j.m.id, err)
+		return time.Time{}, false, c.cfg().Queue.SetAside(j.m.id, err)
 	case err != nil:
 		return c.now().Add(trouble), false, err
 	}
@@ -75,7 +75,7 @@ func (c *Controller) guarded(ctx context.Context, j *job) (next time.Time, busy 
 func (c *Controller) poisoned(m *message) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	it, err := c.cfg.Queue.Load(m.id)
+	it, err := c.cfg().Queue.Load(m.id)
 	if err != nil {
 		return c.now().Add(trouble)
 	}
@@ -84,12 +84,12 @@ func (c *Controller) poisoned(m *message) time.Time {
 	m.crash = it.Crashes
 	c.mu.Unlock()
 	next := c.now().Add(trouble)
-	if it.Crashes >= c.cfg.PoisonLimit {
+	if it.Crashes >= c.cfg().PoisonLimit {
 		c.hold(it, fmt.Sprintf("it broke its delivery %d times", it.Crashes))
 		next = time.Time{}
 	}
-	if err := c.cfg.Queue.Update(it, true); err != nil {
-		c.cfg.Log.Error("crash not counted", "queue_id", m.id, "error", err)
+	if err := c.cfg().Queue.Update(it, true); err != nil {
+		c.cfg().Log.Error("crash not counted", "queue_id", m.id, "error", err)
 	}
 	return next
 }
@@ -98,10 +98,10 @@ func (c *Controller) poisoned(m *message) time.Time {
 func (c *Controller) survived(m *message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	it, err := c.cfg.Queue.Load(m.id)
+	it, err := c.cfg().Queue.Load(m.id)
 	if err == nil && it.Crashes > 0 {
 		it.Crashes = 0
-		err = c.cfg.Queue.Update(it, false)
+		err = c.cfg().Queue.Update(it, false)
 	}
 	if err == nil || errors.Is(err, queue.ErrNotFound) {
 		c.mu.Lock()
@@ -113,8 +113,8 @@ func (c *Controller) survived(m *message) {
 // hold marks it as held; the caller writes it.
 func (c *Controller) hold(it *queue.Item, reason string) {
 	it.Held, it.Reason, it.HeldAt = true, reason, c.now()
-	c.cfg.Log.Warn("message held", "queue_id", it.ID(), "reason", reason)
-	c.cfg.Mail.Held(c.event(it, reason))
+	c.cfg().Log.Warn("message held", "queue_id", it.ID(), "reason", reason)
+	c.cfg().Mail.Held(c.event(it, reason))
 }
 
 func (c *Controller) event(it *queue.Item, reply string) maillog.Event {
@@ -133,13 +133,13 @@ const maxPooled = 1 << 20
 // withBody reads the message of it and calls f with it. The octets are counted
 // against MaxBody.
 func (c *Controller) withBody(ctx context.Context, it *queue.Item, f func(msg []byte) error) error {
-	n := min(max(it.Size, 1), c.cfg.MaxBody)
+	n := min(max(it.Size, 1), c.cfg().MaxBody)
 	if err := c.bodies.Acquire(ctx, n); err != nil {
 		return err
 	}
 	defer c.bodies.Release(n)
 	buf := bodyPool.Get().(*[]byte)
-	b, err := c.cfg.Queue.Body(it, (*buf)[:0])
+	b, err := c.cfg().Queue.Body(it, (*buf)[:0])
 	if cap(b) <= maxPooled {
 		*buf = b
 		defer bodyPool.Put(buf)
@@ -160,7 +160,7 @@ func (c *Controller) attempt(ctx context.Context, j *job) (next time.Time, busy 
 	if len(pick) == 0 {
 		return c.nextTry(it, j.dest.key), false, nil
 	}
-	agent := c.cfg.Agents[j.dest.key.channel]
+	agent := c.cfg().Agents[j.dest.key.channel]
 	if agent == nil {
 		return c.now().Add(trouble), false, fmt.Errorf("no agent for channel %q", j.dest.key.channel)
 	}
@@ -197,7 +197,7 @@ func (c *Controller) attempt(ctx context.Context, j *job) (next time.Time, busy 
 func (c *Controller) pick(j *job) (it *queue.Item, pick []int, err error) {
 	j.m.mu.Lock()
 	defer j.m.mu.Unlock()
-	if it, err = c.cfg.Queue.Load(j.m.id); err != nil {
+	if it, err = c.cfg().Queue.Load(j.m.id); err != nil {
 		return nil, nil, err
 	}
 	if it.Held {
@@ -210,7 +210,7 @@ func (c *Controller) pick(j *job) (it *queue.Item, pick []int, err error) {
 	for i := range it.Recipients {
 		r := &it.Recipients[i]
 		if r.State == queue.Pending && (destKey{r.Channel, r.NextHop}) == j.dest.key &&
-			(forced || !c.cfg.due(r, it.Envelope.Priority, now).After(now)) {
+			(forced || !c.cfg().due(r, it.Envelope.Priority, now).After(now)) {
 			pick = append(pick, i)
 		}
 	}
@@ -226,7 +226,7 @@ func (c *Controller) nextTry(it *queue.Item, key destKey) time.Time {
 		if r.State != queue.Pending || (destKey{r.Channel, r.NextHop}) != key {
 			continue
 		}
-		at := c.cfg.due(r, it.Envelope.Priority, now)
+		at := c.cfg().due(r, it.Envelope.Priority, now)
 		if at.IsZero() {
 			at = now
 		}
@@ -261,8 +261,8 @@ func (c *Controller) judge(d *destination, results []deliver.Result) {
 	if answered {
 		d.failures = 0
 		c.rest(d, 0)
-	} else if d.failures++; d.failures >= c.cfg.DeadAfter {
-		pause := min(c.cfg.DeadPause<<min(d.failures-c.cfg.DeadAfter, 10), c.cfg.DeadPauseMax)
+	} else if d.failures++; d.failures >= c.cfg().DeadAfter {
+		pause := min(c.cfg().DeadPause<<min(d.failures-c.cfg().DeadAfter, 10), c.cfg().DeadPauseMax)
 		if d.key.channel == mail.ChannelLMTP {
 			pause = min(pause, time.Minute)
 		}
@@ -270,8 +270,8 @@ func (c *Controller) judge(d *destination, results []deliver.Result) {
 		c.sweep(d)
 	}
 	c.mu.Unlock()
-	if done && c.cfg.OnDelivered != nil {
-		c.cfg.OnDelivered(d.key.channel, d.key.hop)
+	if done && c.cfg().OnDelivered != nil {
+		c.cfg().OnDelivered(d.key.channel, d.key.hop)
 	}
 }
 
@@ -279,7 +279,7 @@ func (c *Controller) judge(d *destination, results []deliver.Result) {
 func (c *Controller) apply(ctx context.Context, j *job, rcpts []mail.Recipient, results []deliver.Result) (time.Time, bool, error) {
 	j.m.mu.Lock()
 	defer j.m.mu.Unlock()
-	it, err := c.cfg.Queue.Load(j.m.id)
+	it, err := c.cfg().Queue.Load(j.m.id)
 	if err != nil {
 		return time.Time{}, false, err
 	}
@@ -323,14 +323,14 @@ func (c *Controller) failuresOf(d *destination) int {
 // survives a crash, and lets go on what waits for it.
 func (c *Controller) store(it *queue.Item, durable bool) error {
 	if len(it.Recipients) > 0 {
-		if err := c.cfg.Queue.Update(it, durable); err != nil {
+		if err := c.cfg().Queue.Update(it, durable); err != nil {
 			return err
 		}
 	} else {
-		if err := c.cfg.Queue.Remove(it, durable); err != nil {
+		if err := c.cfg().Queue.Remove(it, durable); err != nil {
 			return err
 		}
-		c.cfg.Mail.Removed(c.event(it, ""))
+		c.cfg().Mail.Removed(c.event(it, ""))
 	}
 	if durable {
 		c.closed(it)
@@ -350,16 +350,16 @@ func (c *Controller) settle(it *queue.Item, r *queue.Recipient, res *deliver.Res
 	switch res.Outcome {
 	case deliver.Delivered:
 		state = queue.Delivered
-		c.cfg.Mail.Delivered(e)
+		c.cfg().Mail.Delivered(e)
 	case deliver.Relayed:
 		state = queue.Relayed
-		c.cfg.Mail.Relayed(e)
+		c.cfg().Mail.Relayed(e)
 	case deliver.Passed:
 		state = queue.Expanded
 		if r.Channel == mail.ChannelReprocess {
-			c.cfg.Mail.Expanded(e)
+			c.cfg().Mail.Expanded(e)
 		} else {
-			c.cfg.Mail.Delivered(e)
+			c.cfg().Mail.Delivered(e)
 		}
 		if !res.Ended {
 			it.Leave(r)
@@ -367,11 +367,11 @@ func (c *Controller) settle(it *queue.Item, r *queue.Recipient, res *deliver.Res
 		}
 	case deliver.Failed:
 		state = queue.Failed
-		c.cfg.Mail.Bounced(e)
+		c.cfg().Mail.Bounced(e)
 	default:
 		r.Unknown = r.Unknown || res.Outcome == deliver.Unknown
-		c.cfg.deferred(r, it.Envelope.Priority, now, res.Busy)
-		c.cfg.Mail.Deferred(e)
+		c.cfg().deferred(r, it.Envelope.Priority, now, res.Busy)
+		c.cfg().Mail.Deferred(e)
 		return false
 	}
 	c.finish(it, r, state)

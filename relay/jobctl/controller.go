@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -17,7 +18,7 @@ import (
 
 // Controller runs the queue. Any number of goroutines may call its methods.
 type Controller struct {
-	cfg    Config
+	conf   atomic.Pointer[Config]
 	start  time.Time // wall clock, with the monotonic reading all ages come from
 	bodies *semaphore.Weighted
 	alone  chan struct{} // has room for the one suspect that runs
@@ -54,11 +55,41 @@ func New(cfg Config) (*Controller, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	return &Controller{
-		cfg: cfg, start: time.Now(), bodies: semaphore.NewWeighted(cfg.MaxBody), wake: make(chan struct{}, 1), alone: make(chan struct{}, 1),
+	c := &Controller{
+		start: time.Now(), bodies: semaphore.NewWeighted(cfg.MaxBody), wake: make(chan struct{}, 1), alone: make(chan struct{}, 1),
 		messages: map[string]*message{}, dests: map[destKey]*destination{}, channels: map[mail.Channel]*channel{},
 		silent: map[*destination]bool{}, over: map[*destination]bool{}, crashes: map[string]int{}, kept: map[string]bool{}, children: children{of: map[string]map[string]queue.Parent{}}, seed: maphash.MakeSeed(),
-	}, nil
+	}
+	c.conf.Store(&cfg)
+	return c, nil
+}
+
+func (c *Controller) cfg() *Config { return c.conf.Load() }
+
+// Rules are what may change while a Controller runs.
+type Rules struct {
+	Backoff  map[mail.Priority][]time.Duration
+	Notices  []time.Duration
+	Lifetime time.Duration
+	Limits   map[mail.Channel]Limit // but for their Timeout
+}
+
+// SetRules makes r hold for attempts from now on. What waits keeps the time of its
+// next attempt unless that is further away than any interval.
+func (c *Controller) SetRules(r Rules) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cfg := *c.cfg()
+	cfg.Backoff, cfg.Notices, cfg.Lifetime, cfg.Limits = r.Backoff, r.Notices, r.Lifetime, r.Limits
+	_ = cfg.defaults() // it had a queue and a reporter before
+	c.conf.Store(&cfg)
+	for name, ch := range c.channels {
+		l := cfg.limit(name)
+		ch.limit.Channel, ch.limit.Destination = l.Channel, l.Destination
+	}
+	if c.running {
+		c.pump()
+	}
 }
 
 // now is the wall clock of the start, moved on by the monotonic clock: it never
@@ -77,7 +108,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.pump()
 	c.mu.Unlock()
 	c.wg.Go(func() { c.scan(ctx) })
-	if c.cfg.OnHold != nil {
+	if c.cfg().OnHold != nil {
 		c.wg.Go(func() { c.releases(ctx) })
 	}
 	c.wg.Go(func() { c.orphans(ctx) })
@@ -133,15 +164,15 @@ func (c *Controller) tick(ctx context.Context) time.Duration {
 		live -= d.tracked
 	}
 	if c.overflow && !c.scanning && c.running {
-		pause := max(c.cfg.Rescan, silentRescan) // it is for ages only
+		pause := max(c.cfg().Rescan, silentRescan) // it is for ages only
 		for d := range c.over {
 			if d.until == 0 {
-				pause = c.cfg.Rescan
+				pause = c.cfg().Rescan
 				break
 			}
 		}
-		if pause == c.cfg.Rescan && live < c.cfg.MaxTracked/2 {
-			pause = min(pause, max(c.cfg.Rescan/12, 4*c.scanTook))
+		if pause == c.cfg().Rescan && live < c.cfg().MaxTracked/2 {
+			pause = min(pause, max(c.cfg().Rescan/12, 4*c.scanTook))
 		}
 		if at := c.lastScan.Add(pause); !c.now().Before(at) {
 			c.scanning = true
@@ -189,7 +220,7 @@ func (c *Controller) mayRun(d *destination, now int64) bool {
 	if d.paused || d.active >= d.ch.limit.Destination {
 		return false
 	}
-	return d.failures < c.cfg.DeadAfter || d.active == 0 && d.until <= now
+	return d.failures < c.cfg().DeadAfter || d.active == 0 && d.until <= now
 }
 
 // startOne starts the first ready job of d.
@@ -251,7 +282,7 @@ func (c *Controller) track(it *queue.Item) bool {
 	all := true
 	for i := range it.Recipients {
 		r := &it.Recipients[i]
-		key, next := destKey{r.Channel, r.NextHop}, c.cfg.due(r, it.Envelope.Priority, now)
+		key, next := destKey{r.Channel, r.NextHop}, c.cfg().due(r, it.Envelope.Priority, now)
 		switch {
 		case r.State != queue.Pending:
 			key, next = destKey{chores, ""}, now
@@ -304,10 +335,10 @@ func (c *Controller) room(d *destination) bool {
 	switch {
 	case d.key.channel == chores:
 		return true // short-lived, and bounded by the messages that made them
-	case c.tracked >= c.cfg.MaxTracked:
+	case c.tracked >= c.cfg().MaxTracked:
 		return d.tracked == 0 // a destination that nobody knows yet is let in
-	case c.tracked >= c.cfg.MaxTracked/2:
-		return d.tracked < max(c.cfg.MaxTracked/10, 1)
+	case c.tracked >= c.cfg().MaxTracked/2:
+		return d.tracked < max(c.cfg().MaxTracked/10, 1)
 	}
 	return true
 }
@@ -323,7 +354,7 @@ func (c *Controller) scan(ctx context.Context) {
 	}
 	c.mu.Unlock()
 	n, wait, begin := 0, 0, c.now()
-	err := c.cfg.Queue.Scan(ctx, func(it *queue.Item) error {
+	err := c.cfg().Queue.Scan(ctx, func(it *queue.Item) error {
 		c.mu.Lock()
 		if c.wait(it) {
 			wait++
@@ -344,7 +375,7 @@ func (c *Controller) scan(ctx context.Context) {
 		return nil
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
-		c.cfg.Log.Error("queue not read to the end", "error", err)
+		c.cfg().Log.Error("queue not read to the end", "error", err)
 	}
 	c.lookAll(ctx)
 	c.mu.Lock()
@@ -360,11 +391,11 @@ func (c *Controller) scan(ctx context.Context) {
 // overdue warns about or returns a message that is not tracked.
 func (c *Controller) overdue(ctx context.Context, it *queue.Item) {
 	age := c.now().Sub(it.Envelope.Arrival)
-	if it.Held || c.cfg.noticesDue(age) <= it.Notices && age < c.cfg.Lifetime {
+	if it.Held || c.cfg().noticesDue(age) <= it.Notices && age < c.cfg().Lifetime {
 		return
 	}
-	if err := c.age(ctx, c.message(it.ID()), c.cfg.MinAttempts); err != nil {
-		c.cfg.Log.Warn("warning or return put off", "queue_id", it.ID(), "error", err)
+	if err := c.age(ctx, c.message(it.ID()), c.cfg().MinAttempts); err != nil {
+		c.cfg().Log.Warn("warning or return put off", "queue_id", it.ID(), "error", err)
 	}
 }
 
@@ -372,21 +403,21 @@ func (c *Controller) overdue(ctx context.Context, it *queue.Item) {
 // process before this one died, and holds those for which that is once too
 // often.
 func (c *Controller) countSuspects() error {
-	ids := slices.Sorted(slices.Values(c.cfg.Queue.Suspects())) // one several times, when it had several jobs
+	ids := slices.Sorted(slices.Values(c.cfg().Queue.Suspects())) // one several times, when it had several jobs
 	for _, id := range slices.Compact(ids) {
-		it, err := c.cfg.Queue.Load(id)
+		it, err := c.cfg().Queue.Load(id)
 		if errors.Is(err, queue.ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			c.cfg.Log.Error("suspect not read", "queue_id", id, "error", err)
+			c.cfg().Log.Error("suspect not read", "queue_id", id, "error", err)
 			continue
 		}
 		it.Crashes++
-		if it.Crashes >= c.cfg.PoisonLimit && !it.Held {
+		if it.Crashes >= c.cfg().PoisonLimit && !it.Held {
 			c.hold(it, fmt.Sprintf("the relay died %d times while working on it", it.Crashes))
 		}
-		if err := c.cfg.Queue.Update(it, true); err != nil {
+		if err := c.cfg().Queue.Update(it, true); err != nil {
 			return fmt.Errorf("jobctl: %w", err)
 		}
 		c.mu.Lock()
@@ -396,5 +427,5 @@ func (c *Controller) countSuspects() error {
 		}
 		c.mu.Unlock()
 	}
-	return c.cfg.Queue.ClearSuspects()
+	return c.cfg().Queue.ClearSuspects()
 }

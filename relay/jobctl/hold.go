@@ -14,8 +14,8 @@ import (
 // holds c.mu.
 func (c *Controller) keep(id string) {
 	switch {
-	case c.cfg.OnHold == nil || c.kept[id]:
-	case len(c.kept) < c.cfg.MaxTracked:
+	case c.cfg().OnHold == nil || c.kept[id]:
+	case len(c.kept) < c.cfg().MaxTracked:
 		c.kept[id] = true
 	default:
 		c.keptMore = true
@@ -24,7 +24,7 @@ func (c *Controller) keep(id string) {
 
 // releases lets held mail go when its recipients are no longer on hold.
 func (c *Controller) releases(ctx context.Context) {
-	ticker := time.NewTicker(c.cfg.HoldCheck)
+	ticker := time.NewTicker(c.cfg().HoldCheck)
 	defer ticker.Stop()
 	for {
 		select {
@@ -47,7 +47,7 @@ func (c *Controller) releaseDue(ctx context.Context) {
 	}
 	c.mu.Unlock()
 	if more {
-		err := c.cfg.Queue.Scan(ctx, func(it *queue.Item) error {
+		err := c.cfg().Queue.Scan(ctx, func(it *queue.Item) error {
 			if slices.ContainsFunc(it.Recipients, onHold) {
 				ids = append(ids, it.ID())
 				c.mu.Lock()
@@ -61,7 +61,7 @@ func (c *Controller) releaseDue(ctx context.Context) {
 			c.keptMore = true
 			c.mu.Unlock()
 			if ctx.Err() == nil {
-				c.cfg.Log.Error("queue not read to the end", "error", err)
+				c.cfg().Log.Error("queue not read to the end", "error", err)
 			}
 		}
 	}
@@ -73,7 +73,7 @@ func (c *Controller) releaseDue(ctx context.Context) {
 			return
 		}
 		if err := c.releaseOne(ctx, id, asked); err != nil && ctx.Err() == nil {
-			c.cfg.Log.Warn("held message not looked at", "queue_id", id, "error", err)
+			c.cfg().Log.Warn("held message not looked at", "queue_id", id, "error", err)
 		}
 	}
 }
@@ -86,7 +86,7 @@ const maxAsked = 100_000
 // releaseOne lets those recipients of a message go that are no longer on hold.
 // What an operator holds stays.
 func (c *Controller) releaseOne(ctx context.Context, id string, asked map[string]bool) error {
-	it, err := c.cfg.Queue.Load(id)
+	it, err := c.cfg().Queue.Load(id)
 	gone := errors.Is(err, queue.ErrNotFound)
 	if err != nil && !gone {
 		return err
@@ -109,7 +109,7 @@ func (c *Controller) releaseOne(ctx context.Context, id string, asked map[string
 		name := r.Address.Key()
 		held, known := asked[name]
 		if !known {
-			if held = c.cfg.OnHold(ctx, &it.Envelope, r.Recipient); len(asked) < maxAsked {
+			if held = c.cfg().OnHold(ctx, &it.Envelope, r.Recipient); len(asked) < maxAsked {
 				asked[name] = held
 			}
 		}
@@ -130,7 +130,7 @@ func (c *Controller) releaseOne(ctx context.Context, id string, asked map[string
 	if err != nil {
 		return err
 	}
-	c.cfg.Mail.Released(c.event(it, "its recipients are no longer on hold"))
+	c.cfg().Mail.Released(c.event(it, "its recipients are no longer on hold"))
 	c.reschedule(it)
 	return nil
 }

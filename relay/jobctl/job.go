@@ -207,7 +207,7 @@ func (c *Controller) destination(key destKey) *destination {
 	if d == nil {
 		ch := c.channels[key.channel]
 		if ch == nil {
-			ch = &channel{limit: c.cfg.limit(key.channel)}
+			ch = &channel{limit: c.cfg().limit(key.channel)}
 			c.channels[key.channel] = ch
 		}
 		d = &destination{key: key, ch: ch}

@@ -760,7 +760,7 @@ func TestHoldChannel(t *testing.T) {
 		re := &agent{answer: func(*deliver.Delivery, *mail.Recipient) deliver.Result {
 			return deliver.Result{Outcome: deliver.Passed}
 		}}
-		h.c.cfg.Agents[mail.ChannelReprocess] = re
+		h.c.cfg().Agents[mail.ChannelReprocess] = re
 		id := h.submit(func(it *queue.Item) { it.Recipients[0].Channel = mail.ChannelHold }, "a@one.example")
 		time.Sleep(30 * day)
 		it, err := h.q.Load(id)

@@ -50,7 +50,7 @@ func (c *Controller) List(ctx context.Context, q Query) (items []*queue.Item, mo
 	if q.Limit <= 0 {
 		q.Limit = 1000
 	}
-	err = c.cfg.Queue.Scan(ctx, func(it *queue.Item) error {
+	err = c.cfg().Queue.Scan(ctx, func(it *queue.Item) error {
 		if it.ID() <= q.After || q.State != "" && StateOf(it) != q.State || q.Address != "" && !names(it, q.Address) {
 			return nil
 		}
@@ -82,7 +82,7 @@ func names(it *queue.Item, address string) bool {
 }
 
 // Show returns one message.
-func (c *Controller) Show(id string) (*queue.Item, error) { return c.cfg.Queue.Load(id) }
+func (c *Controller) Show(id string) (*queue.Item, error) { return c.cfg().Queue.Load(id) }
 
 // Next is when a message is tried next; zero when it is held, or now.
 func (c *Controller) Next(it *queue.Item) time.Time {
@@ -93,7 +93,7 @@ func (c *Controller) Next(it *queue.Item) time.Time {
 	now := c.now()
 	for i := range it.Recipients {
 		if r := &it.Recipients[i]; r.State == queue.Pending && r.Channel != mail.ChannelHold {
-			if at := c.cfg.due(r, it.Envelope.Priority, now); next.IsZero() || at.Before(next) {
+			if at := c.cfg().due(r, it.Envelope.Priority, now); next.IsZero() || at.Before(next) {
 				next = at
 			}
 		}
@@ -117,7 +117,7 @@ func (c *Controller) change(id string, f func(it *queue.Item)) (*queue.Item, err
 	m := c.message(id)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	it, err := c.cfg.Queue.Load(id)
+	it, err := c.cfg().Queue.Load(id)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func (c *Controller) Release(id string) error {
 	if err != nil {
 		return err
 	}
-	c.cfg.Mail.Released(c.event(it, ""))
+	c.cfg().Mail.Released(c.event(it, ""))
 	c.reschedule(it)
 	return nil
 }
@@ -226,7 +226,7 @@ func (c *Controller) Delete(id string) error {
 	for i := range gone {
 		e := c.event(it, "deleted by the operator")
 		e.Recipient, e.Channel = gone[i].Address, gone[i].Channel
-		c.cfg.Mail.Discarded(e)
+		c.cfg().Mail.Discarded(e)
 	}
 	return nil
 }
@@ -242,7 +242,7 @@ func (c *Controller) Return(id string) error {
 			}
 			e := c.event(it, "returned by the operator")
 			e.Recipient, e.Channel, e.Status = r.Address, r.Channel, mail.Status{5, 0, 0}
-			c.cfg.Mail.Bounced(e)
+			c.cfg().Mail.Bounced(e)
 			n := len(it.Recipients)
 			if c.finish(it, r, queue.Returned); len(it.Recipients) < n {
 				i--

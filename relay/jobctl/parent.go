@@ -28,7 +28,7 @@ func (c *Controller) wait(it *queue.Item) bool {
 	if _, known := of[it.ID()]; known {
 		return true
 	}
-	if c.children.n >= c.cfg.MaxTracked {
+	if c.children.n >= c.cfg().MaxTracked {
 		c.scanAgain()
 		return true
 	}
@@ -63,14 +63,14 @@ func (c *Controller) closed(it *queue.Item) {
 	}
 	c.mu.Unlock()
 	for _, id := range ids {
-		child, err := c.cfg.Queue.Load(id)
+		child, err := c.cfg().Queue.Load(id)
 		c.mu.Lock()
 		switch {
 		case err == nil:
 			c.track(child)
 			c.pump()
 		case !errors.Is(err, queue.ErrNotFound): // the next scan says what is wrong with it
-			c.cfg.Log.Error("message not read", "queue_id", id, "error", err)
+			c.cfg().Log.Error("message not read", "queue_id", id, "error", err)
 			c.scanAgain()
 		}
 		c.mu.Unlock()
@@ -86,12 +86,12 @@ func (c *Controller) look(parent string) {
 	m := c.message(parent)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	it, err := c.cfg.Queue.Load(parent)
+	it, err := c.cfg().Queue.Load(parent)
 	if errors.Is(err, queue.ErrNotFound) || errors.Is(err, queue.ErrDamaged) {
 		it, err = &queue.Item{Envelope: mail.Envelope{QueueID: parent}}, nil
 	}
 	if err != nil {
-		c.cfg.Log.Error("message not read, others wait for it", "queue_id", parent, "error", err)
+		c.cfg().Log.Error("message not read, others wait for it", "queue_id", parent, "error", err)
 		return
 	}
 	c.closed(it)
@@ -116,7 +116,7 @@ func (c *Controller) lookAll(ctx context.Context) {
 // orphans lets the children of parents go on that are gone in a way that nobody
 // told of, set aside for one.
 func (c *Controller) orphans(ctx context.Context) {
-	ticker := time.NewTicker(c.cfg.Rescan)
+	ticker := time.NewTicker(c.cfg().Rescan)
 	defer ticker.Stop()
 	for {
 		select {

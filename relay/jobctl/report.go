@@ -24,7 +24,7 @@ func (c *Controller) finish(it *queue.Item, r *queue.Recipient, s queue.State) {
 func (c *Controller) age(ctx context.Context, m *message, failures int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	it, err := c.cfg.Queue.Load(m.id)
+	it, err := c.cfg().Queue.Load(m.id)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (c *Controller) ageLocked(ctx context.Context, m *message, it *queue.Item, 
 		}
 	}
 	var final, late []queue.Recipient
-	due := c.cfg.noticesDue(age)
+	due := c.cfg().noticesDue(age)
 	for i := range it.Recipients {
 		r := &it.Recipients[i]
 		switch {
@@ -61,12 +61,12 @@ func (c *Controller) ageLocked(ctx context.Context, m *message, it *queue.Item, 
 	if len(final)+len(late) > 0 {
 		err := c.withBody(ctx, it, func(msg []byte) error {
 			if len(final) > 0 {
-				if err := c.cfg.Reporter.Report(ctx, it, final, msg); err != nil {
+				if err := c.cfg().Reporter.Report(ctx, it, final, msg); err != nil {
 					return err
 				}
 			}
 			if len(late) > 0 {
-				return c.cfg.Reporter.Report(ctx, it, late, msg)
+				return c.cfg().Reporter.Report(ctx, it, late, msg)
 			}
 			return nil
 		})
@@ -91,7 +91,7 @@ func (c *Controller) chore(m *message, it *queue.Item, err error) error {
 	if errors.Is(err, queue.ErrDamaged) {
 		return err
 	}
-	c.cfg.Log.Warn("report put off", "queue_id", m.id, "error", err)
+	c.cfg().Log.Warn("report put off", "queue_id", m.id, "error", err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if j := m.job(destKey{chores, ""}); j != nil && j.where == running {
@@ -130,7 +130,7 @@ func (c *Controller) sweep(d *destination) {
 	now, n := c.now(), 0
 	for _, j := range d.ready {
 		age := now.Sub(time.Unix(0, j.arrival))
-		if n < maxChores && (c.cfg.noticesDue(age) > j.m.notices || c.cfg.expired(age, d.failures)) {
+		if n < maxChores && (c.cfg().noticesDue(age) > j.m.notices || c.cfg().expired(age, d.failures)) {
 			j.m.failures = d.failures
 			c.addChore(j.m, j.arrival, c.nanos(now))
 			n++
@@ -149,12 +149,12 @@ func (c *Controller) expire(it *queue.Item, failures int) bool {
 	any := false
 	for i := 0; i < len(it.Recipients); i++ {
 		r := &it.Recipients[i]
-		if r.State != queue.Pending || r.Channel == mail.ChannelHold || !c.cfg.expired(age, max(r.Attempts, failures)) {
+		if r.State != queue.Pending || r.Channel == mail.ChannelHold || !c.cfg().expired(age, max(r.Attempts, failures)) {
 			continue
 		}
 		e := c.event(it, "time limit reached: "+r.Answer.Text)
 		e.Recipient, e.Channel, e.Relay, e.Status = r.Address, r.Channel, r.Answer.Relay, mail.Status{5, 4, 7}
-		c.cfg.Mail.Bounced(e)
+		c.cfg().Mail.Bounced(e)
 		n := len(it.Recipients)
 		c.finish(it, r, queue.TimedOut)
 		if len(it.Recipients) < n {

@@ -28,18 +28,18 @@ type back struct {
 // open finds the replica that serves the user's pair and logs in there as the
 // user, to go on with a session if there is a state of one. It goes on trying
 // until Config.Within is over: a failover takes less.
-func (s *Server) open(ctx context.Context, user User, c Client, state string) (*back, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Within-s.cfg.Within/10)
+func (cfg *Config) open(ctx context.Context, user User, c Client, state string) (*back, error) {
+	ctx, cancel := context.WithTimeout(ctx, cfg.Within-cfg.Within/10)
 	defer cancel()
 	var last error
 	wait := 20 * time.Millisecond
 	for {
-		news := s.cfg.Routes.While(user.Pair, "")
+		news := cfg.Routes.While(user.Pair, "")
 		asked := map[string]bool{}
 		prefer := ""
-		for n := next(s.cfg.Routes.Candidates(user.Pair), asked, prefer); n != nil; n = next(s.cfg.Routes.Candidates(user.Pair), asked, prefer) {
+		for n := next(cfg.Routes.Candidates(user.Pair), asked, prefer); n != nil; n = next(cfg.Routes.Candidates(user.Pair), asked, prefer) {
 			asked[n.Name] = true
-			b, leader, err := s.openOn(ctx, n, user, c, state)
+			b, leader, err := cfg.openOn(ctx, n, user, c, state)
 			if err == nil {
 				return b, nil
 			}
@@ -48,7 +48,7 @@ func (s *Server) open(ctx context.Context, user User, c Client, state string) (*
 				return nil, last
 			}
 			if prefer = leader; leader != "" {
-				s.cfg.Routes.Redirect(user.Pair, leader)
+				cfg.Routes.Redirect(user.Pair, leader)
 			}
 			if ctx.Err() != nil {
 				return nil, last
@@ -91,16 +91,16 @@ var (
 )
 
 // openOn logs in on one node. leader is the node that it says to ask instead.
-func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client, state string) (b *back, leader string, err error) {
-	addr := n.Addr[s.cfg.Protocol.service()]
+func (cfg *Config) openOn(ctx context.Context, n *route.Node, user User, c Client, state string) (b *back, leader string, err error) {
+	addr := n.Addr[cfg.Protocol.service()]
 	if addr == "" {
-		return nil, "", fmt.Errorf("no %s address known", s.cfg.Protocol)
+		return nil, "", fmt.Errorf("no %s address known", cfg.Protocol)
 	}
-	stay := s.cfg.Routes.While(user.Pair, n.Name)
+	stay := cfg.Routes.While(user.Pair, n.Name)
 	dctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	defer context.AfterFunc(stay, cancel)()
-	conn, err := s.cfg.Dial(dctx, "tcp", addr)
+	conn, err := cfg.Dial(dctx, "tcp", addr)
 	if err != nil {
 		return nil, "", err
 	}
@@ -109,8 +109,8 @@ func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client,
 			conn.Close()
 		}
 	}()
-	if s.cfg.BackendTLS != nil {
-		tc := tls.Client(conn, s.cfg.BackendTLS)
+	if cfg.BackendTLS != nil {
+		tc := tls.Client(conn, cfg.BackendTLS)
 		if err := tc.HandshakeContext(dctx); err != nil {
 			return nil, "", err
 		}
@@ -121,7 +121,7 @@ func (s *Server) openOn(ctx context.Context, n *route.Node, user User, c Client,
 	}
 	b = &back{conn: conn, r: bufio.NewReaderSize(conn, 4<<10), node: n.Name, stay: stay}
 	defer context.AfterFunc(stay, func() { conn.SetDeadline(past) })()
-	if s.cfg.Protocol == POP3 {
+	if cfg.Protocol == POP3 {
 		leader, err = b.loginPOP3(user)
 	} else {
 		leader, err = b.loginIMAP(user, c, state)

@@ -27,7 +27,7 @@ type imapFront struct {
 
 func (f *front) imap() {
 	i := &imapFront{front: f, r: imapwire.NewReader(f.conn, 0, maxPreAuthText)}
-	i.say("* OK [%s] %s ready", i.capability(), f.srv.cfg.Hostname)
+	i.say("* OK [%s] %s ready", i.capability(), f.cfg.Hostname)
 	for {
 		if i.r.Buffered() == 0 && i.flush() != nil {
 			return
@@ -59,7 +59,7 @@ func (i *imapFront) flush() error {
 // capability is what holds before login. What a backend can do is told after.
 func (i *imapFront) capability() string {
 	c := "CAPABILITY IMAP4rev1 IMAP4rev2 LITERAL+ SASL-IR ID"
-	if i.client.TLS == nil && i.srv.cfg.TLS != nil {
+	if i.client.TLS == nil && i.cfg.TLS != nil {
 		c += " STARTTLS"
 	}
 	if !i.mayPassword() {
@@ -171,13 +171,13 @@ func (i *imapFront) startTLS(tag string, p *imapwire.Parser) (done bool) {
 		i.bad++
 		i.say("%s BAD STARTTLS has no arguments", tag)
 		return false
-	case i.client.TLS != nil || i.srv.cfg.TLS == nil:
+	case i.client.TLS != nil || i.cfg.TLS == nil:
 		i.say("%s BAD TLS not possible now", tag)
 		return false
 	case i.r.Buffered() > 0:
 		// Octets sent before the handshake would be taken for commands inside
 		// it: RFC 9051 11.1 forbids them, so this is an attack or a bug.
-		i.srv.cfg.Log.Warn("proxy octets before TLS handshake", "client", i.client.Addr)
+		i.cfg.Log.Warn("proxy octets before TLS handshake", "client", i.client.Addr)
 		return true
 	}
 	i.say("%s OK begin", tag)
@@ -254,7 +254,7 @@ func (i *imapFront) finish(tag string, cred auth.Credentials) (b *back, done boo
 	switch {
 	case errors.Is(err, ErrRefused):
 		i.say("%s NO [AUTHENTICATIONFAILED] Login refused", tag)
-		if i.failures >= i.srv.cfg.Failures {
+		if i.failures >= i.cfg.Failures {
 			i.say("* BYE Too many refused logins")
 			return nil, true
 		}

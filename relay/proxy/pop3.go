@@ -25,7 +25,7 @@ type popFront struct {
 
 func (f *front) pop3() {
 	p := &popFront{front: f, r: bufio.NewReaderSize(f.conn, maxPOP3Line), w: bufio.NewWriterSize(f.conn, 1<<10)}
-	p.say("+OK %s POP3 ready", f.srv.cfg.Hostname)
+	p.say("+OK %s POP3 ready", f.cfg.Hostname)
 	for p.bad <= maxBad {
 		if p.r.Buffered() == 0 && p.w.Flush() != nil {
 			return
@@ -68,7 +68,7 @@ func (p *popFront) command(line string) (b *back, done bool) {
 	switch strings.ToUpper(verb) {
 	case "CAPA":
 		p.say("+OK capabilities follow\r\nTOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nEXPIRE NEVER\r\nIMPLEMENTATION Postern")
-		if p.client.TLS == nil && p.srv.cfg.TLS != nil {
+		if p.client.TLS == nil && p.cfg.TLS != nil {
 			p.say("STLS")
 		}
 		if p.mayPassword() {
@@ -111,11 +111,11 @@ func (p *popFront) command(line string) (b *back, done bool) {
 
 func (p *popFront) stls() (done bool) {
 	switch {
-	case p.client.TLS != nil || p.srv.cfg.TLS == nil:
+	case p.client.TLS != nil || p.cfg.TLS == nil:
 		p.say("-ERR TLS not possible now")
 		return false
 	case p.r.Buffered() > 0: // octets before the handshake, see imapFront.startTLS
-		p.srv.cfg.Log.Warn("proxy octets before TLS handshake", "client", p.client.Addr)
+		p.cfg.Log.Warn("proxy octets before TLS handshake", "client", p.client.Addr)
 		return true
 	}
 	p.say("+OK begin")
@@ -180,7 +180,7 @@ func (p *popFront) finish(cred auth.Credentials) (b *back, done bool) {
 	switch {
 	case errors.Is(err, ErrRefused):
 		p.say("-ERR [AUTH] login refused")
-		return nil, p.failures >= p.srv.cfg.Failures
+		return nil, p.failures >= p.cfg.Failures
 	case err != nil:
 		p.say("-ERR [SYS/TEMP] maildrop not available now, try again later")
 		return nil, false
@@ -223,7 +223,7 @@ func (p *popFront) pump(dst deadlineWriter, src *bufio.Reader) {
 			return
 		}
 		src.Discard(len(piece))
-		p.conn.SetReadDeadline(time.Now().Add(p.srv.cfg.Idle))
+		p.conn.SetReadDeadline(time.Now().Add(p.cfg.Idle))
 	}
 }
 

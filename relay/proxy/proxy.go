@@ -93,9 +93,8 @@ type Config struct {
 
 // Server is an access proxy for one protocol and one kind of listener.
 type Server struct {
-	cfg     Config
-	trusted func(netip.AddrPort) bool
-	kept    atomic.Int64 // octets of commands, to send them again
+	cfg  atomic.Pointer[Config] // of sessions from now on
+	kept atomic.Int64           // octets of commands, to send them again
 
 	mu     sync.Mutex // guards what follows
 	conns  map[net.Conn]struct{}
@@ -106,11 +105,21 @@ type Server struct {
 
 // New checks cfg and fills in its defaults.
 func New(cfg Config) (*Server, error) {
+	s := &Server{conns: map[net.Conn]struct{}{}, byAddr: map[netip.Addr]int{}}
+	if err := s.Set(cfg); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Set makes cfg hold for sessions from now on; those that are open keep what they
+// began with. On an error nothing changes.
+func (s *Server) Set(cfg Config) error {
 	switch {
 	case cfg.Login == nil || cfg.Routes == nil:
-		return nil, errors.New("proxy: Login and Routes are required")
+		return errors.New("proxy: Login and Routes are required")
 	case cfg.Implicit && cfg.TLS == nil:
-		return nil, errors.New("proxy: implicit TLS needs a certificate")
+		return errors.New("proxy: implicit TLS needs a certificate")
 	}
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
@@ -131,11 +140,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, conns: map[net.Conn]struct{}{}, byAddr: map[netip.Addr]int{}, trusted: cfg.PlainWithoutTLS}
-	if s.trusted == nil {
-		s.trusted = func(netip.AddrPort) bool { return false }
+	if cfg.PlainWithoutTLS == nil {
+		cfg.PlainWithoutTLS = func(netip.AddrPort) bool { return false }
 	}
-	return s, nil
+	s.cfg.Store(&cfg)
+	return nil
 }
 
 // Serve accepts clients until ctx ends or l is closed, then closes every
@@ -162,17 +171,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			return err
 		}
 		addr := addrOf(c)
-		if !s.track(c, addr.Addr()) {
+		cfg := s.cfg.Load()
+		if !s.track(cfg, c, addr.Addr()) {
 			c.SetWriteDeadline(time.Now().Add(time.Second))
-			if !s.cfg.Implicit {
-				c.Write([]byte(tooMany[s.cfg.Protocol]))
+			if !cfg.Implicit {
+				c.Write([]byte(tooMany[cfg.Protocol]))
 			}
 			c.Close()
 			continue
 		}
 		s.wg.Go(func() {
 			defer s.untrack(c, addr.Addr())
-			s.serveConn(ctx, c, addr)
+			s.serveConn(ctx, cfg, c, addr)
 		})
 	}
 }
@@ -189,14 +199,14 @@ func (s *Server) Sessions() int {
 	return len(s.conns)
 }
 
-func (s *Server) track(c net.Conn, addr netip.Addr) bool {
+func (s *Server) track(cfg *Config, c net.Conn, addr netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	limit := s.cfg.PerAddress
+	limit := cfg.PerAddress
 	if addr.IsLoopback() {
-		limit = s.cfg.MaxConns // a balancer or a test on this host
+		limit = cfg.MaxConns // a balancer or a test on this host
 	}
-	if s.closed || len(s.conns) >= s.cfg.MaxConns || s.byAddr[addr] >= limit {
+	if s.closed || len(s.conns) >= cfg.MaxConns || s.byAddr[addr] >= limit {
 		return false
 	}
 	s.conns[c] = struct{}{}
@@ -223,16 +233,16 @@ func (s *Server) closeAll() {
 	}
 }
 
-func (s *Server) serveConn(ctx context.Context, c net.Conn, addr netip.AddrPort) {
-	c.SetDeadline(time.Now().Add(s.cfg.PreAuth))
-	f := &front{srv: s, ctx: ctx, conn: c, client: Client{Protocol: s.cfg.Protocol, Addr: addr}}
-	if s.cfg.Implicit {
+func (s *Server) serveConn(ctx context.Context, cfg *Config, c net.Conn, addr netip.AddrPort) {
+	c.SetDeadline(time.Now().Add(cfg.PreAuth))
+	f := &front{srv: s, cfg: cfg, ctx: ctx, conn: c, client: Client{Protocol: cfg.Protocol, Addr: addr}}
+	if cfg.Implicit {
 		if err := f.startTLS(); err != nil {
-			s.cfg.Log.Info("proxy handshake failed", "protocol", s.cfg.Protocol, "client", addr, "err", err)
+			cfg.Log.Info("proxy handshake failed", "protocol", cfg.Protocol, "client", addr, "err", err)
 			return
 		}
 	}
-	if s.cfg.Protocol == POP3 {
+	if cfg.Protocol == POP3 {
 		f.pop3()
 	} else {
 		f.imap()
@@ -242,6 +252,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, addr netip.AddrPort)
 // front is the client's side of a session.
 type front struct {
 	srv      *Server
+	cfg      *Config
 	ctx      context.Context
 	conn     net.Conn
 	client   Client
@@ -250,7 +261,7 @@ type front struct {
 }
 
 func (f *front) startTLS() error {
-	tc := tls.Server(f.conn, f.srv.cfg.TLS)
+	tc := tls.Server(f.conn, f.cfg.TLS)
 	if err := tc.HandshakeContext(f.ctx); err != nil {
 		return err
 	}
@@ -260,14 +271,16 @@ func (f *front) startTLS() error {
 }
 
 // mayPassword reports whether a password may be sent now.
-func (f *front) mayPassword() bool { return f.client.TLS != nil || f.srv.trusted(f.client.Addr) }
+func (f *front) mayPassword() bool {
+	return f.client.TLS != nil || f.cfg.PlainWithoutTLS(f.client.Addr)
+}
 
 // login checks credentials and opens the user's backend session. greeting is
 // what the backend said to it.
 func (f *front) login(cred auth.Credentials) (*back, error) {
-	user, err := f.srv.cfg.Login(f.ctx, cred, f.client)
+	user, err := f.cfg.Login(f.ctx, cred, f.client)
 	if err != nil {
-		f.srv.cfg.Log.Info("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "user", cred.User, "mech", cred.Mechanism, "status", "refused", "err", err)
+		f.cfg.Log.Info("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "user", cred.User, "mech", cred.Mechanism, "status", "refused", "err", err)
 		if !errors.Is(err, ErrRefused) {
 			return nil, errUnavailable
 		}
@@ -280,13 +293,13 @@ func (f *front) login(cred auth.Credentials) (*back, error) {
 		}
 		return nil, err
 	}
-	b, err := f.srv.open(f.ctx, user, f.client, "")
+	b, err := f.cfg.open(f.ctx, user, f.client, "")
 	if err != nil {
-		f.srv.cfg.Log.Warn("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "status", "unavailable", "err", err)
+		f.cfg.Log.Warn("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "status", "unavailable", "err", err)
 		return nil, errUnavailable
 	}
 	f.user = user
-	f.srv.cfg.Log.Info("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "node", b.node, "status", "ok")
+	f.cfg.Log.Info("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "node", b.node, "status", "ok")
 	return b, nil
 }
 

@@ -128,13 +128,13 @@ func (p *pipe) resume() *back {
 	p.out.Unlock()
 	state := p.state
 	p.state = ""
-	s := p.front.srv
-	b, err := s.open(p.front.ctx, p.front.user, p.front.client, state)
+	cfg := p.front.cfg
+	b, err := cfg.open(p.front.ctx, p.front.user, p.front.client, state)
 	if err == nil {
 		err = p.move(b)
 	}
 	if err != nil {
-		s.cfg.Log.Info("proxy session cannot go on", "client", p.front.client.Addr, "account", p.front.user.Account, "err", err)
+		cfg.Log.Info("proxy session cannot go on", "client", p.front.client.Addr, "account", p.front.user.Account, "err", err)
 		return nil
 	}
 	metrics.ProxyResumed.Inc()
@@ -246,7 +246,7 @@ func (p *pipe) end() {
 
 // commands passes what the client sends, command by command.
 func (p *pipe) commands(r *imapwire.Reader) {
-	conn, idle := p.front.conn, p.front.srv.cfg.Idle
+	conn, idle := p.front.conn, p.front.cfg.Idle
 	for {
 		conn.SetReadDeadline(time.Now().Add(idle))
 		if r.Wait() != nil {
@@ -314,7 +314,7 @@ func (p *pipe) command(r *imapwire.Reader, cmd imapwire.Command) error {
 			}
 		}
 		for left := piece.Literal.Size; left > 0; {
-			p.front.conn.SetReadDeadline(time.Now().Add(p.front.srv.cfg.Idle))
+			p.front.conn.SetReadDeadline(time.Now().Add(p.front.cfg.Idle))
 			octets, err := r.Next(left)
 			if err != nil {
 				return err
@@ -440,7 +440,7 @@ func (p *pipe) keepState(r *imapwire.Reader, piece imapwire.Piece) (err error) {
 		return nil // the session ends with BYE
 	}
 	if leader := leaderIn(text); leader != "" {
-		p.front.srv.cfg.Routes.Redirect(p.front.user.Pair, leader)
+		p.front.cfg.Routes.Redirect(p.front.user.Pair, leader)
 	}
 	p.state = state
 	return nil

@@ -30,18 +30,23 @@ var (
 	ErrNotFound = errors.New("no such message in the queue")
 )
 
+// Limits bound a queue; 0 is none. MinFree octets of the disk are left alone.
+type Limits struct {
+	MaxMessages int64
+	MaxBytes    int64
+	MinFree     int64
+}
+
 // Config describes a queue.
 type Config struct {
 	Dir string
 	FS  fsx.FS // default fsx.OS
 
-	// Limits; 0 is none. Free tells the free octets of the disk, of which
-	// MinFree are left alone; it is asked at most once in FreeEvery (250 ms).
-	MaxMessages int64
-	MaxBytes    int64
-	MinFree     int64
-	Free        func() (int64, error)
-	FreeEvery   time.Duration
+	Limits // at first
+	// Free tells the free octets of the disk; it is asked at most once in FreeEvery
+	// (250 ms).
+	Free      func() (int64, error)
+	FreeEvery time.Duration
 
 	// Fatal is called once, with the reason, when a sync has failed. The
 	// process should end: what is on the disk is found at the next start.
@@ -90,6 +95,7 @@ func Open(cfg Config) (*Queue, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	q := &Queue{cfg: cfg, early: map[string]bool{}}
+	q.room.limits = cfg.Limits
 	if err := fsx.MkdirAllSync(cfg.FS, cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}

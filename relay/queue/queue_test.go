@@ -196,7 +196,7 @@ func TestRoom(t *testing.T) {
 	free := int64(1 << 20)
 	now := time.Unix(0, 0)
 	q := open(t, Config{
-		Dir: t.TempDir(), MaxMessages: 2, MaxBytes: 100 << 10, MinFree: 900 << 10,
+		Dir: t.TempDir(), Limits: Limits{MaxMessages: 2, MaxBytes: 100 << 10, MinFree: 900 << 10},
 		Free: func() (int64, error) { return free, nil }, Now: func() time.Time { return now },
 	})
 	r, err := q.Reserve(50<<10, 1)

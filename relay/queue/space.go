@@ -15,6 +15,7 @@ const (
 // room counts what the queue uses and what was promised.
 type room struct {
 	mu       sync.Mutex // guards everything below
+	limits   Limits
 	messages int64
 	bytes    int64
 	promised int64
@@ -40,10 +41,10 @@ func (q *Queue) Reserve(n int64, recipients int) (Reservation, error) {
 	if q.failed.Load() != nil {
 		return Reservation{}, ErrFailed
 	}
-	if q.cfg.MaxMessages > 0 && r.messages >= q.cfg.MaxMessages {
+	if r.limits.MaxMessages > 0 && r.messages >= r.limits.MaxMessages {
 		return Reservation{}, ErrFull
 	}
-	if q.cfg.MaxBytes > 0 && r.bytes+r.promised+n > q.cfg.MaxBytes {
+	if r.limits.MaxBytes > 0 && r.bytes+r.promised+n > r.limits.MaxBytes {
 		return Reservation{}, ErrFull
 	}
 	if q.cfg.Free != nil {
@@ -54,12 +55,19 @@ func (q *Queue) Reserve(n int64, recipients int) (Reservation, error) {
 			}
 			r.free, r.since, r.asked = free, 0, now
 		}
-		if r.free-r.since-r.promised-n < q.cfg.MinFree {
+		if r.free-r.since-r.promised-n < r.limits.MinFree {
 			return Reservation{}, ErrFull
 		}
 	}
 	r.promised += n
 	return Reservation{q, n}, nil
+}
+
+// SetLimits makes other limits hold for messages from now on.
+func (q *Queue) SetLimits(l Limits) {
+	q.room.mu.Lock()
+	defer q.room.mu.Unlock()
+	q.room.limits = l
 }
 
 // Release gives back the room that Submit did not use. Releasing the zero

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/relay/transaction"
@@ -79,17 +80,28 @@ type Config struct {
 // Service makes the sessions of one service. It fits smtp.ServerConfig's
 // NewSession.
 type Service struct {
-	cfg    Config
+	cfg    atomic.Pointer[Config] // of sessions from now on
 	counts counts
 }
 
 // New checks cfg and returns a Service.
 func New(cfg Config) (*Service, error) {
+	s := new(Service)
+	s.counts.init()
+	if err := s.Set(cfg); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Set makes cfg hold for sessions from now on; those that are open keep what they
+// began with. On an error nothing changes.
+func (s *Service) Set(cfg Config) error {
 	switch {
 	case cfg.Acceptor == nil:
-		return nil, errors.New("smtpd: no acceptor")
+		return errors.New("smtpd: no acceptor")
 	case cfg.Role == Submission && cfg.Auth == nil:
-		return nil, errors.New("smtpd: submission without authentication")
+		return errors.New("smtpd: submission without authentication")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -97,16 +109,16 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Service{cfg: cfg}
-	s.counts.init()
-	return s, nil
+	s.cfg.Store(&cfg)
+	return nil
 }
 
 // NewSession is asked by the engine before the banner.
 func (s *Service) NewSession(ctx context.Context, c *smtp.ConnInfo) (smtp.Session, error) {
-	release, r := s.admit(c)
+	cfg := s.cfg.Load()
+	release, r := s.admit(cfg, c)
 	if r == nil {
-		for _, p := range s.cfg.Policy {
+		for _, p := range cfg.Policy {
 			if err := p.Connect(ctx, c); err != nil {
 				r = smtp.ReplyFor(err)
 				break
@@ -115,8 +127,8 @@ func (s *Service) NewSession(ctx context.Context, c *smtp.ConnInfo) (smtp.Sessio
 	}
 	if r != nil {
 		release()
-		s.cfg.Mail.Connection(maillog.Event{Client: c.Remote.Addr().String(), Code: r.Code, Status: r.Status, Reply: r.Text})
+		cfg.Mail.Connection(maillog.Event{Client: c.Remote.Addr().String(), Code: r.Code, Status: r.Status, Reply: r.Text})
 		return nil, r
 	}
-	return &session{s: s, c: c, release: release}, nil
+	return &session{cfg: cfg, c: c, release: release}, nil
 }

@@ -58,13 +58,13 @@ func clientKey(a netip.Addr) netip.Addr {
 
 // admit counts a new session, or says why it may not begin. The release is
 // never nil.
-func (s *Service) admit(c *smtp.ConnInfo) (release func(), refused *smtp.Reply) {
-	l := &s.cfg.Limits
+func (s *Service) admit(cfg *Config, c *smtp.ConnInfo) (release func(), refused *smtp.Reply) {
+	l := &cfg.Limits
 	addr := clientKey(c.Remote.Addr())
 	if l.Sessions <= 0 && l.PerMinute <= 0 || l.Unlimited != nil && l.Unlimited(c.Remote.Addr()) {
 		return func() {}, nil
 	}
-	now := s.cfg.Now()
+	now := cfg.Now()
 	sh := &s.counts.shards[maphash.Comparable(s.counts.seed, addr)%uint64(len(s.counts.shards))]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

@@ -24,7 +24,7 @@ var (
 
 // session is one connection.
 type session struct {
-	s       *Service
+	cfg     *Config
 	c       *smtp.ConnInfo
 	release func()
 	tx      *transaction.Transaction
@@ -41,7 +41,7 @@ func (s *session) Hello(ctx context.Context, c *smtp.ConnInfo) error {
 
 // Auth is RFC 4954. An unknown user and a wrong password get the same reply.
 func (s *session) Auth(ctx context.Context, mech, authz, user, password string) (string, error) {
-	a := s.s.cfg.Auth
+	a := s.cfg.Auth
 	if a == nil {
 		return "", replyNoAuth
 	}
@@ -62,33 +62,33 @@ func (s *session) Auth(ctx context.Context, mech, authz, user, password string) 
 	if mail.Permanent(err) {
 		r = replyBadAuth
 	}
-	s.s.cfg.Log.Info("authentication failed", "service", s.s.cfg.Name, "client", s.c.Remote.Addr(), "mechanism", mech,
+	s.cfg.Log.Info("authentication failed", "service", s.cfg.Name, "client", s.c.Remote.Addr(), "mechanism", mech,
 		"user", user, "error", err)
-	s.s.cfg.Mail.Rejected(maillog.Event{Client: s.c.Remote.Addr().String(), User: user, Code: r.Code, Status: r.Status, Reply: r.Text})
+	s.cfg.Mail.Rejected(maillog.Event{Client: s.c.Remote.Addr().String(), User: user, Code: r.Code, Status: r.Status, Reply: r.Text})
 	return "", r
 }
 
 // Mail begins a transaction.
 func (s *session) Mail(ctx context.Context, m *smtp.MailArgs) error {
-	if s.s.cfg.Role == Submission && s.c.AuthUser == "" {
+	if s.cfg.Role == Submission && s.c.AuthUser == "" {
 		return replyAuthFirst
 	}
-	for _, p := range s.s.cfg.Policy {
+	for _, p := range s.cfg.Policy {
 		if err := p.Mail(ctx, s.c, m); err != nil {
 			return s.refused(err, m.From, mail.Address{})
 		}
 	}
-	if s.c.AuthUser != "" && s.s.cfg.MaySend != nil {
-		if err := s.s.cfg.MaySend(ctx, s.c.AuthUser, m.From); err != nil {
+	if s.c.AuthUser != "" && s.cfg.MaySend != nil {
+		if err := s.cfg.MaySend(ctx, s.c.AuthUser, m.From); err != nil {
 			return s.refused(err, m.From, mail.Address{})
 		}
 	}
 	env := mail.Envelope{
 		ReversePath: m.From, EnvelopeID: m.EnvelopeID, Ret: m.Ret, Body: m.Body, SMTPUTF8: m.SMTPUTF8, Size: max(0, m.Size),
 	}
-	tx, err := s.s.cfg.Acceptor.Begin(ctx, env, transaction.Source{
+	tx, err := s.cfg.Acceptor.Begin(ctx, env, transaction.Source{
 		Client: s.c.Remote, Helo: s.c.Helo, Protocol: s.protocol(m.SMTPUTF8), TLS: s.c.TLS, AuthUser: s.c.AuthUser,
-		MayRelay: s.mayRelay(), Submitted: s.s.cfg.Role == Submission,
+		MayRelay: s.mayRelay(), Submitted: s.cfg.Role == Submission,
 	})
 	if err != nil {
 		return s.refused(err, m.From, mail.Address{})
@@ -102,7 +102,7 @@ func (s *session) mayRelay() bool {
 	if s.c.AuthUser != "" {
 		return true
 	}
-	return contains(s.s.cfg.MayRelay, s.c.Remote.Addr())
+	return contains(s.cfg.MayRelay, s.c.Remote.Addr())
 }
 
 func contains(nets []netip.Prefix, a netip.Addr) bool {
@@ -135,7 +135,7 @@ func (s *session) protocol(utf8 bool) string {
 
 // Rcpt adds a recipient.
 func (s *session) Rcpt(ctx context.Context, r *smtp.RcptArgs) error {
-	for _, p := range s.s.cfg.Policy {
+	for _, p := range s.cfg.Policy {
 		if err := p.Rcpt(ctx, s.c, s.from, r); err != nil {
 			return s.refused(err, s.from, r.To)
 		}
@@ -165,9 +165,9 @@ func (s *session) refused(err error, from, to mail.Address) error {
 	if s.tx != nil {
 		e.QueueID = s.tx.QueueID()
 	}
-	s.s.cfg.Mail.Rejected(e)
+	s.cfg.Mail.Rejected(e)
 	if r.Code < 500 {
-		s.s.cfg.Log.Warn("recipient or sender refused for now", "service", s.s.cfg.Name, "client", s.c.Remote.Addr(), "error", err)
+		s.cfg.Log.Warn("recipient or sender refused for now", "service", s.cfg.Name, "client", s.c.Remote.Addr(), "error", err)
 	}
 	return r
 }
@@ -177,7 +177,7 @@ func (s *session) Data(ctx context.Context, m *smtp.Message) []*smtp.Reply {
 	tx := s.tx
 	s.tx = nil
 	c := transaction.Content{Bytes: m.Bytes, EightBit: m.EightBit}
-	if s.s.cfg.Role == Submission {
+	if s.cfg.Role == Submission {
 		c.Prepend = s.complete(m.Bytes, tx.QueueID())
 	}
 	return []*smtp.Reply{tx.Data(ctx, c)}
@@ -196,14 +196,14 @@ func (s *session) complete(msg []byte, id string) []byte {
 	var b []byte
 	if !date {
 		b = append(b, "Date: "...)
-		b = s.s.cfg.Now().AppendFormat(b, time.RFC1123Z)
+		b = s.cfg.Now().AppendFormat(b, time.RFC1123Z)
 		b = append(b, '\r', '\n')
 	}
 	if !messageID {
 		b = append(b, "Message-ID: <"...)
 		b = append(b, id...)
 		b = append(b, '@')
-		b = append(b, strings.ToLower(s.s.cfg.Hostname)...)
+		b = append(b, strings.ToLower(s.cfg.Hostname)...)
 		b = append(b, '>', '\r', '\n')
 	}
 	return b

@@ -303,45 +303,46 @@ func TestSubmission(t *testing.T) {
 
 func TestLimitsPerAddress(t *testing.T) {
 	now := time.Unix(0, 0)
-	s := &Service{cfg: Config{Limits: Limits{Sessions: 2, PerMinute: 5}, Now: func() time.Time { return now }}}
+	cfg := &Config{Limits: Limits{Sessions: 2, PerMinute: 5}, Now: func() time.Time { return now }}
+	s := new(Service)
 	s.counts.init()
 	at := func(a string) *smtp.ConnInfo { return &smtp.ConnInfo{Remote: netip.MustParseAddrPort(a)} }
-	r1, refused := s.admit(at("192.0.2.1:1"))
+	r1, refused := s.admit(cfg, at("192.0.2.1:1"))
 	if refused != nil {
 		t.Fatal(refused)
 	}
-	r2, _ := s.admit(at("[::ffff:192.0.2.1]:2"))
-	if _, refused := s.admit(at("192.0.2.1:3")); refused != replyTooMany {
+	r2, _ := s.admit(cfg, at("[::ffff:192.0.2.1]:2"))
+	if _, refused := s.admit(cfg, at("192.0.2.1:3")); refused != replyTooMany {
 		t.Errorf("third session: %v", refused)
 	}
-	if _, refused := s.admit(at("192.0.2.2:3")); refused != nil {
+	if _, refused := s.admit(cfg, at("192.0.2.2:3")); refused != nil {
 		t.Errorf("another address: %v", refused)
 	}
 	r1()
 	r2()
 	for i := range 3 {
-		r, refused := s.admit(at("192.0.2.1:4"))
+		r, refused := s.admit(cfg, at("192.0.2.1:4"))
 		if refused != nil {
 			t.Fatalf("session %d: %v", i+3, refused)
 		}
 		r()
 	}
-	if _, refused := s.admit(at("192.0.2.1:5")); refused != replyTooFast {
+	if _, refused := s.admit(cfg, at("192.0.2.1:5")); refused != replyTooFast {
 		t.Errorf("sixth session in a minute: %v", refused)
 	}
 	now = now.Add(75 * time.Second) // 5 sessions count for three quarters
 	for i := range 2 {
-		r, refused := s.admit(at("192.0.2.1:6"))
+		r, refused := s.admit(cfg, at("192.0.2.1:6"))
 		if refused != nil {
 			t.Fatalf("%d: %v", i, refused)
 		}
 		r()
 	}
-	if _, refused := s.admit(at("192.0.2.1:7")); refused != replyTooFast {
+	if _, refused := s.admit(cfg, at("192.0.2.1:7")); refused != replyTooFast {
 		t.Errorf("sliding minute: %v", refused)
 	}
 	for i := range 3 {
-		_, refused := s.admit(at(fmt.Sprintf("[2001:db8:0:1::%d]:1", i)))
+		_, refused := s.admit(cfg, at(fmt.Sprintf("[2001:db8:0:1::%d]:1", i)))
 		if (refused != nil) != (i == 2) {
 			t.Errorf("session %d of one /64: %v", i, refused)
 		}

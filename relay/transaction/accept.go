@@ -36,11 +36,11 @@ type pair struct {
 // 5yz among others) about to be reported on from this relay's disk. c.Bytes is
 // not used after Data has returned.
 func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
-	h := inspect(c.Bytes, strings.ToLower(t.a.cfg.Hostname))
+	h := inspect(c.Bytes, strings.ToLower(t.cfg.Hostname))
 	// What this relay makes itself was looked at when it came in, and may have
 	// been released since.
-	loop := !t.src.Internal && (h.received > t.a.cfg.MaxReceived || h.own > t.a.cfg.MaxOwn)
-	if loop && !t.a.cfg.HoldLoops {
+	loop := !t.src.Internal && (h.received > t.cfg.MaxReceived || h.own > t.cfg.MaxOwn)
+	if loop && !t.cfg.HoldLoops {
 		return t.rejected(&smtp.Reply{Code: 554, Status: mail.StatusLoop, Text: "Too many hops, this looks like a mail loop"})
 	}
 	if t.limits.Size > 0 && int64(len(c.Bytes)) > t.limits.Size {
@@ -76,12 +76,12 @@ func (t *Transaction) hold(ctx context.Context, h header, refused *pair, body []
 		pairs = append(pairs, *refused)
 	}
 	it := t.item(pairs)
-	it.Held, it.HeldAt = true, t.a.cfg.Now()
+	it.Held, it.HeldAt = true, t.cfg.Now()
 	it.Reason = fmt.Sprintf("mail loop: %d Received fields, %d of this relay", h.received, h.own)
-	if err := t.a.cfg.Queue.Submit(ctx, nil, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
+	if err := t.cfg.Queue.Submit(ctx, nil, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
 		return t.rejected(noRoom(err))
 	}
-	t.a.cfg.Mail.Held(maillog.Event{
+	t.cfg.Mail.Held(maillog.Event{
 		QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
 		Size: it.Size, Recipients: len(it.Recipients), Reply: it.Reason,
 	})
@@ -124,7 +124,7 @@ func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, refus
 	for _, b := range body {
 		size += int64(len(b))
 	}
-	room, err := t.a.cfg.Queue.Reserve(size, len(t.rcpts))
+	room, err := t.cfg.Queue.Reserve(size, len(t.rcpts))
 	if err != nil {
 		return t.rejected(noRoom(err))
 	}
@@ -142,7 +142,7 @@ func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, refus
 	if o.rest > 0 {
 		it := t.item(pairs)
 		if len(it.Recipients) > 0 {
-			if err := t.a.cfg.Queue.Submit(ctx, &room, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
+			if err := t.cfg.Queue.Submit(ctx, &room, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
 				return t.unqueued(err, &o)
 			}
 			t.logQueued(it)
@@ -165,7 +165,7 @@ func noRoom(err error) *smtp.Reply {
 // promised. The client must try again: that repeats what is committed, where
 // 250 would lose the rest.
 func (t *Transaction) unqueued(err error, o *outcome) *smtp.Reply {
-	t.a.cfg.Log.Error("message not queued", "queue_id", t.env.QueueID, "committed", o.committed, "unknown", o.unknown,
+	t.cfg.Log.Error("message not queued", "queue_id", t.env.QueueID, "committed", o.committed, "unknown", o.unknown,
 		"rest", o.rest, "error", err)
 	r := noRoom(err)
 	r.Code = 451
@@ -181,7 +181,7 @@ func (t *Transaction) split(refused *pair) []pair {
 next:
 	for i := range t.rcpts {
 		r := &t.rcpts[i]
-		if t.a.mode(r) != Through || refused != nil && slices.Contains(refused.index, i) {
+		if t.cfg.mode(r) != Through || refused != nil && slices.Contains(refused.index, i) {
 			continue
 		}
 		for p := range pairs {
@@ -217,7 +217,7 @@ func (t *Transaction) through(ctx context.Context, pairs []pair, eightBit bool, 
 
 // ask gives the message to one pair.
 func (t *Transaction) ask(ctx context.Context, p *pair, eightBit bool, body [][]byte) {
-	ctx, cancel := context.WithTimeout(ctx, t.a.cfg.PairDeadline)
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.PairDeadline)
 	defer cancel()
 	d := deliver.Delivery{Envelope: &t.env, Recipients: t.rcpts, Body: body, EightBit: eightBit}
 	if len(p.index) != len(t.rcpts) {
@@ -226,7 +226,7 @@ func (t *Transaction) ask(ctx context.Context, p *pair, eightBit bool, body [][]
 			d.Recipients[n] = t.rcpts[i]
 		}
 	}
-	p.results = t.a.cfg.Pairs.Deliver(ctx, &d)
+	p.results = t.cfg.Pairs.Deliver(ctx, &d)
 	for i := range p.results {
 		r := &p.results[i]
 		if r.Outcome == deliver.Unknown || r.Outcome == deliver.Deferred && r.Busy {
@@ -292,7 +292,7 @@ func (t *Transaction) owed(i int, s queue.State) bool {
 func (t *Transaction) item(pairs []pair) *queue.Item {
 	it := &queue.Item{Envelope: t.env, Client: t.src.name(), Report: t.src.Report, Parent: t.src.Parent}
 	it.Recipients = make([]queue.Recipient, 0, len(t.rcpts))
-	now := t.a.cfg.Now()
+	now := t.cfg.Now()
 	results := make([]*deliver.Result, len(t.rcpts))
 	for p := range pairs {
 		for n, i := range pairs[p].index {
@@ -326,7 +326,7 @@ func (t *Transaction) item(pairs []pair) *queue.Item {
 // accepted is the reply after which the message is ours, or delivered.
 func (t *Transaction) accepted(h header, size int64, note string) *smtp.Reply {
 	if !t.src.Internal {
-		t.a.cfg.Mail.Accepted(maillog.Event{
+		t.cfg.Mail.Accepted(maillog.Event{
 			QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
 			Client: t.src.name(), User: t.env.AuthUser, Size: size, Recipients: len(t.rcpts), MessageID: h.messageID,
 			Delay: t.delay(), Status: mail.StatusOK, Reply: note,
@@ -344,13 +344,13 @@ func (t *Transaction) rejected(r *smtp.Reply) *smtp.Reply {
 	if len(t.rcpts) == 1 {
 		e.Recipient = t.rcpts[0].Address
 	}
-	t.a.cfg.Mail.Rejected(e)
+	t.cfg.Mail.Rejected(e)
 	return r
 }
 
 // logResults notes what the pairs said about each recipient.
 func (t *Transaction) logResults(pairs []pair) {
-	if t.a.cfg.Mail == nil {
+	if t.cfg.Mail == nil {
 		return
 	}
 	for p := range pairs {
@@ -368,16 +368,16 @@ func (t *Transaction) logResult(r *mail.Recipient, res *deliver.Result) {
 	}
 	switch {
 	case res.Outcome.Done():
-		t.a.cfg.Mail.Delivered(e)
+		t.cfg.Mail.Delivered(e)
 	case res.Outcome == deliver.Failed:
-		t.a.cfg.Mail.Bounced(e)
+		t.cfg.Mail.Bounced(e)
 	default:
-		t.a.cfg.Mail.Deferred(e)
+		t.cfg.Mail.Deferred(e)
 	}
 }
 
 func (t *Transaction) logQueued(it *queue.Item) {
-	t.a.cfg.Mail.Queued(maillog.Event{
+	t.cfg.Mail.Queued(maillog.Event{
 		QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
 		Size: it.Size, Recipients: len(it.Recipients),
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/relay/deliver"
@@ -88,17 +89,40 @@ type Config struct {
 
 // Acceptor begins transactions. Any number of goroutines may use it.
 type Acceptor struct {
-	cfg   Config
+	cfg   atomic.Pointer[Config] // of transactions from now on
 	pairs breakers
 }
 
 // New checks cfg and returns an Acceptor.
 func New(cfg Config) (*Acceptor, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	a := new(Acceptor)
+	a.cfg.Store(&cfg)
+	a.pairs.init(cfg)
+	return a, nil
+}
+
+// Set makes cfg hold for transactions from now on; those that have begun keep what
+// they began with. What probes the pairs stays, and so do log and clock. On an error
+// nothing changes.
+func (a *Acceptor) Set(cfg Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	a.cfg.Store(&cfg)
+	a.pairs.deadline.Store(int64(cfg.PairDeadline))
+	return nil
+}
+
+// check fills in what is zero.
+func (cfg *Config) check() error {
 	switch {
 	case cfg.Hostname == "" || cfg.Origin == "":
-		return nil, errors.New("transaction: no host name or no origin")
+		return errors.New("transaction: no host name or no origin")
 	case cfg.Expander == nil || cfg.Queue == nil:
-		return nil, errors.New("transaction: no expander or no queue")
+		return errors.New("transaction: no expander or no queue")
 	}
 	if cfg.Domain == "" {
 		cfg.Domain = cfg.Hostname
@@ -121,18 +145,16 @@ func New(cfg Config) (*Acceptor, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	a := &Acceptor{cfg: cfg}
-	a.pairs.init(cfg)
-	return a, nil
+	return nil
 }
 
 // mode is how mail for r is accepted.
-func (a *Acceptor) mode(r *mail.Recipient) Mode {
+func (cfg *Config) mode(r *mail.Recipient) Mode {
 	switch {
-	case r.Channel != mail.ChannelLMTP || a.cfg.Pairs == nil:
+	case r.Channel != mail.ChannelLMTP || cfg.Pairs == nil:
 		return Local
-	case a.cfg.Mode != nil:
-		return a.cfg.Mode(r.Channel, r.NextHop)
+	case cfg.Mode != nil:
+		return cfg.Mode(r.Channel, r.NextHop)
 	}
 	return Through
 }
@@ -153,7 +175,7 @@ func (a *Acceptor) Close() { a.pairs.close() }
 
 // breakers remembers which pairs do not answer in time.
 type breakers struct {
-	deadline time.Duration
+	deadline atomic.Int64
 	probe    func(ctx context.Context, pair string) error
 	now      func() time.Time
 	log      *slog.Logger
@@ -181,13 +203,16 @@ const (
 )
 
 func (b *breakers) init(cfg Config) {
-	b.deadline, b.now, b.log = cfg.PairDeadline, cfg.Now, cfg.Log
+	b.now, b.log = cfg.Now, cfg.Log
+	b.deadline.Store(int64(cfg.PairDeadline))
 	if cfg.Pairs != nil {
 		b.probe = cfg.Pairs.Probe
 	}
 	b.bad = map[string]*breaker{}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 }
+
+func (b *breakers) within() time.Duration { return time.Duration(b.deadline.Load()) }
 
 // admit reports whether mail for pair may go through now.
 func (b *breakers) admit(pair string) bool {
@@ -205,7 +230,7 @@ func (b *breakers) admit(pair string) bool {
 		return true
 	case s.trial:
 		s.trial = false
-		s.next = b.now().Add(b.deadline + s.wait) // of the trial
+		s.next = b.now().Add(b.within() + s.wait) // of the trial
 		return true
 	case !s.probing && !b.now().Before(s.next) && b.ctx.Err() == nil:
 		s.probing = true
@@ -218,7 +243,7 @@ func (b *breakers) admit(pair string) bool {
 // try probes pair.
 func (b *breakers) try(pair string, s *breaker) {
 	defer b.wg.Done()
-	ctx, cancel := context.WithTimeout(b.ctx, b.deadline)
+	ctx, cancel := context.WithTimeout(b.ctx, b.within())
 	defer cancel()
 	err := b.probe(ctx, pair)
 	b.mu.Lock()
@@ -240,7 +265,7 @@ func (b *breakers) missed(pair string) {
 	if s == nil {
 		s = &breaker{wait: firstProbe}
 		b.bad[pair] = s
-		b.log.Warn("pair does not answer in time, its mail is queued", "pair", pair, "deadline", b.deadline)
+		b.log.Warn("pair does not answer in time, its mail is queued", "pair", pair, "deadline", b.within())
 	} else {
 		s.wait = min(2*s.wait, lastProbe)
 	}

@@ -39,7 +39,7 @@ func (a *Acceptor) Inject(ctx context.Context, in Injection, body []byte) error 
 	}
 	var last error
 	if in.Final {
-		if len(in.Recipients) > a.cfg.MaxRecipients {
+		if len(in.Recipients) > t.cfg.MaxRecipients {
 			return fmt.Errorf("transaction %s: %d recipients", t.env.QueueID, len(in.Recipients))
 		}
 		t.rcpts = slices.Grow(t.rcpts, len(in.Recipients))
@@ -57,7 +57,7 @@ func (a *Acceptor) Inject(ctx context.Context, in Injection, body []byte) error 
 			return err
 		}
 		last = err
-		a.cfg.Log.Warn("recipient of our own mail refused", "queue_id", t.QueueID(), "recipient", r.Address.String(), "error", err)
+		t.cfg.Log.Warn("recipient of our own mail refused", "queue_id", t.QueueID(), "recipient", r.Address.String(), "error", err)
 	}
 	if t.Recipients() == 0 {
 		return last // nil when all of it is to be discarded

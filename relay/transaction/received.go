@@ -10,7 +10,7 @@ import (
 // names no recipient: the stored message is the same for all of them.
 func (t *Transaction) appendReceived(b []byte) []byte {
 	r := message.Received{
-		Helo: t.src.Helo, By: t.a.cfg.Hostname, With: t.src.Protocol, ID: t.env.QueueID, Time: t.env.Arrival,
+		Helo: t.src.Helo, By: t.cfg.Hostname, With: t.src.Protocol, ID: t.env.QueueID, Time: t.env.Arrival,
 	}
 	if t.src.Client.IsValid() {
 		r.ClientIP = t.src.Client.Addr()

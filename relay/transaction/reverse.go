@@ -16,16 +16,16 @@ var reversible = []string{"From", "Sender", "Reply-To", "Resent-From", "Resent-S
 // reverse makes the reverse-path of a message that a user submits the primary
 // address. A directory that cannot answer now is no reason to refuse mail.
 func (t *Transaction) reverse(ctx context.Context) {
-	if t.a.cfg.Reverse == nil || !t.src.Submitted || t.env.ReversePath.IsNull() {
+	if t.cfg.Reverse == nil || !t.src.Submitted || t.env.ReversePath.IsNull() {
 		return
 	}
 	t.env.ReversePath = t.primary(ctx, t.env.ReversePath)
 }
 
 func (t *Transaction) primary(ctx context.Context, a mail.Address) mail.Address {
-	to, err := t.a.cfg.Reverse(ctx, a)
+	to, err := t.cfg.Reverse(ctx, a)
 	if err != nil {
-		t.a.cfg.Log.Warn("address not reversed", "queue_id", t.env.QueueID, "address", a.String(), "error", err)
+		t.cfg.Log.Warn("address not reversed", "queue_id", t.env.QueueID, "address", a.String(), "error", err)
 		return a
 	}
 	return to
@@ -34,7 +34,7 @@ func (t *Transaction) primary(ctx context.Context, a mail.Address) mail.Address 
 // reversed is the header block of msg with primary addresses, and what follows
 // it. Without a change it is msg and nothing.
 func (t *Transaction) reversed(ctx context.Context, msg []byte) (header, rest []byte) {
-	if t.a.cfg.Reverse == nil || !t.src.Submitted {
+	if t.cfg.Reverse == nil || !t.src.Submitted {
 		return msg, nil
 	}
 	n := message.HeaderLen(msg)

@@ -54,7 +54,7 @@ func TestReverse(t *testing.T) {
 func FuzzReversed(f *testing.F) {
 	f.Add([]byte("From: Alt <alt@p1>\r\n\r\nalt@p1"))
 	f.Add([]byte("Reply-To: (alt@p1) alt@p1,\r\n \"alt@p1\" <alt@p1>\r\nFrom:alt@p1"))
-	tx := &Transaction{a: &Acceptor{cfg: Config{Reverse: primaries, Log: slog.New(slog.DiscardHandler)}}, src: Source{Submitted: true}}
+	tx := &Transaction{cfg: &Config{Reverse: primaries, Log: slog.New(slog.DiscardHandler)}, src: Source{Submitted: true}}
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		header, rest := tx.reversed(context.Background(), msg)
 		if rest != nil && !strings.HasSuffix(string(msg), string(rest)) || rest == nil && string(header) != string(msg) && len(msg) > 0 && !strings.Contains(string(msg), "alt@p1") {

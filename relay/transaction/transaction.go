@@ -50,6 +50,7 @@ func (s *Source) name() string {
 // by one goroutine.
 type Transaction struct {
 	a      *Acceptor
+	cfg    *Config
 	src    Source
 	env    mail.Envelope
 	rcpts  []mail.Recipient
@@ -64,15 +65,16 @@ type Transaction struct {
 // Begin begins a transaction. The queue id, root id, origin and arrival of env
 // are set here where they are not given; only Internal sources give them.
 func (a *Acceptor) Begin(ctx context.Context, env mail.Envelope, src Source) (*Transaction, error) {
-	t := &Transaction{a: a, src: src, env: env}
+	cfg := a.cfg.Load()
+	t := &Transaction{a: a, cfg: cfg, src: src, env: env}
 	if !src.Internal || t.env.QueueID == "" {
 		t.env.QueueID = mail.NewQueueID()
 	}
 	if !src.Internal || t.env.RootID == "" {
-		t.env.RootID, t.env.Origin = t.env.QueueID, a.cfg.Origin
+		t.env.RootID, t.env.Origin = t.env.QueueID, cfg.Origin
 	}
 	if !src.Internal || t.env.Arrival.IsZero() {
-		t.env.Arrival = a.cfg.Now()
+		t.env.Arrival = cfg.Now()
 	}
 	if !src.Internal {
 		t.env.AuthUser, t.env.Guaranteed = src.AuthUser, false
@@ -99,12 +101,12 @@ func relayDenied(to mail.Address) error {
 // reply; it concerns this recipient only.
 func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 	if r.Address.Domain == "" { // RFC 5321 4.5.1: <postmaster>
-		r.Address.Domain = t.a.cfg.Domain
+		r.Address.Domain = t.cfg.Domain
 	}
 	if err := t.grade(ctx); err != nil {
 		return fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
 	}
-	final, err := t.a.cfg.Expander.Rcpt(ctx, &t.env, r)
+	final, err := t.cfg.Expander.Rcpt(ctx, &t.env, r)
 	if err != nil {
 		if final, err = t.postmaster(ctx, r, err); err != nil {
 			return fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
@@ -118,7 +120,7 @@ func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 			}
 		}
 	}
-	if len(t.rcpts)+len(final) > t.a.cfg.MaxRecipients {
+	if len(t.rcpts)+len(final) > t.cfg.MaxRecipients {
 		return &mail.Error{Op: "transaction.Rcpt", Rcpt: r.Address, Code: 452, Status: mail.StatusTooManyRcpt, Reply: "Too many recipients"}
 	}
 	if err := t.copies(ctx); err != nil {
@@ -132,11 +134,11 @@ func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 
 // grade finds out, once, what holds for all that the sender submits.
 func (t *Transaction) grade(ctx context.Context) (err error) {
-	if t.a.cfg.Submission == nil || t.src.Internal || t.env.AuthUser == "" {
+	if t.cfg.Submission == nil || t.src.Internal || t.env.AuthUser == "" {
 		return nil
 	}
 	if !t.graded {
-		if t.limits, err = t.a.cfg.Submission(ctx, t.env.AuthUser); err != nil {
+		if t.limits, err = t.cfg.Submission(ctx, t.env.AuthUser); err != nil {
 			return err
 		}
 		t.env.Guaranteed, t.graded = t.limits.Guaranteed, true
@@ -152,10 +154,10 @@ func (t *Transaction) grade(ctx context.Context) (err error) {
 
 // copies adds, once, who gets a copy of all that the sender sends.
 func (t *Transaction) copies(ctx context.Context) error {
-	if t.a.cfg.Copies == nil || t.asked || t.src.Internal || t.env.ReversePath.IsNull() {
+	if t.cfg.Copies == nil || t.asked || t.src.Internal || t.env.ReversePath.IsNull() {
 		return nil
 	}
-	more, err := t.a.cfg.Copies(ctx, &t.env)
+	more, err := t.cfg.Copies(ctx, &t.env)
 	if err != nil {
 		return err
 	}
@@ -177,10 +179,10 @@ func (t *Transaction) postmaster(ctx context.Context, r mail.Recipient, why erro
 		return nil, why // not ours to answer for
 	}
 	via := []string{r.Address.String()}
-	if p := t.a.cfg.Postmaster; !p.IsNull() && p.Key() != r.Address.Key() {
+	if p := t.cfg.Postmaster; !p.IsNull() && p.Key() != r.Address.Key() {
 		given := r
 		given.Address = p
-		final, err := t.a.cfg.Expander.Rcpt(ctx, &t.env, given)
+		final, err := t.cfg.Expander.Rcpt(ctx, &t.env, given)
 		if err == nil {
 			for i := range final {
 				final[i].Via = append(via[:1:1], final[i].Via...)
@@ -199,7 +201,7 @@ func (t *Transaction) postmaster(ctx context.Context, r mail.Recipient, why erro
 func (t *Transaction) add(r, given *mail.Recipient) {
 	if r.Channel == mail.ChannelDiscard {
 		t.drops++
-		t.a.cfg.Mail.Discarded(maillog.Event{
+		t.cfg.Mail.Discarded(maillog.Event{
 			QueueID: t.env.QueueID, TraceID: t.env.RootID, Recipient: given.Address,
 			ReversePath: t.env.ReversePath, NullSender: true, Channel: r.Channel,
 		})
@@ -262,4 +264,4 @@ func finalName(r *mail.Recipient) string {
 }
 
 // delay is the time since arrival.
-func (t *Transaction) delay() time.Duration { return t.a.cfg.Now().Sub(t.env.Arrival) }
+func (t *Transaction) delay() time.Duration { return t.cfg.Now().Sub(t.env.Arrival) }

@@ -559,7 +559,7 @@ func TestTooBig(t *testing.T) {
 // Who captures the mail of a sender gets it once, whoever the recipients are.
 func TestCopies(t *testing.T) {
 	h := newHouse(t)
-	h.Acceptor.cfg.Copies = func(_ context.Context, env *mail.Envelope) ([]mail.Recipient, error) {
+	h.Acceptor.cfg.Load().Copies = func(_ context.Context, env *mail.Envelope) ([]mail.Recipient, error) {
 		if env.ReversePath.Local == "down" {
 			return nil, errors.New("down")
 		}

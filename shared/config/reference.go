@@ -14,8 +14,9 @@ func Reference(w io.Writer) error {
 One YAML file for each node (` + "`--config FILE`" + `), then the environment, then flags; the later wins.
 The option ` + "`smtp.max_size`" + ` is ` + "`max_size`" + ` below ` + "`smtp:`" + ` in the file, ` + "`POSTERN_SMTP_MAX_SIZE`" + ` in the environment and
 ` + "`--smtp.max_size`" + ` as a flag. Lists are YAML sequences, or words with commas between them. Sizes are octets or have
-KB, MB, GB or TB; durations have ms, s, m, h or d. Options marked "reload" follow SIGHUP and ` + "`postern reload`" + `;
-the others need a restart. Certificates are read again when their files change. ` + "`postern config show`" + ` says where each
+KB, MB, GB or TB; durations have ms, s, m, h or d. Options marked "reload" follow SIGHUP and ` + "`postern reload`" + `
+without the end of a session, which goes on with what it began with; the others need a restart. A reload is taken
+whole, with the files that options name, or not at all. Certificates are read again when their files change. ` + "`postern config show`" + ` says where each
 value of a node comes from, ` + "`postern config diff`" + ` what another file would change and whether a reload is enough.
 `)
 	section := "-"

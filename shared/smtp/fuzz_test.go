@@ -204,7 +204,7 @@ func FuzzData(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte, step byte) {
 		cfg := testConfig(&sink{}, func(c *ServerConfig) { c.LineEnds = func(netip.AddrPort) LineEnds { return NormalizeBare } })
 		srv := newTestServer(t, cfg)
-		c := &conn{srv: srv, cfg: &srv.cfg, limits: &srv.cfg.Limits, ctx: context.Background()}
+		c := &conn{srv: srv, cfg: srv.cfg.Load(), limits: &srv.cfg.Load().Limits, ctx: context.Background()}
 		c.nc = &feed{in: bytes.Clone(in), step: int(step) + 1}
 		c.raw = c.nc
 		c.sessionEnd = time.Now().Add(time.Hour)

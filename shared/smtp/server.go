@@ -20,8 +20,8 @@ import (
 // Server answers connections as one service describes. All its methods may be
 // called at once.
 type Server struct {
-	cfg    ServerConfig
-	name   string // begins the id of each connection
+	cfg    atomic.Pointer[ServerConfig] // of connections from now on
+	name   string                       // begins the id of each connection
 	serial atomic.Uint64
 
 	draining atomic.Bool // Shutdown has been called
@@ -35,46 +35,65 @@ type Server struct {
 
 // NewServer checks cfg, fills in the limits that are zero and returns a server.
 func NewServer(cfg ServerConfig) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	var b [5]byte
+	rand.Read(b[:])
+	s := &Server{
+		name:      strings.ToLower(base32.HexEncoding.EncodeToString(b[:])) + "-",
+		conns:     map[*conn]struct{}{},
+		listeners: map[net.Listener]struct{}{},
+		idle:      make(chan struct{}),
+	}
+	s.cfg.Store(&cfg)
+	return s, nil
+}
+
+// Set makes cfg hold for connections from now on; those that are open keep what
+// they began with. On an error nothing changes.
+func (s *Server) Set(cfg ServerConfig) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	s.cfg.Store(&cfg)
+	return nil
+}
+
+// check fills in what is zero.
+func (cfg *ServerConfig) check() error {
 	switch {
 	case cfg.NewSession == nil:
-		return nil, errors.New("smtp: server without NewSession")
+		return errors.New("smtp: server without NewSession")
 	case !plain(cfg.Hostname) || cfg.Hostname == "" || strings.Contains(cfg.Hostname, " "):
-		return nil, fmt.Errorf("smtp: bad host name %q", cfg.Hostname)
+		return fmt.Errorf("smtp: bad host name %q", cfg.Hostname)
 	case cfg.Protocol != SMTP && cfg.Protocol != LMTP:
-		return nil, fmt.Errorf("smtp: unknown protocol %d", cfg.Protocol)
+		return fmt.Errorf("smtp: unknown protocol %d", cfg.Protocol)
 	case cfg.TLS == nil && (cfg.ImplicitTLS || cfg.RequireTLS):
-		return nil, errors.New("smtp: TLS wanted without a TLS configuration")
+		return errors.New("smtp: TLS wanted without a TLS configuration")
 	case !plain(cfg.Private):
-		return nil, fmt.Errorf("smtp: bad private capability %q", cfg.Private)
+		return fmt.Errorf("smtp: bad private capability %q", cfg.Private)
 	}
 	for _, m := range cfg.Mechanisms {
 		if m != "PLAIN" && m != "LOGIN" && m != "EXTERNAL" {
-			return nil, fmt.Errorf("smtp: unknown mechanism %q", m)
+			return fmt.Errorf("smtp: unknown mechanism %q", m)
 		}
 	}
 	for _, list := range [][]string{cfg.PrivateMail, cfg.PrivateRcpt} {
 		for _, k := range list {
 			if !isKeyword(k) || k != strings.ToUpper(k) {
-				return nil, fmt.Errorf("smtp: bad private parameter %q", k)
+				return fmt.Errorf("smtp: bad private parameter %q", k)
 			}
 		}
 	}
 	cfg.Limits.fill()
 	if cfg.Limits.Line < 512 { // RFC 5321 4.5.3.1.4
-		return nil, fmt.Errorf("smtp: line limit %d is under 512", cfg.Limits.Line)
+		return fmt.Errorf("smtp: line limit %d is under 512", cfg.Limits.Line)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	var b [5]byte
-	rand.Read(b[:])
-	return &Server{
-		cfg:       cfg,
-		name:      strings.ToLower(base32.HexEncoding.EncodeToString(b[:])) + "-",
-		conns:     map[*conn]struct{}{},
-		listeners: map[net.Listener]struct{}{},
-		idle:      make(chan struct{}),
-	}, nil
+	return nil
 }
 
 // fill replaces zero fields by their defaults.
@@ -139,7 +158,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 				return fmt.Errorf("smtp: accept: %w", err)
 			}
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.cfg.Log.Warn("accept pauses", "err", err, "pause", pause)
+			s.cfg.Load().Log.Warn("accept pauses", "err", err, "pause", pause)
 			if !sleep(ctx, pause) {
 				return nil
 			}
@@ -179,7 +198,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // When ctx ends the session gets 421 4.3.2 and is cut, in whatever phase it is.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &conn{srv: s, cfg: &s.cfg, limits: &s.cfg.Limits, ctx: ctx, cancel: cancel, nc: nc, raw: nc}
+	cfg := s.cfg.Load()
+	c := &conn{srv: s, cfg: cfg, limits: &cfg.Limits, ctx: ctx, cancel: cancel, nc: nc, raw: nc}
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(past) })
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -198,7 +218,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	c.sessionEnd = now.Add(c.limits.SessionTotal)
 	c.info = ConnInfo{
 		ID:       s.name + strconv.FormatUint(s.serial.Add(1), 10),
-		Protocol: s.cfg.Protocol,
+		Protocol: cfg.Protocol,
 		Local:    addrPort(nc.LocalAddr()),
 		Peer:     addrPort(nc.RemoteAddr()),
 	}

@@ -9,7 +9,7 @@ import (
 // Room returns what the files below dir take and the most that they may; without
 // a limit that is what they take and what is free. It is looked at once a second
 // at most.
-func Room(dir string, limit int64) func() (used, most int64) {
+func Room(dir string, limit func() int64) func() (used, most int64) {
 	var mu sync.Mutex
 	var at time.Time
 	var used, most int64
@@ -20,8 +20,8 @@ func Room(dir string, limit int64) func() (used, most int64) {
 			return used, most
 		}
 		at = time.Now()
-		used, most = DirSize(dir), limit
-		if limit > 0 {
+		used, most = DirSize(dir), limit()
+		if most > 0 {
 			return used, most
 		}
 		var st syscall.Statfs_t

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/relay/deliver"
@@ -33,13 +34,17 @@ type Door interface {
 	Inject(ctx context.Context, in transaction.Injection, body []byte) error
 }
 
-// Config describes an Agent.
-type Config struct {
-	Pairs Pairs
-
+// Rules are what may change while an Agent is used.
+type Rules struct {
 	MaxContent int64    // octets of a message that an echo returns whole, else its header (default 256 KiB)
 	PerHour    int      // answers for one person, and to one sender, in an hour (default 100)
 	Spam       []string // fields that say yes of spam (default X-Spam, X-Spam-Flag, X-Spam-Status)
+}
+
+// Config describes an Agent.
+type Config struct {
+	Pairs Pairs
+	Rules
 
 	Log  *slog.Logger
 	Mail *maillog.Log
@@ -49,7 +54,8 @@ type Config struct {
 // Agent delivers and answers. Any number of goroutines may use it, once Use was
 // called.
 type Agent struct {
-	cfg   Config
+	cfg   Config // but for what is in rules
+	rules atomic.Pointer[Rules]
 	door  Door
 	limit limit
 }
@@ -61,22 +67,30 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Pairs == nil {
 		return nil, errors.New("autoreply: no agent for the pairs")
 	}
-	if cfg.MaxContent <= 0 {
-		cfg.MaxContent = 256 << 10
-	}
-	if cfg.PerHour <= 0 {
-		cfg.PerHour = 100
-	}
-	if cfg.Spam == nil {
-		cfg.Spam = []string{"X-Spam", "X-Spam-Flag", "X-Spam-Status"}
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Agent{cfg: cfg, limit: limit{perHour: cfg.PerHour, now: cfg.Now}}, nil
+	a := &Agent{cfg: cfg, limit: limit{now: cfg.Now}}
+	a.SetRules(cfg.Rules)
+	return a, nil
+}
+
+// SetRules makes r hold for what is delivered from now on.
+func (a *Agent) SetRules(r Rules) {
+	if r.MaxContent <= 0 {
+		r.MaxContent = 256 << 10
+	}
+	if r.PerHour <= 0 {
+		r.PerHour = 100
+	}
+	if r.Spam == nil {
+		r.Spam = []string{"X-Spam", "X-Spam-Flag", "X-Spam-Status"}
+	}
+	a.rules.Store(&r)
+	a.limit.set(r.PerHour)
 }
 
 // Use gives the Agent the door for its answers. The door delivers through the

@@ -242,7 +242,7 @@ func disposition(r *mail.Recipient, header []byte, eai bool) []byte {
 // content is what an answer returns of the message: all of it in an echo, when
 // it is small enough, else its header.
 func (a *Agent) content(d *deliver.Delivery, mode mail.AutoreplyMode, header []byte) (content []byte, whole bool) {
-	if mode == mail.AutoreplyEcho && d.Size() <= a.cfg.MaxContent {
+	if mode == mail.AutoreplyEcho && d.Size() <= a.rules.Load().MaxContent {
 		return bytes.Join(d.Body, nil), true
 	}
 	return bytes.TrimSuffix(header, []byte("\r\n")), false

@@ -13,12 +13,19 @@ const maxCounted = 100_000
 
 // limit counts answers by person and by sender, hour by hour.
 type limit struct {
-	perHour int
-	now     func() time.Time
+	now func() time.Time
 
-	mu    sync.Mutex // guards what follows
-	hour  time.Time  // begin of the hour being counted
-	count map[string]int
+	mu      sync.Mutex // guards what follows
+	perHour int
+	hour    time.Time // begin of the hour being counted
+	count   map[string]int
+}
+
+// set changes what is left of this hour too.
+func (l *limit) set(perHour int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.perHour = perHour
 }
 
 func limitKeys(sender mail.Address, r *mail.Recipient) [2]string {

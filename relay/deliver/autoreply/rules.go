@@ -65,7 +65,7 @@ func (a *Agent) field(name string, body []byte) string {
 		return "a list's field"
 	}
 	spam := func(s string) bool { return strings.EqualFold(s, name) }
-	if slices.ContainsFunc(a.cfg.Spam, spam) && slices.Contains([]string{"yes", "true", "spam"}, firstWord(body)) {
+	if slices.ContainsFunc(a.rules.Load().Spam, spam) && slices.Contains([]string{"yes", "true", "spam"}, firstWord(body)) {
 		return "spam"
 	}
 	return ""

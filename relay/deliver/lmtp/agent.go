@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/ha/route"
@@ -54,7 +55,7 @@ type Config struct {
 
 // Agent delivers to pairs. Any number of goroutines may use it.
 type Agent struct {
-	cfg   Config
+	conf  atomic.Pointer[Config]
 	mu    sync.Mutex // guards nodes
 	nodes map[string]*node
 
@@ -65,8 +66,28 @@ var _ deliver.Agent = (*Agent)(nil)
 
 // New checks cfg and returns an Agent.
 func New(cfg Config) (*Agent, error) {
+	a := &Agent{nodes: map[string]*node{}}
+	if err := a.Set(cfg); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Set makes cfg hold for deliveries from now on; a node that is connected to keeps its MaxConns. On an error nothing changes.
+func (a *Agent) Set(cfg Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	a.conf.Store(&cfg)
+	return nil
+}
+
+func (a *Agent) cfg() *Config { return a.conf.Load() }
+
+// check fills in what is zero.
+func (cfg *Config) check() error {
 	if cfg.Hello == "" {
-		return nil, errors.New("lmtp: no name for LHLO")
+		return errors.New("lmtp: no name for LHLO")
 	}
 	if cfg.Routes == nil {
 		cfg.Routes = new(route.Table)
@@ -88,7 +109,7 @@ func New(cfg Config) (*Agent, error) {
 	num(&cfg.MaxIdle, 64)
 	num(&cfg.MaxConns, 256)
 	num(&cfg.MaxRecipients, 2000)
-	return &Agent{cfg: cfg, nodes: map[string]*node{}}, nil
+	return nil
 }
 
 // Close closes the idle connections; those in use are closed after their
@@ -104,19 +125,19 @@ func (a *Agent) Close() error {
 
 // candidates lists the nodes of pair in the order to try them.
 func (a *Agent) candidates(pair string, room []*node) []*node {
-	if f, ok := a.cfg.Foreign[pair]; ok {
+	if f, ok := a.cfg().Foreign[pair]; ok {
 		for _, addr := range f.Addrs {
 			room = append(room, a.node(addr, addr, func() *tls.Config { return f.TLS }))
 		}
 		return room
 	}
-	for _, n := range a.cfg.Routes.Candidates(pair) {
+	for _, n := range a.cfg().Routes.Candidates(pair) {
 		if addr := n.Addr[route.LMTP]; addr != "" {
 			room = append(room, a.node(n.Name, addr, func() *tls.Config {
-				if a.cfg.TLS == nil {
+				if a.cfg().TLS == nil {
 					return nil
 				}
-				return a.cfg.TLS(n.Name)
+				return a.cfg().TLS(n.Name)
 			}))
 		}
 	}
@@ -134,7 +155,7 @@ func (a *Agent) node(name, addr string, conf func() *tls.Config) *node {
 	if n != nil {
 		n.drain(true)
 	}
-	n = &node{name: name, addr: addr, tls: conf(), slots: make(chan struct{}, a.cfg.MaxConns)}
+	n = &node{name: name, addr: addr, tls: conf(), slots: make(chan struct{}, a.cfg().MaxConns)}
 	a.nodes[name] = n
 	return n
 }
@@ -142,8 +163,8 @@ func (a *Agent) node(name, addr string, conf func() *tls.Config) *node {
 // dial opens a connection to n.
 func (a *Agent) dial(ctx context.Context, n *node, foreign *Foreign) (*smtp.Client, error) {
 	cfg := smtp.ClientConfig{
-		Protocol: smtp.LMTP, Hello: a.cfg.Hello, TLS: n.tls, Implicit: n.tls != nil, RequireTLS: n.tls != nil,
-		Dial: a.cfg.Dial, Connect: a.cfg.Connect, Command: a.cfg.Command, DataDone: a.cfg.DataDone,
+		Protocol: smtp.LMTP, Hello: a.cfg().Hello, TLS: n.tls, Implicit: n.tls != nil, RequireTLS: n.tls != nil,
+		Dial: a.cfg().Dial, Connect: a.cfg().Connect, Command: a.cfg().Command, DataDone: a.cfg().DataDone,
 	}
 	if foreign != nil {
 		cfg.Implicit, cfg.RequireTLS = foreign.Implicit && n.tls != nil, foreign.Implicit
@@ -159,7 +180,7 @@ const grace = 100 * time.Millisecond
 // soon after another node of the pair has come to serve.
 func (a *Agent) stay(ctx context.Context, pair string, n *node) (context.Context, func()) {
 	here, end := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(a.cfg.Routes.While(pair, n.name), func() {
+	stop := context.AfterFunc(a.cfg().Routes.While(pair, n.name), func() {
 		time.AfterFunc(grace, func() { end(route.ErrMoved) })
 	})
 	return here, func() {
@@ -171,7 +192,7 @@ func (a *Agent) stay(ctx context.Context, pair string, n *node) (context.Context
 // Probe reports whether some node of pair answers: it connects, or uses an
 // idle connection, and says NOOP.
 func (a *Agent) Probe(ctx context.Context, pair string) error {
-	f, foreign := a.cfg.Foreign[pair]
+	f, foreign := a.cfg().Foreign[pair]
 	err := fmt.Errorf("lmtp: %s: %w", pair, deliver.ErrNoRoute)
 	for _, n := range a.candidates(pair, nil) {
 		if err = n.acquire(ctx); err != nil {
@@ -189,7 +210,7 @@ func (a *Agent) Probe(ctx context.Context, pair string) error {
 }
 
 func (a *Agent) probe(ctx context.Context, n *node, foreign bool, f *Foreign) error {
-	c := n.take(time.Now(), a.cfg.IdleTime)
+	c := n.take(time.Now(), a.cfg().IdleTime)
 	if c == nil {
 		if !foreign {
 			f = nil
@@ -204,7 +225,7 @@ func (a *Agent) probe(ctx context.Context, n *node, foreign bool, f *Foreign) er
 		n.drain(false)
 		return err
 	}
-	n.give(c, time.Now(), a.cfg.MaxIdle, a.cfg.IdleTime)
+	n.give(c, time.Now(), a.cfg().MaxIdle, a.cfg().IdleTime)
 	return nil
 }
 
@@ -213,8 +234,8 @@ func (a *Agent) probe(ctx context.Context, n *node, foreign bool, f *Foreign) er
 func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Result {
 	results := make([]deliver.Result, len(d.Recipients))
 	name, named := a.bodies.nameOf(d)
-	for from := 0; from < len(results); from += a.cfg.MaxRecipients {
-		to := min(from+a.cfg.MaxRecipients, len(results))
+	for from := 0; from < len(results); from += a.cfg().MaxRecipients {
+		to := min(from+a.cfg().MaxRecipients, len(results))
 		t := try{a: a, d: d, rcpts: d.Recipients[from:to], results: results[from:to], name: name, named: named}
 		t.run(ctx)
 	}

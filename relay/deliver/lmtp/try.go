@@ -44,18 +44,18 @@ func (t *try) run(ctx context.Context) {
 	for i := range t.results {
 		t.results[i] = noAnswer(deliver.ErrNoRoute)
 	}
-	if f, ok := t.a.cfg.Foreign[pair]; ok {
+	if f, ok := t.a.cfg().Foreign[pair]; ok {
 		t.foreign = &f
 	}
 	var room [4]*node
 	for round := 0; ; round++ {
-		news := t.a.cfg.Routes.While(pair, "")
+		news := t.a.cfg().Routes.While(pair, "")
 		for _, n := range t.a.candidates(pair, room[:0]) {
 			if t.visit(ctx, pair, n) {
 				return
 			}
 		}
-		if ctx.Err() != nil || t.a.cfg.Rounds > 0 && round+1 >= t.a.cfg.Rounds {
+		if ctx.Err() != nil || t.a.cfg().Rounds > 0 && round+1 >= t.a.cfg().Rounds {
 			return
 		}
 		wait := time.NewTimer(min(25*time.Millisecond<<min(round, 5), 400*time.Millisecond))
@@ -99,7 +99,7 @@ func (t *try) follow(pair string, n *node) *node {
 		return nil
 	}
 	t.hops++
-	t.a.cfg.Routes.Redirect(pair, t.leader)
+	t.a.cfg().Routes.Redirect(pair, t.leader)
 	metrics.LMTPRedirects.Inc()
 	var room [4]*node
 	for _, c := range t.a.candidates(pair, room[:0]) {
@@ -126,7 +126,7 @@ func (t *try) ask(ctx context.Context, pair string, n *node) {
 	}
 	defer n.release()
 	for {
-		c, fresh := n.take(time.Now(), t.a.cfg.IdleTime), false
+		c, fresh := n.take(time.Now(), t.a.cfg().IdleTime), false
 		if c == nil {
 			var err error
 			if c, err = t.a.dial(here, n, t.foreign); err != nil {
@@ -166,14 +166,14 @@ func (t *try) missed(n *node, err error) {
 // send runs one transaction on c. It reports whether the peer answered anything.
 func (t *try) send(ctx context.Context, n *node, c *smtp.Client) bool {
 	if t.skipUnstored(n); len(t.open) == 0 {
-		n.give(c, time.Now(), t.a.cfg.MaxIdle, t.a.cfg.IdleTime)
+		n.give(c, time.Now(), t.a.cfg().MaxIdle, t.a.cfg().IdleTime)
 		return true
 	}
 	s := scratches.Get().(*scratch)
 	defer s.free()
 	res, err := t.exchange(ctx, n, c, s)
 	if err == nil && c.Usable() {
-		n.give(c, time.Now(), t.a.cfg.MaxIdle, t.a.cfg.IdleTime)
+		n.give(c, time.Now(), t.a.cfg().MaxIdle, t.a.cfg().IdleTime)
 	} else {
 		c.Close()
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/relay/deliver"
@@ -46,7 +47,7 @@ type Config struct {
 
 // Agent delivers to other domains. Any number of goroutines may use it.
 type Agent struct {
-	cfg  Config
+	conf atomic.Pointer[Config]
 	self map[string]bool
 
 	mu     sync.Mutex // guards the fields below
@@ -59,11 +60,36 @@ var _ deliver.Agent = (*Agent)(nil)
 
 // New checks cfg and returns an Agent.
 func New(cfg Config) (*Agent, error) {
+	a := &Agent{self: map[string]bool{strings.ToLower(cfg.Hello): true}, idle: map[string][]*session{}}
+	for _, n := range cfg.SelfNames {
+		a.self[strings.ToLower(n)] = true
+	}
+	if err := a.Set(cfg); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Set makes cfg hold for connections from now on, but for the names of this relay;
+// those that are kept are closed. On an error nothing changes.
+func (a *Agent) Set(cfg Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	a.conf.Store(&cfg)
+	a.dropIdle(false)
+	return nil
+}
+
+func (a *Agent) cfg() *Config { return a.conf.Load() }
+
+// check fills in what is zero.
+func (cfg *Config) check() error {
 	if cfg.Hello == "" {
-		return nil, errors.New("smtp: no name for EHLO")
+		return errors.New("smtp: no name for EHLO")
 	}
 	if cfg.Resolver == nil && cfg.Smarthost == "" {
-		return nil, errors.New("smtp: no resolver and no smarthost")
+		return errors.New("smtp: no resolver and no smarthost")
 	}
 	if cfg.Port == "" {
 		cfg.Port = "25"
@@ -91,18 +117,20 @@ func New(cfg Config) (*Agent, error) {
 			*d.v = d.d
 		}
 	}
-	a := &Agent{cfg: cfg, self: map[string]bool{strings.ToLower(cfg.Hello): true}, idle: map[string][]*session{}}
-	for _, n := range cfg.SelfNames {
-		a.self[strings.ToLower(n)] = true
-	}
-	return a, nil
+	return nil
 }
 
 // Close ends the connections that are kept.
 func (a *Agent) Close() error {
+	a.dropIdle(true)
+	return nil
+}
+
+// dropIdle ends the connections that are kept, and keeps none any more if closed.
+func (a *Agent) dropIdle(closed bool) {
 	a.mu.Lock()
 	idle := a.idle
-	a.idle, a.kept, a.closed = map[string][]*session{}, 0, true
+	a.idle, a.kept, a.closed = map[string][]*session{}, 0, a.closed || closed
 	a.mu.Unlock()
 	for _, list := range idle {
 		for _, s := range list {
@@ -110,7 +138,6 @@ func (a *Agent) Close() error {
 			s.close()
 		}
 	}
-	return nil
 }
 
 // Deliver gives d to its next hop, a domain.
@@ -137,7 +164,7 @@ func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Resu
 	}
 	tried := 0
 	for _, target := range targets {
-		if tried == a.cfg.MaxHosts || ctx.Err() != nil {
+		if tried == a.cfg().MaxHosts || ctx.Err() != nil {
 			break
 		}
 		tried++
@@ -178,13 +205,13 @@ func (a *Agent) keep(s *session) {
 	s.uses++
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed || a.kept >= a.cfg.MaxIdle || s.uses >= maxUses {
+	if a.closed || a.kept >= a.cfg().MaxIdle || s.uses >= maxUses {
 		go s.quit()
 		return
 	}
 	a.kept++
 	s.fresh = false
-	s.timer = time.AfterFunc(a.cfg.IdleTime, func() { a.expire(s) })
+	s.timer = time.AfterFunc(a.cfg().IdleTime, func() { a.expire(s) })
 	a.idle[s.domain] = append(a.idle[s.domain], s)
 }
 

@@ -59,26 +59,26 @@ func (a *Agent) targets(ctx context.Context, domain string) ([]target, *deliver.
 
 // fixed is the server that the configuration names for domain.
 func (a *Agent) fixed(domain string) (server string, ok bool) {
-	if server, ok = a.cfg.Routes[domain]; ok {
+	if server, ok = a.cfg().Routes[domain]; ok {
 		return server, true
 	}
-	if server, ok = a.cfg.Routes["*"]; ok {
+	if server, ok = a.cfg().Routes["*"]; ok {
 		return server, true
 	}
-	return a.cfg.Smarthost, a.cfg.Smarthost != ""
+	return a.cfg().Smarthost, a.cfg().Smarthost != ""
 }
 
 // server resolves host:port from the configuration. Its host may be this one.
 func (a *Agent) server(ctx context.Context, server string) ([]target, *deliver.Result) {
 	host, port, err := net.SplitHostPort(server)
 	if err != nil {
-		host, port = server, a.cfg.Port
+		host, port = server, a.cfg().Port
 	}
 	host = strings.Trim(host, "[]")
-	if _, err := netip.ParseAddr(host); err == nil || a.cfg.Resolver == nil {
+	if _, err := netip.ParseAddr(host); err == nil || a.cfg().Resolver == nil {
 		return []target{{host, net.JoinHostPort(host, port)}}, nil
 	}
-	addrs, err := a.cfg.Resolver.Addrs(ctx, host)
+	addrs, err := a.cfg().Resolver.Addrs(ctx, host)
 	if err != nil {
 		return nil, deferred(mail.StatusDirectoryFailure, "Address of the next host not found", err)
 	}
@@ -102,14 +102,14 @@ func (a *Agent) literal(domain string) ([]target, *deliver.Result) {
 	if a.isSelf(ip) {
 		return nil, failed(mail.StatusLoop, "Mail for "+domain+" loops back to this host", nil)
 	}
-	return []target{{"", net.JoinHostPort(ip.String(), a.cfg.Port)}}, nil
+	return []target{{"", net.JoinHostPort(ip.String(), a.cfg().Port)}}, nil
 }
 
 // exchangers returns the mail exchangers of a domain: its MX records, the most
 // preferred first and those of equal preference in random order, or the domain
 // itself (RFC 5321 5.1).
 func (a *Agent) exchangers(ctx context.Context, domain string) ([]dns.MX, *deliver.Result) {
-	mxs, err := a.cfg.Resolver.MX(ctx, domain)
+	mxs, err := a.cfg().Resolver.MX(ctx, domain)
 	switch {
 	case errors.Is(err, dns.ErrNotFound), err == nil && len(mxs) == 0:
 		return []dns.MX{{Host: domain}}, nil
@@ -139,10 +139,10 @@ func (a *Agent) addresses(ctx context.Context, domain string, hosts []dns.MX) ([
 	var trouble error
 	missing := error(nil)
 	for i, mx := range hosts {
-		if len(out) >= a.cfg.MaxHosts || i >= 20 {
+		if len(out) >= a.cfg().MaxHosts || i >= 20 {
 			break
 		}
-		addrs, err := a.cfg.Resolver.Addrs(ctx, mx.Host)
+		addrs, err := a.cfg().Resolver.Addrs(ctx, mx.Host)
 		switch {
 		case errors.Is(err, dns.ErrNotFound):
 			missing = err
@@ -158,7 +158,7 @@ func (a *Agent) addresses(ctx context.Context, domain string, hosts []dns.MX) ([
 			break
 		}
 		for _, ip := range spread(addrs) {
-			out = append(out, target{mx.Host, net.JoinHostPort(ip.String(), a.cfg.Port)})
+			out = append(out, target{mx.Host, net.JoinHostPort(ip.String(), a.cfg().Port)})
 		}
 	}
 	switch {
@@ -173,7 +173,7 @@ func (a *Agent) addresses(ctx context.Context, domain string, hosts []dns.MX) ([
 }
 
 func (a *Agent) isSelf(ip netip.Addr) bool {
-	return slices.Contains(a.cfg.SelfAddrs, ip.Unmap()) || ip.IsUnspecified()
+	return slices.Contains(a.cfg().SelfAddrs, ip.Unmap()) || ip.IsUnspecified()
 }
 
 // spread puts the addresses of one host in random order.

@@ -16,7 +16,7 @@ import (
 
 // Options are how a drill is run. Zero fields have defaults, see Fill.
 type Options struct {
-	For     time.Duration // of the load
+	For     time.Duration // of the load; of random faults, what comes before and after is extra
 	Hold    time.Duration // of the fault, where the scenario has one that lasts; 0: two fifths of For
 	Pair    string        // that is hurt; "" is the first
 	Senders int
@@ -50,6 +50,9 @@ const (
 	MaxSize     = 10 << 20
 	MaxSlack    = 100.0
 )
+
+// quietAtMost is how long a load goes on before the fault, and after it.
+const quietAtMost = 2 * time.Minute
 
 // Fill sets what is zero and refuses what is out of bounds.
 func (o *Options) Fill() error {
@@ -237,7 +240,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		return errors.Join(err, context.Cause(ctx))
 	}
 	r.enter("settle")
-	if err := r.wait(ctx, max(r.o.For*2/5, 2*time.Second)); err != nil {
+	if err := r.wait(ctx, min(max(r.o.For*2/5, 2*time.Second), quietAtMost)); err != nil {
 		return err
 	}
 	r.enter("drain")
@@ -308,7 +311,7 @@ func (r *run) mailUser(i int) mailbox.User {
 // hurtIt waits for a steady load and runs the scenario.
 func (r *run) hurtIt(ctx context.Context) error {
 	r.enter("steady load")
-	if err := r.wait(ctx, max(r.o.For/5, time.Second)); err != nil {
+	if err := r.wait(ctx, min(max(r.o.For/5, time.Second), quietAtMost)); err != nil {
 		return err
 	}
 	const enough = 5

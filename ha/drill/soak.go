@@ -66,9 +66,9 @@ func soak(ctx context.Context, f *field) error {
 		}
 	}
 	f.event("seed %d", f.res.Seed)
-	end := time.Now().Add(f.o.For * 4 / 5)
+	end := time.Now().Add(f.o.For)
 	done := 0
-	for _, m := range plan(f.res.Seed, nodes, kinds, f.o.For*4/5) {
+	for _, m := range plan(f.res.Seed, nodes, kinds, f.o.For) {
 		if done > 0 && time.Now().After(end) {
 			break
 		}

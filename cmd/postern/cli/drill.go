@@ -158,8 +158,10 @@ func (a *app) drillSoakCmd() *cobra.Command {
 		Short: "Make random faults for a long time, by a seed",
 		Long: `soak is drill run random for an hour, with 50 messages a second and 200 sessions by
 IMAP: one fault after the other of those that the target can do, on a node that the
-seed chooses, each taken back and the cluster well before the next one comes. The
-report names the seed; the same seed gives the same faults in the same order.`,
+seed chooses, each taken back and the cluster well before the next one comes. There
+are faults for all of --for; the load begins two minutes before at most and ends two
+after. The report names the seed; the same seed gives the same faults in the same
+order.`,
 		Example: `  postern drill soak --namespaces --save soak.json
   postern drill soak --namespaces --seed 7 --for 10m`,
 		Args: cobra.NoArgs,
@@ -202,7 +204,7 @@ func (fl *drillFlags) flags(c *cobra.Command, long time.Duration, senders, rate,
 	f.StringVar(&fl.logs, "logs", "", "folder for the logs of the nodes in namespaces, which are gone otherwise")
 	f.BoolVar(&fl.namespaces, "namespaces", false, "make a cluster in network namespaces")
 	f.StringVar(&fl.cluster, "cluster", "", "file that describes a cluster and what may be done to it")
-	f.DurationVar(&fl.o.For, "for", long, "time of the load")
+	f.DurationVar(&fl.o.For, "for", long, "time of the load; of random, of its faults")
 	f.DurationVar(&fl.o.Hold, "hold", 0, "time of a fault that lasts (default: two fifths of --for)")
 	f.StringVar(&fl.o.Pair, "pair", "", "pair that is hurt (default: the first)")
 	f.IntVar(&fl.o.Senders, "senders", senders, "senders at the same time")

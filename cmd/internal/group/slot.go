@@ -157,7 +157,7 @@ func (s *Slot) settle() error {
 		}
 		return s.renew(id, aside)
 	}
-	if errors.Is(err, manifest.ErrReseed) || errors.Is(err, voter.ErrNoLog) {
+	if errors.Is(err, manifest.ErrReseed) || errors.Is(err, voter.ErrNoLog) || errors.Is(err, voter.ErrGivenUp) {
 		s.why = err
 		s.cfg.Log.Error("the member of the pair cannot take part: have it replaced", "err", err)
 		return nil

@@ -271,8 +271,12 @@ what is known and changes nothing.
 What cannot be known: entries up to the last one known to be committed are
 certain. Those after it, in the log of this replica, may or may not have been
 acknowledged to a sender, and are kept. Entries that only the lost members had,
-and which a sender may have been told are stored, are lost. A lost member that
-comes back must not be started again: its directory is another history.`,
+and which a sender may have been told are stored, are lost.
+
+A lost member that comes back has another history. It ends for good as soon as it
+reaches the replica that went on, and its node says that the member was given up.
+Two of them that reach one another and not that replica do not know of it: keep
+them off the network until their directories are gone.`,
 		Example: `  postern pair recover --dir ~/mail pair1
   postern pair recover --dir ~/mail pair1 --accept-loss`,
 		Args: cobra.ExactArgs(1),

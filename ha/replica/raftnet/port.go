@@ -22,6 +22,16 @@ const (
 // noMember is in what one reads who is not in the group, or not any more.
 const noMember = "is no member of pair"
 
+// givenUp is in what one reads who was given up as lost.
+const givenUp = "given up as lost"
+
+// GivenUp reports whether an error is the answer of a member that we were given up,
+// and that the group went on without us.
+func GivenUp(err error) bool {
+	said := remote("")
+	return errors.As(err, &said) && strings.HasSuffix(string(said), givenUp)
+}
+
 // NoMember reports whether an error is the answer of a member that we are not in
 // its group.
 func NoMember(err error) bool {
@@ -118,6 +128,8 @@ func (p *Port) handle(c net.Conn) {
 		err = fmt.Errorf("no group of pair %q here", pre.pair)
 	case pre.to != t.cfg.ID:
 		err = fmt.Errorf("looks for member %s of pair %s, this is %s", pre.to, pre.pair, t.cfg.ID)
+	case t.cfg.GivenUp != nil && t.cfg.GivenUp(pre.from):
+		err = fmt.Errorf("%s %s %s: %s", pre.from, noMember, pre.pair, givenUp)
 	case !t.cfg.Member(pre.from):
 		err = fmt.Errorf("%s %s %s", pre.from, noMember, pre.pair)
 	default:

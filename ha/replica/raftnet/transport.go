@@ -53,6 +53,7 @@ type Config struct {
 	// member id. Nil: any such certificate speaks for every member.
 	Speaks  func(id string, cs tls.ConnectionState) error
 	Member  func(id string) bool          // is id configured now?
+	GivenUp func(id string) bool          // was id given up as lost? Nil: none was
 	Resolve func(id string) (addr string) // address of a member, "" if not known
 	Handler Handler
 	Log     *slog.Logger

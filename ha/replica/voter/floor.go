@@ -59,6 +59,7 @@ func (v *Voter) runFloor(ctx context.Context) {
 			v.commitFloor(ctx)
 		}
 		v.expelled.Store(v.isExpelled(ctx))
+		v.askGivenUp(ctx)
 	}
 }
 

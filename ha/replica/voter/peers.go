@@ -74,6 +74,9 @@ func (v *Voter) servers() []raft.Server {
 // Before raft runs, and on a new member whose log does not reach to where it
 // was added, those count that this one was told of.
 func (v *Voter) member(id string) bool {
+	if v.givenUp(id) {
+		return false
+	}
 	servers := v.servers()
 	has := func(id string) bool {
 		return slices.ContainsFunc(servers, func(s raft.Server) bool { return string(s.ID) == id })

@@ -25,12 +25,18 @@ func Survey(cfg Config, kind manifest.Kind, applied uint64) (Recovery, error) {
 	return recoverAlone(cfg, kind, applied, false)
 }
 
+// recoverTerms is by how many terms a group begins again: more than members that
+// were given up can reach by electing one another, so that those who look for the
+// replica that serves, and hear of two, take the right one.
+const recoverTerms = 1 << 20
+
 // RecoverAlone makes the group one of this member alone, for the case that the
 // majority is lost for good. All entries of its log count as committed then,
 // also those above Recovery.Known, which the majority may never have had; and
 // what only the lost members had is lost. A member that was believed lost and
-// comes back must not be started again. The directory is not in use. Doing it
-// again changes nothing.
+// comes back ends as soon as it reaches this one (ErrGivenUp), and what it says
+// until then is of a lower term. The directory is not in use. Doing it again changes
+// nothing.
 func RecoverAlone(cfg Config, kind manifest.Kind, applied uint64) (Recovery, error) {
 	return recoverAlone(cfg, kind, applied, true)
 }
@@ -63,13 +69,25 @@ func recoverAlone(cfg Config, kind manifest.Kind, applied uint64, change bool) (
 	if !change || rec.Alone {
 		return rec, nil
 	}
-	// The term first: an entry of a term that was never begun would be wrong.
-	if err := v.Stable.SetUint64([]byte("CurrentTerm"), rec.Term+1); err != nil {
+	// Those that are given up first: from the moment that this member goes on
+	// without them they must not.
+	var others []string
+	for _, m := range rec.Members {
+		if m.ID != me.ID {
+			others = append(others, m.ID)
+		}
+	}
+	if err := v.giveUp(others...); err != nil {
+		return rec, err
+	}
+	// The term then: an entry of a term that was never begun would be wrong.
+	term := rec.Term + recoverTerms
+	if err := v.Stable.SetUint64([]byte("CurrentTerm"), term); err != nil {
 		return rec, err
 	}
 	alone := raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(me.ID), Address: me.spell()}}}
 	err = v.log.StoreLog(&raft.Log{
-		Index: rec.Last + 1, Term: rec.Term + 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(alone),
+		Index: rec.Last + 1, Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(alone),
 	})
 	if err != nil {
 		return rec, fmt.Errorf("voter: %w", err)

@@ -2,6 +2,7 @@ package voter
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -87,6 +88,9 @@ func TestRecoverAlone(t *testing.T) {
 			if data, err := v.log.ReadEntry(i, nil); err != nil || string(data) != "mail" {
 				t.Fatalf("cut after operation %d: entry %d: %q, %v", n, i, data, err)
 			}
+		}
+		if !slices.ContainsFunc(cfg.Peers, func(p Peer) bool { return p.ID != cfg.ID && v.givenUp(p.ID) }) || v.givenUp(cfg.ID) {
+			t.Fatalf("cut after operation %d: %q are given up", n, v.lost)
 		}
 		term, terr := v.Stable.GetUint64([]byte("CurrentTerm"))
 		var e raft.Log

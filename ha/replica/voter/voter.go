@@ -137,6 +137,7 @@ type Voter struct {
 	log   *seglog.Log
 	port  *raftnet.Port // ours to close, or nil
 	lock  io.Closer
+	lost  []string // members that were given up
 	store *store
 
 	Stable    *seglog.Stable
@@ -237,6 +238,12 @@ func (v *Voter) takeDir() error {
 		return err
 	case have.Pair != c.Pair || have.ID != c.ID:
 		return fmt.Errorf("voter: %s is of %q, not %q: %w", c.Dir, have.Pair+" "+have.ID, c.Pair+" "+c.ID, ErrIdentity)
+	}
+	if v.lost, err = readGivenUp(c.FS, c.Dir); err != nil {
+		return err
+	}
+	if v.givenUp(c.ID) {
+		return fmt.Errorf("voter: %s: %w", c.Dir, ErrGivenUp)
 	}
 	if err := fsx.MkdirAllSync(c.FS, filepath.Join(c.Dir, "raft"), 0o700); err != nil {
 		return fmt.Errorf("voter: %w", err)
@@ -373,7 +380,7 @@ func (v *Voter) listen() (err error) {
 	}
 	v.Net, err = raftnet.New(raftnet.Config{
 		Pair: c.Pair, ID: c.ID, Addr: v.peer(c.ID).Addr, Port: port, TLS: c.ClientTLS, Authorize: c.Authorize,
-		Member: v.member, Resolve: func(id string) string { return v.peer(id).Addr },
+		Member: v.member, GivenUp: v.givenUp, Resolve: func(id string) string { return v.peer(id).Addr },
 		Handler: v, Log: c.Log, Dial: c.Dial, Speaks: v.speaks, Stream: c.Stream, Follows: v.follows,
 	})
 	close(v.ready)
@@ -464,6 +471,7 @@ func (v *Voter) Start() error {
 	v.raft.Store(r)
 	ctx, cancel := context.WithCancel(context.Background())
 	v.cancel = cancel
+	v.wg.Go(func() { v.askGivenUp(ctx) }) // before the first election, if a member answers at once
 	v.wg.Go(func() { v.watch(ctx) })
 	v.wg.Go(func() { v.runFloor(ctx) })
 	return nil

@@ -301,8 +301,14 @@ func TestIdle(t *testing.T) {
 	c := newCluster(t, options{Keep: true, Timings: replica.Timings{Floor: 50 * time.Millisecond}})
 	n := c.Serving()
 	must(t, propose(n, "one", 100))
-	c.Eventually("the floor is committed everywhere", func() bool {
-		return n.R.Status().Floor > 0 && c.Other(n).R.Status().Floor > 0 && c.Nodes["w"].W.Status().Floor > 0
+	c.Eventually("the floor is committed everywhere, behind all else", func() bool {
+		var last raft.Log
+		index, err := n.R.Log().LastIndex()
+		if err == nil {
+			err = n.R.Log().GetLog(index, &last)
+		}
+		_, behind := voter.ParseFloor(&last)
+		return err == nil && behind && n.R.Status().Floor > 0 && c.Other(n).R.Status().Floor > 0 && c.Nodes["w"].W.Status().Floor > 0
 	})
 	before := n.R.Log().Stats().Syncs
 	time.Sleep(500 * time.Millisecond) // ten floor intervals

@@ -57,8 +57,7 @@ func newAuthority(t *testing.T, names ...string) *authority {
 	return a
 }
 
-// curves is one that the race detector does not slow down: a fifth of a seed's
-// processor time goes into the others.
+// curves is one that the race detector does not slow down, as it does the others.
 var curves = []tls.CurveID{tls.CurveP256}
 
 func (a *authority) server(name string) *tls.Config {

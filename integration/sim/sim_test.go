@@ -35,7 +35,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(400) // a fifth of the processor time, for memory that a run has
+	debug.SetGCPercent(400) // less processor time, for memory that a run has
 	goleak.VerifyTestMain(m)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -63,7 +64,7 @@ func (fl *drillFlags) target() (opener, error) {
 			if max(fl.o.Sessions, s.Sessions) > manySessions {
 				users = manyUsers
 			}
-			lab, err := netns.Start(ctx, netns.Options{Disk: netns.DiskFor(s), Users: users})
+			lab, err := netns.Start(ctx, netns.Options{Disk: netns.DiskFor(s), Users: users, Before: slices.Contains(s.Needs, drill.Upgrade)})
 			if err != nil {
 				return nil, nil, err
 			}

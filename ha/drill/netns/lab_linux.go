@@ -39,6 +39,9 @@ type Options struct {
 	Users  int    // 12
 	Bin    string // folder with the daemons; "": that of this program
 	Disk   Disk
+	// Before has the pair begin with the formats of the release before, whose
+	// programs could not read the newest.
+	Before bool
 }
 
 // Possible returns nil or why this machine cannot do it.
@@ -248,13 +251,17 @@ func (lab *Lab) startNodes() error {
 	client := func(host string) *admin.Client {
 		return admin.NewUnixClient(lab.l.file(host, "admin.sock"))
 	}
+	newPair := "newest"
+	if lab.o.Before {
+		newPair = "before"
+	}
 	for _, m := range lab.l.voters {
 		program := "postern-backend"
 		if m.role == witness {
 			program = "postern-witness"
 		}
 		p := add(m.host, program)
-		if err := p.create(); err != nil {
+		if err := p.create(newPair); err != nil {
 			return err
 		}
 		if err := p.start(); err != nil {

@@ -16,6 +16,7 @@ type Options struct {
 	Relays, Users int
 	Bin           string
 	Disk          Disk
+	Before        bool
 }
 
 // Possible returns why it is not.

@@ -103,12 +103,14 @@ func (p *process) command(args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// create makes the directory of a replica.
-func (p *process) create() error {
+// create makes the directory of a replica; its pair begins with the formats that
+// raft.new_pair says. It is no line of the file, which another release reads too.
+func (p *process) create(newPair string) error {
 	cmd, err := p.command("--create")
 	if err != nil {
 		return err
 	}
+	cmd.Env = append(cmd.Env, "POSTERN_RAFT_NEW_PAIR="+newPair)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := p.spawn(cmd); err != nil {

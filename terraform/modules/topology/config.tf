@@ -35,8 +35,7 @@ locals {
       var.directory.bind_dn == "" ? {} : { bind_dn = var.directory.bind_dn, password_file = var.directory.password_file },
       var.directory.start_tls ? { start_tls = true } : {},
     var.directory.ca == "" ? {} : { ca = var.directory.ca })
-    dns    = { servers = [for a in var.resolvers : "${a}:53"] }
-    public = contains(keys(local.public6), name) ? { addresses = [local.public[name], local.public6[name]] } : {}
+    dns = { servers = [for a in var.resolvers : "${a}:53"] }
     pairs = flatten([for pair in local.pair_names : [for m in local.members[pair] : {
       pair = pair
       node = m.node
@@ -44,7 +43,7 @@ locals {
       imap = "${local.nodes[m.node].address}:${local.nodes[m.node].services.pair_imap[index(local.nodes[m.node].groups, pair)]}"
       pop3 = "${local.nodes[m.node].address}:${local.nodes[m.node].services.pair_pop3[index(local.nodes[m.node].groups, pair)]}"
     } if !m.witness]])
-  }) }
+  }, contains(keys(local.public6), name) ? { public = { addresses = [local.public[name], local.public6[name]] } } : {}) }
 
   store_files = { for name, n in merge(local.backend_nodes, local.witness_nodes) : name => merge(local.common[name], {
     raft = { listen = "${n.address}:${n.services.raft[0]}" }

@@ -174,7 +174,7 @@ func (w *walk) mailbox(r mail.Recipient, d *directory.Domain, e *directory.Entry
 		w.rule(r.Address, e.DN, "14", "mailMessageStore", "a new mailbox is made in partition "+r.Store, nil)
 	}
 	if r.Mailbox == "" { // not found by address: the entry does not know its domain
-		r.Mailbox = e.UID + "@" + d.Name
+		r.Mailbox = d.MailboxOf(e.UID)
 	}
 	if d != nil && d.Welcome != "" {
 		w.rule(r.Address, e.DN, "3", "mailDomainWelcomeMessage", "a new mailbox is welcomed", nil)

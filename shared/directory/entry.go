@@ -176,7 +176,7 @@ func (e *Entry) In(d *Domain) *Entry {
 	c := *e
 	c.Domain = d
 	if c.Kind == User && c.UID != "" {
-		c.Mailbox = c.UID + "@" + d.Name
+		c.Mailbox = d.MailboxOf(c.UID)
 	}
 	return &c
 }
@@ -214,6 +214,9 @@ type Domain struct {
 	Faults  []string
 	Fetched time.Time
 }
+
+// MailboxOf names the mailbox that a user of the domain has on the pair.
+func (d *Domain) MailboxOf(uid string) string { return uid + "@" + d.Name }
 
 // HasName reports whether name is the canonical name or an alias of d.
 func (d *Domain) HasName(name string) bool {

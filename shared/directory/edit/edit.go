@@ -35,7 +35,6 @@ import (
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/directory/lint"
-	"github.com/postern-mail/postern/shared/mail"
 )
 
 // Kind is what is changed.
@@ -257,133 +256,6 @@ func (ed *Editor) Do(ctx context.Context, req Request) (*Result, error) {
 	return nil, badf("operation %q", req.Op)
 }
 
-// Show finds the entry of a domain, an address or a distinguished name, and
-// returns its name and all its attributes.
-func (ed *Editor) Show(ctx context.Context, kind Kind, name string) (dn string, raw directory.Attributes, err error) {
-	dn, err = ed.find(ctx, kind, name)
-	if err != nil {
-		return "", nil, err
-	}
-	if dn, raw, err = ed.raw(ctx, dn); err != nil {
-		return "", nil, fmt.Errorf("%s: %w", name, err)
-	}
-	have := ed.kindOf(dn, raw)
-	if have != kind && (have != Other || kind == Domain || len(raw.Get(ed.s.Mail))+len(raw.Get(ed.s.UID)) == 0) {
-		return "", nil, badf("%s is no %s", dn, kind)
-	}
-	return dn, raw, nil
-}
-
-// raw reads an entry, or what a dry run has made of it.
-func (ed *Editor) raw(ctx context.Context, dn string) (string, directory.Attributes, error) {
-	if fold, err := ldap.FoldName(dn); err == nil {
-		if raw, ok := ed.planned[fold]; ok {
-			if raw == nil {
-				return "", nil, directory.ErrNotFound
-			}
-			return dn, raw, nil
-		}
-	}
-	dn, raw, err := ed.d.Raw(ctx, dn)
-	ed.spell(raw)
-	return dn, raw, err
-}
-
-// spell writes the names of attributes as their definitions do.
-func (ed *Editor) spell(raw directory.Attributes) {
-	for i := range raw {
-		if name, ok := ed.spelled[raw[i].Name]; ok {
-			raw[i].Name = name
-		}
-	}
-}
-
-// spellings are the names of attributes by themselves in lower case.
-func spellings(s *directory.Schema) map[string]string {
-	out := map[string]string{}
-	add := func(names ...string) {
-		for _, n := range names {
-			out[strings.ToLower(n)] = n
-		}
-	}
-	add("objectClass", "givenName", "displayName", "telephoneNumber", "dc", "o", "ou", "mailSieveRuleSource", "sunAvailableServices")
-	add(s.EntryAttributes()...)
-	add(s.DomainAttributes()...)
-	for _, k := range []Kind{Domain, User, Group} {
-		for _, f := range Fields(k) {
-			add(f.attr(s))
-		}
-	}
-	return out
-}
-
-func (ed *Editor) find(ctx context.Context, kind Kind, name string) (string, error) {
-	if strings.Contains(name, "=") && !strings.Contains(name, "@") || strings.Contains(name, ",") {
-		return name, nil
-	}
-	if kind == Domain {
-		n, err := directory.NormalizeDomain(name)
-		if err != nil || n == "" {
-			return "", badf("domain %q", name)
-		}
-		d, err := ed.check.Domain(ctx, n)
-		if err != nil {
-			return "", fmt.Errorf("domain %s: %w", n, err)
-		}
-		return d.DN, nil
-	}
-	a, err := mail.ParseAddress(name, true)
-	if err != nil {
-		return "", badf("address %q: %v", name, err)
-	}
-	d, err := ed.check.Domain(ctx, a.Domain)
-	if err != nil {
-		return "", fmt.Errorf("domain %s: %w", a.Domain, err)
-	}
-	if dn, ok := ed.owners[a.Key()]; ok {
-		return ed.ofKind(kind, name, dn)
-	}
-	if ed.check.Assumed(a.Domain) {
-		return "", fmt.Errorf("%s: %w", name, directory.ErrNotFound)
-	}
-	a.Domain, _ = directory.NormalizeDomain(a.Domain)
-	ans, err := ed.d.Lookup(ctx, d, a)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
-	}
-	if ans.CatchAll || ans.Detail != "" {
-		return "", fmt.Errorf("%s: %w", name, directory.ErrNotFound)
-	}
-	e, err := directory.Sole(ans.Entries)
-	if errors.Is(err, directory.ErrNotFound) && len(ans.Entries) == 1 {
-		e, err = ans.Entries[0], nil // deleted ones are found as well
-	}
-	if err != nil {
-		var dns []string
-		for _, m := range ans.Entries {
-			dns = append(dns, m.DN)
-		}
-		return "", fmt.Errorf("%s: %w: %s; name the entry by its distinguished name", name, err, strings.Join(dns, "; "))
-	}
-	if want := map[Kind]directory.Kind{User: directory.User, Group: directory.Group}[kind]; e.Kind != want {
-		return "", fmt.Errorf("%s is a %s: %w", name, e.Kind, directory.ErrNotFound)
-	}
-	return e.DN, nil
-}
-
-// ofKind is dn, an entry of a dry run, when it is of the kind.
-func (ed *Editor) ofKind(kind Kind, name, dn string) (string, error) {
-	fold, err := ldap.FoldName(dn)
-	if err != nil {
-		return "", err
-	}
-	raw := ed.planned[fold]
-	if want := map[Kind]directory.Kind{User: directory.User, Group: directory.Group}[kind]; ed.s.KindOf(raw.Get("objectClass")) != want {
-		return "", fmt.Errorf("%s: %w", name, directory.ErrNotFound)
-	}
-	return dn, nil
-}
-
 // set changes an entry.
 func (ed *Editor) set(ctx context.Context, req Request) (*Result, error) {
 	dn, old, err := ed.Show(ctx, req.Kind, req.Name)
@@ -465,50 +337,6 @@ func (ed *Editor) put(ctx context.Context, res *Result, old, raw directory.Attri
 	return ed.write(ctx, res, raw)
 }
 
-// refusal is what comes of a change that is not made: a Refused has its result.
-func refusal(res *Result, err error) (*Result, error) {
-	var no *Refused
-	if err != nil && !errors.As(err, &no) {
-		return nil, err
-	}
-	return res, err
-}
-
-// judge notes what would change, and refuses it when mail would be lost.
-func (ed *Editor) judge(ctx context.Context, res *Result, old, raw directory.Attributes) error {
-	ed.hashPasswords(old, raw)
-	if res.Op == Set {
-		if err := keepName(res.DN, &raw); err != nil {
-			return err
-		}
-	}
-	res.Changes = diff(old, raw)
-	if len(res.Changes) == 0 && res.Op == Set {
-		return nil
-	}
-	findings, err := ed.findings(ctx, res, raw)
-	if err != nil {
-		return err
-	}
-	var fatal []lint.Finding
-	for _, f := range findings {
-		if f.Severity == lint.Error && f.Rule != "no-members" && (!ed.cfg.Faulty || touches(res.Changes, f.Attribute)) {
-			fatal = append(fatal, f)
-		} else {
-			res.Warnings = append(res.Warnings, f)
-		}
-	}
-	if len(fatal) > 0 {
-		return &Refused{fatal}
-	}
-	return nil
-}
-
-// touches reports whether an attribute is among those that change.
-func touches(changes []Edit, attribute string) bool {
-	return slices.ContainsFunc(changes, func(e Edit) bool { return strings.EqualFold(e.Attribute, attribute) })
-}
-
 // write makes a change that was judged.
 func (ed *Editor) write(ctx context.Context, res *Result, raw directory.Attributes) (*Result, error) {
 	return ed.do(ctx, res, raw, func() error {
@@ -524,29 +352,6 @@ func modifications(changes []Edit) (mods []ldap.Modification) {
 		mods = append(mods, ldap.Modification{Attribute: c.Attribute, Values: c.New})
 	}
 	return mods
-}
-
-func (ed *Editor) findings(ctx context.Context, res *Result, raw directory.Attributes) ([]lint.Finding, error) {
-	dn := res.DN
-	if res.NewDN != "" {
-		ed.check.Leave(res.DN)
-		defer ed.check.Ask(res.DN)
-		dn = res.NewDN
-	}
-	if res.Kind == Domain && ed.isBase(dn) && (ed.s.DomainClass == "" || !hasClass(raw, ed.s.DomainClass)) {
-		return nil, nil // its names are in the configuration
-	}
-	switch res.Kind {
-	case Domain:
-		return ed.check.Organization(ctx, dn, raw)
-	case User, Group:
-		e := ed.s.ReadEntry(dn, raw)
-		if want := map[Kind]directory.Kind{User: directory.User, Group: directory.Group}[res.Kind]; e.Kind != want {
-			return nil, badf("%s has not the object classes of a %s: %s", dn, res.Kind, strings.Join(e.Classes, ", "))
-		}
-		return ed.check.Entry(ctx, dn, raw)
-	}
-	return ed.check.Entry(ctx, dn, raw)
 }
 
 // do writes, unless it is a dry run, and keeps the log.
@@ -580,24 +385,4 @@ func (ed *Editor) do(ctx context.Context, res *Result, raw directory.Attributes,
 		}
 	}
 	return res, err
-}
-
-// plan remembers what a dry run would have done.
-func (ed *Editor) plan(ctx context.Context, dn string, raw directory.Attributes) error {
-	fold, err := ldap.FoldName(dn)
-	if err != nil {
-		return err
-	}
-	ed.planned[fold] = raw
-	if raw == nil {
-		ed.check.Leave(dn)
-		return nil
-	}
-	e := ed.s.ReadEntry(dn, raw)
-	for _, v := range slices.Concat([]string{e.Mail}, e.Alternate, e.Equivalent) {
-		if a, err := mail.ParseAddress(v, true); err == nil && e.Kind != directory.Other {
-			ed.owners[a.Key()] = dn
-		}
-	}
-	return ed.check.Assume(ctx, dn, raw)
 }

@@ -144,7 +144,7 @@ func (p *purge) entry(e *directory.Entry) error {
 			return nil
 		}
 		removed = removed && (r.MailStatus == directory.Removed || e.MailStatus == directory.Removed)
-		if name := e.UID + "@" + r.Name; e.UID != "" && !slices.Contains(c.names, name) {
+		if name := r.MailboxOf(e.UID); e.UID != "" && !slices.Contains(c.names, name) {
 			c.names = append(c.names, name)
 		}
 	}

@@ -182,7 +182,7 @@ func (q *quotas) user(rep *Report, e *directory.Entry, why string) {
 	if r == nil || e.UID == "" || q.cfg.Domain != "" && r.Name != q.cfg.Domain || e.MailStatus != directory.Active && e.MailStatus != directory.OverQuota {
 		return
 	}
-	u := &UserQuota{Account: e.UID + "@" + r.Name, Address: e.Mail, Outcome: Outcome{DN: e.DN, Status: e.MailStatus.String()}}
+	u := &UserQuota{Account: r.MailboxOf(e.UID), Address: e.Mail, Outcome: Outcome{DN: e.DN, Status: e.MailStatus.String()}}
 	have, ok := q.used[u.Account]
 	u.Sums = Sums{have.Bytes, have.Messages, -1, -1}
 	if ok {

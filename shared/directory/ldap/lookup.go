@@ -183,7 +183,7 @@ func (m *match) answer(d *Directory, found []result, configured bool) (*director
 func place(e *directory.Entry, dom *directory.Domain) *directory.Entry {
 	e.Domain = dom
 	if e.Kind == directory.User && e.UID != "" {
-		e.Mailbox = e.UID + "@" + dom.Name
+		e.Mailbox = dom.MailboxOf(e.UID)
 	}
 	return e
 }

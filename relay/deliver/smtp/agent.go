@@ -157,6 +157,7 @@ func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Resu
 	if s := a.take(domain); s != nil && t.run(ctx, s) {
 		return t.results
 	}
+	cfg := a.cfg() // before the targets: a connection is kept if both are of now
 	targets, fail := a.targets(ctx, domain)
 	if fail != nil {
 		t.all(*fail)
@@ -164,11 +165,11 @@ func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Resu
 	}
 	tried := 0
 	for _, target := range targets {
-		if tried == a.cfg().MaxHosts || ctx.Err() != nil {
+		if tried == cfg.MaxHosts || ctx.Err() != nil {
 			break
 		}
 		tried++
-		s, err := a.connect(ctx, domain, target)
+		s, err := a.connect(ctx, cfg, domain, target)
 		if err != nil {
 			t.unreached(target, err)
 			continue
@@ -200,18 +201,19 @@ func (a *Agent) take(domain string) *session {
 // maxUses is how many messages one connection carries.
 const maxUses = 100
 
-// keep keeps a connection for the next message to its domain.
+// keep keeps a connection for the next message to its domain, unless it was
+// opened by what held before Set.
 func (a *Agent) keep(s *session) {
 	s.uses++
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed || a.kept >= a.cfg().MaxIdle || s.uses >= maxUses {
+	if a.closed || s.cfg != a.cfg() || a.kept >= s.cfg.MaxIdle || s.uses >= maxUses {
 		go s.quit()
 		return
 	}
 	a.kept++
 	s.fresh = false
-	s.timer = time.AfterFunc(a.cfg().IdleTime, func() { a.expire(s) })
+	s.timer = time.AfterFunc(s.cfg.IdleTime, func() { a.expire(s) })
 	a.idle[s.domain] = append(a.idle[s.domain], s)
 }
 

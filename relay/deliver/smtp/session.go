@@ -23,6 +23,7 @@ var idnaProfile = idna.New(idna.MapForLookup(), idna.StrictDomainName(false), id
 // session is one connection to an exchanger.
 type session struct {
 	a      *Agent
+	cfg    *Config // that it was opened by
 	domain string
 	peer   target
 	conn   *timedConn
@@ -36,17 +37,17 @@ type session struct {
 var errTLS = errors.New("TLS handshake failed")
 
 // connect opens a session with one address, with TLS where it is offered.
-func (a *Agent) connect(ctx context.Context, domain string, peer target) (*session, error) {
-	s, err := a.open(ctx, domain, peer, true)
-	if errors.Is(err, errTLS) && !a.cfg().RequireTLS && ctx.Err() == nil {
-		return a.open(ctx, domain, peer, false)
+func (a *Agent) connect(ctx context.Context, cfg *Config, domain string, peer target) (*session, error) {
+	s, err := a.open(ctx, cfg, domain, peer, true)
+	if errors.Is(err, errTLS) && !cfg.RequireTLS && ctx.Err() == nil {
+		return a.open(ctx, cfg, domain, peer, false)
 	}
 	return s, err
 }
 
-func (a *Agent) open(ctx context.Context, domain string, peer target, useTLS bool) (*session, error) {
-	dialCtx, cancel := context.WithTimeout(ctx, a.cfg().Connect)
-	raw, err := a.cfg().Dial(dialCtx, "tcp", peer.addr)
+func (a *Agent) open(ctx context.Context, cfg *Config, domain string, peer target, useTLS bool) (*session, error) {
+	dialCtx, cancel := context.WithTimeout(ctx, cfg.Connect)
+	raw, err := cfg.Dial(dialCtx, "tcp", peer.addr)
 	cancel()
 	if err != nil {
 		return nil, err
@@ -57,8 +58,8 @@ func (a *Agent) open(ctx context.Context, domain string, peer target, useTLS boo
 			return nil, errors.New("connected to itself")
 		}
 	}
-	conn := &timedConn{Conn: raw, block: a.cfg().DataBlock}
-	s := &session{a: a, domain: domain, peer: peer, conn: conn, fresh: true}
+	conn := &timedConn{Conn: raw, block: cfg.DataBlock}
+	s := &session{a: a, cfg: cfg, domain: domain, peer: peer, conn: conn, fresh: true}
 	stop := conn.follow(ctx)
 	defer stop()
 	if err := s.greet(ctx, useTLS); err != nil {
@@ -70,7 +71,7 @@ func (a *Agent) open(ctx context.Context, domain string, peer target, useTLS boo
 
 // greet reads the banner, says EHLO and starts TLS where that is offered.
 func (s *session) greet(ctx context.Context, useTLS bool) error {
-	_ = s.conn.SetDeadline(time.Now().Add(s.a.cfg().Command))
+	_ = s.conn.SetDeadline(time.Now().Add(s.cfg.Command))
 	r := bufio.NewReaderSize(io.LimitReader(s.conn, maxGreeting), 4096)
 	banner, err := readReply(r)
 	if err != nil {
@@ -80,7 +81,7 @@ func (s *session) greet(ctx context.Context, useTLS bool) error {
 		return banner
 	}
 	offered := false
-	reply, err := s.say(r, "EHLO "+s.a.cfg().Hello)
+	reply, err := s.say(r, "EHLO "+s.cfg.Hello)
 	if err != nil {
 		return err
 	}
@@ -99,10 +100,10 @@ func (s *session) greet(ctx context.Context, useTLS bool) error {
 			if err := s.handshake(ctx, r); err != nil {
 				return err
 			}
-		} else if s.a.cfg().RequireTLS {
+		} else if s.cfg.RequireTLS {
 			return reply
 		}
-	} else if s.a.cfg().RequireTLS {
+	} else if s.cfg.RequireTLS {
 		return &smtp.Reply{Code: 450, Status: [3]int{4, 7, 4}, Text: "TLS required and not offered"}
 	}
 	if r.Buffered() > 0 {
@@ -111,8 +112,8 @@ func (s *session) greet(ctx context.Context, useTLS bool) error {
 	// go-smtp wants a greeting of its own and says EHLO again.
 	s.conn.pre = []byte("220 continue\r\n")
 	s.c = gosmtp.NewClient(s.conn)
-	s.c.CommandTimeout, s.c.SubmissionTimeout = s.a.cfg().Command, s.a.cfg().DataDone
-	return s.c.Hello(s.a.cfg().Hello)
+	s.c.CommandTimeout, s.c.SubmissionTimeout = s.cfg.Command, s.cfg.DataDone
+	return s.c.Hello(s.cfg.Hello)
 }
 
 // maxGreeting bounds what a peer says before the transaction.
@@ -124,8 +125,8 @@ func (s *session) handshake(ctx context.Context, r *bufio.Reader) error {
 		return errors.New("peer sent data before the TLS handshake")
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if s.a.cfg().TLS != nil {
-		cfg = s.a.cfg().TLS.Clone()
+	if s.cfg.TLS != nil {
+		cfg = s.cfg.TLS.Clone()
 	} else {
 		cfg.InsecureSkipVerify = true // opportunistic, RFC 7435: any TLS is better than none
 	}

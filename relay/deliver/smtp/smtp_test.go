@@ -468,6 +468,34 @@ func TestSmarthost(t *testing.T) {
 	}
 }
 
+// TestSet: a connection that was in use while the settings changed is not kept,
+// and the next message goes where they say now.
+func TestSet(t *testing.T) {
+	n := newInternet(t)
+	var a *Agent
+	cfg := Config{Hello: "relay.example", Smarthost: "127.0.0.2:" + n.port, Command: 5 * time.Second, DataDone: 5 * time.Second}
+	after := cfg
+	after.Smarthost = "127.0.0.3:" + n.port
+	before, now := &peer{}, &peer{}
+	before.data = func() *smtp.Reply {
+		if err := a.Set(after); err != nil {
+			t.Error(err)
+		}
+		return &smtp.Reply{Code: 250, Status: mail.StatusOK, Text: "queued"}
+	}
+	n.serve("127.0.0.2", before, smtp.ServerConfig{})
+	n.serve("127.0.0.3", now, smtp.ServerConfig{})
+	a = n.agent(func(c *Config) { *c = cfg })
+	for range 3 {
+		if r := a.Deliver(t.Context(), delivery("bob@anywhere.example"))[0]; r.Outcome != deliver.Passed {
+			t.Fatalf("%+v", r)
+		}
+	}
+	if len(before.got) != 1 || len(now.got) != 2 || now.sessions != 1 {
+		t.Errorf("%d messages before, %d now over %d connections", len(before.got), len(now.got), now.sessions)
+	}
+}
+
 // TestContextEnds: a peer that says nothing does not hold an attempt.
 func TestContextEnds(t *testing.T) {
 	n := newInternet(t)

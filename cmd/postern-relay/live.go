@@ -8,6 +8,8 @@ import (
 
 	"github.com/postern-mail/postern/relay/bounce"
 	"github.com/postern-mail/postern/relay/deliver/autoreply"
+	"github.com/postern-mail/postern/relay/deliver/lmtp"
+	outbound "github.com/postern-mail/postern/relay/deliver/smtp"
 	"github.com/postern-mail/postern/relay/expand"
 	"github.com/postern-mail/postern/relay/jobctl"
 	"github.com/postern-mail/postern/relay/login"
@@ -137,7 +139,7 @@ func (r *relay) prepare(in *inside) (use func(), err error) {
 		if err != nil {
 			return nil, err
 		}
-		add(func() error { return nil }, func() error { return r.outside.Set(cfg) })
+		add(func() error { _, err := outbound.New(cfg); return err }, func() error { return r.outside.Set(cfg) })
 	}
 	notices, err := r.noticeConfig(in)
 	if err != nil {
@@ -145,7 +147,7 @@ func (r *relay) prepare(in *inside) (use func(), err error) {
 	}
 	add(func() error { _, err := bounce.New(notices); return err }, func() error { return r.bouncer.Set(notices) })
 	pool := r.poolConfig(in)
-	add(func() error { return nil }, func() error { return r.pool.Set(pool) })
+	add(func() error { _, err := lmtp.New(pool); return err }, func() error { return r.pool.Set(pool) })
 	uses = append(uses, func() {
 		r.queue.SetLimits(queueLimits(in.c))
 		r.answers.SetRules(answerRules(in.c))

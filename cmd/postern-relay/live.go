@@ -99,7 +99,7 @@ func (r *relay) reload(_, next *config.Relay) error {
 	if in.dir != before.dir {
 		before.dir.rest()
 		in.dir.run()
-		r.retire(before.dir)
+		r.retire(before)
 	}
 	r.in.Store(in)
 	use()
@@ -162,17 +162,24 @@ func (r *relay) prepare(in *inside) (use func(), err error) {
 
 // retire closes the connections of a directory that is not asked any more when what
 // was begun with it has had its time.
-func (r *relay) retire(dir *lookups) {
-	ctx := r.retiring
+func (r *relay) retire(before *inside) {
+	ctx, servers := r.retiring, before.dir.servers // the rest of it is not kept for that
+	t := time.NewTimer(lasting(before.c))
 	r.retired.Go(func() {
-		t := time.NewTimer(2 * dir.about.Directory.Timeout)
 		defer t.Stop()
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 		}
-		dir.servers.Close()
+		servers.Close()
 	})
+}
+
+// lasting is how long what has begun may still ask the directory that it began
+// with: a session that comes to its login, a transaction up to the next command and
+// the end of its data. Who takes longer is told to try again.
+func lasting(c *config.Relay) time.Duration {
+	return max(c.SMTP.CommandTimeout+c.SMTP.DataTimeout, c.Proxy.LoginTimeout) + 2*c.Directory.Timeout
 }
 
 // doorConfig is how mail is accepted.

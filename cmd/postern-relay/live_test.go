@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-mail/postern/cmd/internal/daemon"
@@ -18,6 +20,7 @@ import (
 	"github.com/postern-mail/postern/relay/smtpd"
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/config"
+	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
@@ -273,4 +276,40 @@ func certificate(t *testing.T, dir string) []byte {
 		t.Fatal(err)
 	}
 	return pem
+}
+
+// TestRetire: a directory that a reload has replaced still answers the sessions
+// that began before, as long as one may take to its login.
+func TestRetire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &relay{n: &daemon.Node[config.Relay]{Log: slog.New(slog.DiscardHandler)}}
+		r.retiring, r.endRetired = context.WithCancel(t.Context())
+		defer r.retired.Wait()
+		defer r.endRetired()
+		c := withOption(t, t.TempDir(), "proxy.login_timeout", "9h")
+		retired := func() (asked func() bool) {
+			n := 0
+			servers, err := ldap.New(ldap.Config{
+				Servers: c.Directory.URLs, Base: c.Directory.Base,
+				Observe: func(string, int, time.Duration, error) { n++ },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.retire(&inside{c: c, dir: &lookups{servers: servers}})
+			return func() bool {
+				_ = servers.Ready(t.Context()) // nobody is there
+				return n > 0
+			}
+		}
+		early, late := retired(), retired()
+		time.Sleep(9 * time.Hour)
+		if !early() {
+			t.Error("closed while a session may ask it")
+		}
+		time.Sleep(2*c.Directory.Timeout + time.Second)
+		if late() {
+			t.Error("still open when nobody may ask it")
+		}
+	})
 }

@@ -109,15 +109,29 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.mu.Unlock()
 	c.wg.Go(func() { c.scan(ctx) })
 	if c.cfg().OnHold != nil {
-		c.wg.Go(func() { c.releases(ctx) })
+		c.wg.Go(func() { every(ctx, c.cfg().HoldCheck, c.releaseDue) })
 	}
-	c.wg.Go(func() { c.orphans(ctx) })
+	c.wg.Go(func() { every(ctx, c.cfg().Rescan, c.lookAll) })
 	c.loop(ctx)
 	c.mu.Lock()
 	c.running = false
 	c.mu.Unlock()
 	c.wg.Wait()
 	return ctx.Err()
+}
+
+// every calls f again and again until ctx ends.
+func every(ctx context.Context, pause time.Duration, f func(context.Context)) {
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			f(ctx)
+		}
+	}
 }
 
 // loop moves jobs from waiting to ready when their time comes.

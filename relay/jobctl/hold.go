@@ -3,6 +3,7 @@ package jobctl
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -22,29 +23,12 @@ func (c *Controller) keep(id string) {
 	}
 }
 
-// releases lets held mail go when its recipients are no longer on hold.
-func (c *Controller) releases(ctx context.Context) {
-	ticker := time.NewTicker(c.cfg().HoldCheck)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		c.releaseDue(ctx)
-	}
-}
-
-// releaseDue looks at all that is held for its recipients once.
+// releaseDue lets held mail go when its recipients are no longer on hold.
 func (c *Controller) releaseDue(ctx context.Context) {
 	c.mu.Lock()
 	more := c.keptMore
 	c.keptMore = false
-	ids := make([]string, 0, len(c.kept))
-	for id := range c.kept {
-		ids = append(ids, id)
-	}
+	ids := slices.Collect(maps.Keys(c.kept))
 	c.mu.Unlock()
 	if more {
 		err := c.cfg().Queue.Scan(ctx, func(it *queue.Item) error {

@@ -3,7 +3,8 @@ package jobctl
 import (
 	"context"
 	"errors"
-	"time"
+	"maps"
+	"slices"
 
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/shared/mail"
@@ -97,33 +98,16 @@ func (c *Controller) look(parent string) {
 	c.closed(it)
 }
 
-// lookAll looks at all parents.
+// lookAll looks at all parents: some are gone in a way that nobody told of, set
+// aside for one.
 func (c *Controller) lookAll(ctx context.Context) {
 	c.mu.Lock()
-	ids := make([]string, 0, len(c.children.of))
-	for id := range c.children.of {
-		ids = append(ids, id)
-	}
+	ids := slices.Collect(maps.Keys(c.children.of))
 	c.mu.Unlock()
 	for _, id := range ids {
 		if ctx.Err() != nil {
 			return
 		}
 		c.look(id)
-	}
-}
-
-// orphans lets the children of parents go on that are gone in a way that nobody
-// told of, set aside for one.
-func (c *Controller) orphans(ctx context.Context) {
-	ticker := time.NewTicker(c.cfg().Rescan)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			c.lookAll(ctx)
-		}
 	}
 }

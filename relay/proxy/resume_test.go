@@ -2,14 +2,18 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-mail/postern/ha/route"
+	"github.com/postern-mail/postern/shared/imapwire"
 )
 
 // leaving logs a client in, hears some lines, and hands the session on. told is
@@ -160,5 +164,36 @@ func TestHandOver(t *testing.T) {
 		c := pairOf(t, newBackend(t, leaving(0, silent)), b)
 		c.want("* BYE [UNAVAILABLE] *")
 		c.wantEOF()
+	})
+}
+
+// TestPending: a client whose commands nobody answers is not read without end.
+func TestPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipe{front: &front{srv: new(Server)}}
+		p.fewer.L = &p.mu
+		begun := make(chan error, 3)
+		for i := range maxPending {
+			if err := p.begin(&sent{tag: strconv.Itoa(i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			go func() { begun <- p.begin(&sent{tag: "more"}) }()
+		}
+		synctest.Wait()
+		if n := len(begun); n != 0 {
+			t.Fatalf("%d of two commands beyond the limit were taken", n)
+		}
+		p.note(&imapwire.Response{Kind: imapwire.Tagged, Tag: []byte("7")})
+		synctest.Wait()
+		if n := len(begun); n != 1 || len(p.pending) != maxPending {
+			t.Fatalf("%d were taken after one answer, %d wait for theirs", n, len(p.pending))
+		}
+		p.end()
+		synctest.Wait()
+		if first, second := <-begun, <-begun; first != nil || !errors.Is(second, errOver) {
+			t.Errorf("%v, %v", first, second)
+		}
 	})
 }

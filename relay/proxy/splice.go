@@ -31,6 +31,7 @@ type pipe struct {
 
 	mu      sync.Mutex // guards what follows
 	pending []*sent    // commands not answered, in the order of their coming
+	fewer   sync.Cond  // told when one of them is answered, or all is over
 	waiting chan bool  // not nil while a synchronising literal waits for leave
 	asking  *sent      // the command of that literal
 	over    bool
@@ -48,6 +49,10 @@ type sent struct {
 	passed int    // continuations that the client has got, apart from leave for literals
 	skip   int    // those that it must not get once more
 }
+
+// maxPending is how many commands of a session may wait for their answers; the
+// client's next one is read when there are fewer.
+const maxPending = 1000
 
 // What is kept of commands to send them again, in octets: of each, and of all
 // sessions.
@@ -90,6 +95,7 @@ func (p *pipe) unsynced(c *sent) {
 // spliceIMAP passes commands and responses until one side ends.
 func (f *front) spliceIMAP(r *imapwire.Reader, b *back) {
 	p := &pipe{front: f, back: b, stop: b.leave()}
+	p.fewer.L = &p.mu
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -230,11 +236,12 @@ func leftover(r *imapwire.Reader) []byte {
 	return rest
 }
 
-// end lets a command that waits for leave to send its literal give up.
+// end lets a command that waits, to be sent or to send its literal, give up.
 func (p *pipe) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.over = true
+	p.fewer.Broadcast()
 	for _, c := range p.pending {
 		p.forget(c)
 	}
@@ -294,9 +301,9 @@ func (p *pipe) last() *sent {
 
 func (p *pipe) command(r *imapwire.Reader, cmd imapwire.Command) error {
 	c := &sent{tag: string(cmd.Tag)}
-	p.mu.Lock()
-	p.pending = append(p.pending, c)
-	p.mu.Unlock()
+	if err := p.begin(c); err != nil {
+		return err
+	}
 	piece := cmd.Piece
 	for {
 		var leave chan bool
@@ -327,6 +334,25 @@ func (p *pipe) command(r *imapwire.Reader, cmd imapwire.Command) error {
 			return err
 		}
 	}
+}
+
+// begin adds a command that is going to be sent, when there is room.
+func (p *pipe) begin(c *sent) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.pending) >= maxPending {
+		p.mu.Unlock()
+		p.flush() // what is to be answered
+		p.mu.Lock()
+	}
+	for len(p.pending) >= maxPending && !p.over {
+		p.fewer.Wait()
+	}
+	if p.over {
+		return errOver
+	}
+	p.pending = append(p.pending, c)
+	return nil
 }
 
 // ask prepares to wait for the backend's leave to send a literal.
@@ -479,6 +505,7 @@ func (p *pipe) note(resp *imapwire.Response) bool {
 		if c.tag == string(resp.Tag) {
 			p.forget(c)
 			p.pending = append(p.pending[:i], p.pending[i+1:]...)
+			p.fewer.Signal()
 			break
 		}
 	}

@@ -47,9 +47,9 @@ func parseTriple(v string) (t triple, err error) {
 }
 
 // has reports whether a client is in a netgroup, or in one of those in it, which
-// may ask for a user as well: the one who logs in. A netgroup that is not there, at any depth, that
-// cannot be read or is too large is a refusal: a rule that denies would deny
-// nothing. Other errors are the directory's.
+// may ask for a user as well: the one who logs in. A netgroup that is not there, at
+// any depth, that cannot be read or is too large is a refusal: a rule that denies
+// would deny nothing. Other errors are the directory's.
 func (n *Netgroups) has(ctx context.Context, name, user string, c *Client) (bool, error) {
 	names, triples := []string{name}, 0
 	for i := 0; i < len(names); i++ {

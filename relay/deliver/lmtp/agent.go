@@ -73,7 +73,8 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// Set makes cfg hold for deliveries from now on; a node that is connected to keeps its MaxConns. On an error nothing changes.
+// Set makes cfg hold for deliveries from now on; a node that is connected to keeps
+// its MaxConns. On an error nothing changes.
 func (a *Agent) Set(cfg Config) error {
 	if err := cfg.check(); err != nil {
 		return err
@@ -234,8 +235,9 @@ func (a *Agent) probe(ctx context.Context, n *node, foreign bool, f *Foreign) er
 func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Result {
 	results := make([]deliver.Result, len(d.Recipients))
 	name, named := a.bodies.nameOf(d)
-	for from := 0; from < len(results); from += a.cfg().MaxRecipients {
-		to := min(from+a.cfg().MaxRecipients, len(results))
+	most := a.cfg().MaxRecipients
+	for from := 0; from < len(results); from += most {
+		to := min(from+most, len(results))
 		t := try{a: a, d: d, rcpts: d.Recipients[from:to], results: results[from:to], name: name, named: named}
 		t.run(ctx)
 	}

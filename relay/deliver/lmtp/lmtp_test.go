@@ -120,6 +120,30 @@ func TestSplitsLargeDeliveries(t *testing.T) {
 	}
 }
 
+// TestSplitsWhileSet: other settings hold from the next delivery on; of one that
+// is under way nobody is left out or asked about twice.
+func TestSplitsWhileSet(t *testing.T) {
+	for _, most := range []int{1000, 30} {
+		s := sink(t, nil)
+		cfg := Config{Hello: "relay.example", Routes: pair(s), MaxRecipients: 100}
+		a := agent(t, cfg)
+		cfg.MaxRecipients = most
+		s.Mail = func(*smtp.MailArgs) *smtp.Reply {
+			if err := a.Set(cfg); err != nil {
+				t.Error(err)
+			}
+			return nil
+		}
+		results := a.Deliver(t.Context(), delivery(250))
+		if i := slices.IndexFunc(results, func(r deliver.Result) bool { return r.Outcome != deliver.Delivered }); i >= 0 {
+			t.Errorf("%d from now on: recipient %d: %+v", most, i, results[i])
+		}
+		if _, messages, repeats, _ := s.Counts(); messages != 3 || repeats != 0 || len(s.Stored()) != 250 {
+			t.Errorf("%d from now on: %d transactions, %d repeats, %d stored", most, messages, repeats, len(s.Stored()))
+		}
+	}
+}
+
 func TestRedirect(t *testing.T) {
 	for name, where := range map[string]func(s *lmtptest.Sink, r *smtp.Reply){
 		"at MAIL":           func(s *lmtptest.Sink, r *smtp.Reply) { s.Mail = func(*smtp.MailArgs) *smtp.Reply { return r } },

@@ -74,8 +74,9 @@ type Rules struct {
 	Limits   map[mail.Channel]Limit // but for their Timeout
 }
 
-// SetRules makes r hold for attempts from now on. What waits keeps the time of its
-// next attempt unless that is further away than any interval.
+// SetRules makes r hold for attempts from now on. A job that waits keeps the time of
+// its next attempt; one that is read from the disk again is due at once if that is
+// further away than any interval.
 func (c *Controller) SetRules(r Rules) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -779,6 +779,46 @@ func TestHoldChannel(t *testing.T) {
 
 // TestStop: an attempt that is cut short by the end of the process is not a
 // failure.
+// TestSetRules: other rules hold for what is in the queue already, from the next
+// attempt on.
+func TestSetRules(t *testing.T) {
+	limits := func(n int) map[mail.Channel]Limit { return map[mail.Channel]Limit{mail.ChannelSMTP: {Channel: n}} }
+	every := func(d time.Duration) map[mail.Priority][]time.Duration {
+		return map[mail.Priority][]time.Duration{mail.Normal: {d}}
+	}
+	t.Run("schedule and lifetime", func(t *testing.T) {
+		in(t, func(c *Config) { c.Backoff = every(4 * time.Hour) }, func(h *house) {
+			h.a.answer = later
+			id := h.submit(nil, "a@one.example")
+			time.Sleep(time.Minute)
+			h.c.SetRules(Rules{Backoff: every(10 * time.Minute), Lifetime: 5 * time.Hour, Notices: []time.Duration{4*time.Hour + 5*time.Minute}})
+			time.Sleep(6 * time.Hour)
+			want := append([]time.Duration{4 * time.Hour}, slices.Repeat([]time.Duration{10 * time.Minute}, 6)...)
+			if got := gaps(h.a.attempts()); !slices.Equal(got, want) {
+				t.Errorf("tried after %v, want %v", got, want)
+			}
+			if r := h.r.all(); len(r) != 2 || r[0].what != "pending" || r[1].what != "timedout" || !h.gone(id) {
+				t.Errorf("reports %+v, gone %v", r, h.gone(id))
+			}
+		})
+	})
+	t.Run("limits", func(t *testing.T) {
+		in(t, func(c *Config) { c.Limits = limits(1) }, func(h *house) {
+			h.a.takes = 5 * time.Minute
+			for range 20 {
+				h.submit(nil, "a@one.example")
+			}
+			for _, n := range []int{1, 3, 2} {
+				h.c.SetRules(Rules{Limits: limits(n)})
+				time.Sleep(7 * time.Minute)
+				if now, _ := h.a.counts(""); now != n {
+					t.Errorf("%d at once, want %d", now, n)
+				}
+			}
+		})
+	})
+}
+
 func TestStop(t *testing.T) {
 	in(t, nil, func(h *house) {
 		h.a.takes, h.a.answer = time.Hour, silent

@@ -143,6 +143,29 @@ func TestOwnTexts(t *testing.T) {
 	}
 }
 
+// TestSet: other settings hold for the next notification, and wrong ones change
+// nothing.
+func TestSet(t *testing.T) {
+	b, d := newBouncer(t)
+	cfg := Config{Hostname: "relay.example", Origin: "relay1", Door: d, Language: "nl"}
+	if err := b.Set(cfg); err == nil {
+		t.Error("a usual language without texts is taken")
+	}
+	for _, language := range []string{"", "it"} {
+		if cfg.Language = language; language != "" {
+			if err := b.Set(cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Report(t.Context(), item(), []queue.Recipient{rcpt("bob", queue.Failed, refusal)}, []byte(sample)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if first, second := read(t, d.body[0]).language, read(t, d.body[1]).language; first != "en" || second != "it" {
+		t.Errorf("in %s, then in %s", first, second)
+	}
+}
+
 // TestBadTexts: what is wrong with a file is said when it is read.
 func TestBadTexts(t *testing.T) {
 	for name, file := range map[string]struct{ name, text, want string }{

@@ -88,6 +88,22 @@ func TestLimitAndDrain(t *testing.T) {
 	if _, got := read(t, addr); got != defaultBusy {
 		t.Errorf("third connection: %q", got)
 	}
+	d.SetMaxConns("submission", 9) // another service
+	if _, got := read(t, addr); got != defaultBusy {
+		t.Errorf("third connection: %q", got)
+	}
+	d.SetMaxConns("mx", 3)
+	if _, got := read(t, addr); got != "hello" {
+		t.Errorf("third connection with a limit of three: %q", got)
+	}
+	d.SetMaxConns("mx", 1) // ends none
+	if _, got := read(t, addr); got != defaultBusy || d.Connections("mx") != 3 {
+		t.Errorf("beyond a limit that was lowered: %q, %d connections", got, d.Connections("mx"))
+	}
+	d.SetMaxConns("mx", 0) // no limit
+	if _, got := read(t, addr); got != "hello" {
+		t.Errorf("without a limit: %q", got)
+	}
 	d.Drain()
 	if _, got := read(t, addr); got != defaultBusy || !d.Draining() {
 		t.Errorf("while draining: %q", got)

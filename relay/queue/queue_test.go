@@ -226,6 +226,22 @@ func TestRoom(t *testing.T) {
 	if _, err := q.Reserve(1, 1); !errors.Is(err, ErrFull) {
 		t.Errorf("over MaxMessages: %v, want ErrFull", err)
 	}
+	for _, tt := range []struct {
+		limits Limits
+		want   error
+	}{
+		{Limits{MaxMessages: 3}, nil},
+		{Limits{MaxMessages: 3, MaxBytes: 100}, ErrFull},
+		{Limits{MaxMessages: 3, MinFree: 1 << 20}, ErrFull},
+		{Limits{MaxMessages: 2}, ErrFull},
+	} {
+		q.SetLimits(tt.limits)
+		r, err := q.Reserve(1, 1)
+		if !errors.Is(err, tt.want) {
+			t.Errorf("with %+v: %v, want %v", tt.limits, err, tt.want)
+		}
+		r.Release()
+	}
 	if err := q.Remove(second, false); err != nil {
 		t.Fatal(err)
 	}

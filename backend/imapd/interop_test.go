@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
-	"sort"
 	"testing"
 	"time"
 
@@ -14,6 +12,7 @@ import (
 	"github.com/emersion/go-imap/v2/imapclient"
 
 	"github.com/postern-mail/postern/shared/message"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // goIMAP returns a client of another make that has logged in.
@@ -182,11 +181,7 @@ func goIMAPMessages(t *testing.T, f *fixture, c *imapclient.Client, exists <-cha
 // TestCorpus stores real messages and compares what comes back with them and
 // with their structure.
 func TestCorpus(t *testing.T) {
-	files, _ := filepath.Glob(filepath.Join(corpusDir(), "*", "*.eml"))
-	if len(files) == 0 {
-		t.Skip("SKIP: message corpus not installed")
-	}
-	sort.Strings(files)
+	files := peertest.Corpus(t, 1)
 	if testing.Short() || raceEnabled {
 		files = files[:100]
 	}
@@ -268,12 +263,4 @@ func compareParts(t *testing.T, c *imapclient.Client, msgs []*imapclient.FetchMe
 			}
 		}
 	}
-}
-
-// corpusDir is where real messages for tests are: below it, *.eml files.
-func corpusDir() string {
-	if dir := os.Getenv("POSTERN_CORPUS"); dir != "" {
-		return dir
-	}
-	return "../../../shared/corpus"
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/directory/fixture"
 	"github.com/postern-mail/postern/shared/directory/ldap"
+	"github.com/postern-mail/postern/shared/peertest"
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
@@ -142,7 +143,7 @@ func runRelay(t *testing.T, dir string) (stop func()) {
 // where the tools of OpenLDAP log in by EXTERNAL, keeps what they change, and
 // takes mail for who is in it.
 func TestOwnDirectory(t *testing.T) {
-	dirtest.Needs(t, "ldapsearch", "ldapadd", "ldapmodify", "ldapwhoami")
+	peertest.Programs(t, "ldapsearch", "ldapadd", "ldapmodify", "ldapwhoami")
 	dir, ldapi, addr := ownDirectory(t)
 	tool := func(input string, words ...string) string {
 		t.Helper()

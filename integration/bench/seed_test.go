@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/integration/cluster"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 var (
@@ -36,12 +37,7 @@ const judgedMB = 4000
 // without a limit on the rate, beside a plain copy of the same files in the same
 // run: one stream of mutual TLS, nothing in memory before, fsync at the end.
 func TestSeed(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatal("not root, and CI must not skip")
-		}
-		t.Skip("SKIP: to empty the page cache needs root")
-	}
+	peertest.Root(t, "emptying the page cache")
 	c := cluster.Start(t, "--relays", "1", "--users", "20")
 	pair := c.Info().Pairs[0]
 	for _, n := range pair.Nodes {
@@ -183,7 +179,7 @@ func emptyCache(t *testing.T) {
 	t.Helper()
 	syscall.Sync()
 	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		t.Skipf("SKIP: the page cache cannot be emptied: %v", err)
+		peertest.Lacks(t, "the page cache cannot be emptied: %v", err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/postern-mail/postern/integration/cluster"
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // postern starts one relay and one pair that ask slapd.
@@ -136,7 +137,7 @@ func publicDir(t *testing.T) string {
 // sink is Postfix's own LMTP server that takes everything and keeps nothing.
 func sink(t *testing.T) string {
 	t.Helper()
-	cluster.Need(t, "smtp-sink")
+	peertest.Programs(t, "smtp-sink")
 	addr := cluster.FreeAddr(t)
 	cmd := exec.Command("/usr/sbin/smtp-sink", "-L", "-u", "postfix", addr, "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -388,21 +388,3 @@ func Port(addr string) string {
 	_, port, _ := net.SplitHostPort(addr)
 	return port
 }
-
-// Need skips the test when a program that it talks to is not installed; with
-// POSTERN_CI set that is a failure, because CI has them all.
-func Need(t testing.TB, programs ...string) {
-	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err == nil {
-			continue
-		}
-		if _, err := os.Stat("/usr/sbin/" + p); err == nil {
-			continue
-		}
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatalf("%s is not installed, and CI must not skip", p)
-		}
-		t.Skipf("SKIP: %s is not installed", p)
-	}
-}

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // Dovecot is a mail store of a test's own, which takes mail for everybody by
@@ -56,8 +58,8 @@ service lmtp {
 // StartDovecot runs a Dovecot 2.3, which ends with the test. It needs root.
 func StartDovecot(t testing.TB) *Dovecot {
 	t.Helper()
-	Need(t, "dovecot")
-	needRoot(t, "Dovecot")
+	peertest.Programs(t, "dovecot")
+	peertest.Root(t, "Dovecot")
 	d := &Dovecot{Dir: t.TempDir(), Addr: FreeAddr(t)}
 	for _, dir := range []string{filepath.Dir(d.Dir), d.Dir} { // private to root otherwise
 		if err := os.Chmod(dir, 0o755); err != nil {

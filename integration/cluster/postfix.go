@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // Postfix is a Postfix of a test's own: configuration, queue, data and log are
@@ -98,8 +100,8 @@ var chatter = regexp.MustCompile(`(?m)^.*(?:smtp_stream_setup|send attr|wanted a
 // gives each of its processes a user of its own.
 func StartPostfix(t testing.TB, cfg PostfixConfig) *Postfix {
 	t.Helper()
-	Need(t, "postfix", "postconf")
-	needRoot(t, "Postfix")
+	peertest.Programs(t, "postfix", "postconf")
+	peertest.Root(t, "Postfix")
 	dir := t.TempDir()
 	p := &Postfix{Dir: dir, Addr: FreeAddr(t), done: make(chan struct{})}
 	owner, err := user.Lookup("postfix")
@@ -168,18 +170,6 @@ func (p *Postfix) stop(t testing.TB) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	<-p.done
-}
-
-// needRoot skips a test whose peer must be started by root.
-func needRoot(t testing.TB, what string) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("POSTERN_CI") != "" {
-		t.Fatalf("%s must be started by root, and CI must not skip", what)
-	}
-	t.Skipf("SKIP: %s must be started by root", what)
 }
 
 // run starts one of Postfix's commands on this instance.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // Slapd runs a private OpenLDAP on loopback with the fixture tree of domain and
@@ -37,7 +38,7 @@ const room = 8 << 30
 // ends with the test.
 func StartSlapd(t testing.TB, tree []byte) *OpenLDAP {
 	t.Helper()
-	Need(t, "slapd", "slapadd")
+	peertest.Programs(t, "slapd", "slapadd")
 	root, err := moduleRoot()
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +104,7 @@ func (s *OpenLDAP) Connections(t testing.TB) int {
 
 func (s *OpenLDAP) monitor(t testing.TB, entry, attribute string) int {
 	t.Helper()
-	Need(t, "ldapsearch")
+	peertest.Programs(t, "ldapsearch")
 	out, err := exec.Command("ldapsearch", "-x", "-LLL", "-o", "ldif-wrap=no", "-H", s.URL,
 		"-b", entry+",cn=Monitor", "-s", "base", attribute).CombinedOutput()
 	m := monitored.FindSubmatch(out)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/postern-mail/postern/integration/cluster"
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // run starts a client with a limit of one minute and fails the test when it
@@ -94,7 +95,7 @@ func clients(t *testing.T, c *cluster.Cluster, users []cluster.User) {
 	} {
 		u := user()
 		t.Run(cl.name, func(t *testing.T) {
-			cluster.Need(t, cl.needs...)
+			peertest.Programs(t, cl.needs...)
 			cl.test(t, c, u)
 		})
 	}

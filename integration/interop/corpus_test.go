@@ -22,6 +22,7 @@ import (
 	"github.com/emersion/go-imap/v2/imapclient"
 
 	"github.com/postern-mail/postern/integration/cluster"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 func TestMain(m *testing.M) {
@@ -30,22 +31,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// corpus returns the messages beside the project (POSTERN_CORPUS names another
-// place) with CRLF line ends, each with its file name.
+// corpus returns real messages with CRLF line ends, each with its file name.
 func corpus(t testing.TB) (names []string, msgs [][]byte) {
 	t.Helper()
-	dir := os.Getenv("POSTERN_CORPUS")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared", "corpus")
-	}
-	files, _ := filepath.Glob(filepath.Join(dir, "*", "*.eml"))
-	if len(files) == 0 {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatalf("no messages in %s, and CI must not skip", dir)
-		}
-		t.Skipf("SKIP: no messages in %s", dir)
-	}
-	for _, f := range files {
+	for _, f := range peertest.Corpus(t, 1) {
 		data, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
@@ -191,7 +180,7 @@ func TestCorpusOpenLDAP(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: needs a running cluster")
 	}
-	cluster.Need(t, "slapd")
+	peertest.Programs(t, "slapd")
 	url, base := cluster.Slapd(t, "postern.test", 4, 1)
 	testCorpus(t, cluster.Start(t, "--users", "4", "--directory", url, "--base", base, "--domain", "postern.test"))
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/integration/cluster"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // TestPostfix has a Postfix on each side of one cluster: before the relay,
@@ -21,7 +22,7 @@ func TestPostfix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: needs a running cluster")
 	}
-	cluster.Need(t, "postfix", "postconf")
+	peertest.Programs(t, "postfix", "postconf")
 	c := cluster.Start(t, "--users", "12", "--bench-ports")
 	t.Run("in", func(t *testing.T) { postfixIn(t, c, c.Info().Users[:4]) })
 	t.Run("lmtp", func(t *testing.T) { postfixLMTP(t, c, c.Info().Users[4:8]) })

@@ -23,6 +23,7 @@ import (
 	"github.com/postern-mail/postern/ha/drill"
 	"github.com/postern-mail/postern/integration/cluster"
 	"github.com/postern-mail/postern/shared/metrics"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 const (
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 
 func promtool(t *testing.T, stdin []byte, args ...string) {
 	t.Helper()
-	cluster.Need(t, "promtool")
+	peertest.Programs(t, "promtool")
 	cmd := exec.Command("promtool", args...)
 	cmd.Stdin = bytes.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // atBoot is what the machine does once it is up; it ends with power off.
@@ -28,7 +30,7 @@ func TestBoot(t *testing.T) {
 	need(t, "systemd-nspawn")
 	root := debian(t)
 	if out, err := try("chroot", root, "sh", "-ec", "apt-get update && apt-get install -y --no-install-recommends systemd systemd-sysv dbus netcat-openbsd procps"); err != nil {
-		lacks(t, "Debian's systemd cannot be had: %v", out)
+		peertest.Lacks(t, "Debian's systemd cannot be had: %v", out)
 	}
 	install(t, root, programs...)
 	for _, tt := range tiers {
@@ -55,7 +57,7 @@ systemctl enable check postern-relay postern-mx.socket postern-submit.socket pos
 		"--machine", fmt.Sprintf("postern%d", os.Getpid()), "--boot")
 	out, readErr := os.ReadFile(filepath.Join(root, "root/out"))
 	if readErr != nil {
-		lacks(t, "no machine boots here: %v\n%s", err, console)
+		peertest.Lacks(t, "no machine boots here: %v\n%s", err, console)
 	}
 	t.Logf("%s", out)
 	if !strings.HasSuffix(string(out), "all is well\n") {

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // docker is a container runtime of the test's own, in a network of its own.
@@ -41,7 +43,7 @@ func newDocker(t *testing.T) *docker {
 	t.Setenv("CONTAINER", "docker")
 	if err := r.until(30*time.Second, func() error { _, err := try("docker", "version"); return err }); err != nil {
 		said, _ := os.ReadFile(r.log)
-		lacks(t, "no container runtime runs here: %v\n%s", err, said)
+		peertest.Lacks(t, "no container runtime runs here: %v\n%s", err, said)
 	}
 	return r
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // tiers are the daemons, with the node of each one's own configuration.
@@ -83,7 +85,7 @@ func TestDeb(t *testing.T) {
 func runs(t *testing.T, root, tier string, ports []string) {
 	runtime.LockOSThread() // never unlocked: the thread and its network end with the test
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		lacks(t, "no network of its own: %v", err)
+		peertest.Lacks(t, "no network of its own: %v", err)
 	}
 	output(t, "ip", "link", "set", "lo", "up")
 	notices, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(root, "run/notify"), Net: "unixgram"})

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // lab is what all tests of a run share; each part is made when it is first asked
@@ -38,16 +40,6 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// lacks skips a test for want of something, or fails it where everything has to
-// be there.
-func lacks(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("POSTERN_CI") == "1" {
-		t.Fatalf("needed where POSTERN_CI is 1: "+format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 // need skips unless root runs the test and the programs are there.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
@@ -55,11 +47,11 @@ func need(t *testing.T, programs ...string) {
 		t.Skip("builds and installs packages")
 	}
 	if os.Getuid() != 0 {
-		lacks(t, "only root can install packages")
+		peertest.Lacks(t, "only root can install packages")
 	}
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			lacks(t, "%s is not installed: integration/tools/peers", p)
+			peertest.Lacks(t, "%s is not installed: integration/tools/peers", p)
 		}
 	}
 }
@@ -147,7 +139,7 @@ func debian(t *testing.T) string {
 		_, lab.baseErr = try("debootstrap", "--variant=minbase", "bookworm", base)
 	})
 	if lab.baseErr != nil {
-		lacks(t, "no Debian: %v", lab.baseErr)
+		peertest.Lacks(t, "no Debian: %v", lab.baseErr)
 	}
 	dir := filepath.Join(t.TempDir(), "root")
 	output(t, "cp", "-a", base, dir)

@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclparse"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
-	"github.com/postern-mail/postern/integration/cluster"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // clouds are the modules that need a provider, which cannot be had here: they are
@@ -298,7 +298,7 @@ resource "thing" "t" {
 // packet filter can read.
 func TestMachines(t *testing.T) {
 	program := installed(t)[0]
-	cluster.Need(t, "nft", "ip", "sh")
+	peertest.Programs(t, "nft", "ip", "sh")
 	dir := filepath.Join(work(t), "machines")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 	"github.com/postern-mail/postern/ha/drill/mailbox"
 	"github.com/postern-mail/postern/ha/drill/netns"
 	"github.com/postern-mail/postern/integration/cluster"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 const (
@@ -55,13 +56,8 @@ type local struct {
 // happens, nothing stays.
 func prepare(t *testing.T, program string) *local {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatal("namespaces need root, and CI must not skip")
-		}
-		t.Skip("SKIP: namespaces need root")
-	}
-	cluster.Need(t, "ip", "nft", "nsenter", "setsid")
+	peertest.Root(t, "a cluster in namespaces")
+	peertest.Programs(t, "ip", "nft", "nsenter", "setsid")
 	home, err := os.MkdirTemp("", "pt") // short: sockets lie below it
 	if err != nil {
 		t.Fatal(err)

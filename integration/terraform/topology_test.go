@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-mail/postern/integration/cluster"
 	"github.com/postern-mail/postern/shared/dns"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // TestFormatted: every file is as `terraform fmt` writes it.
@@ -78,7 +79,7 @@ var shapes = []struct {
 // and our resolver the zone.
 func TestRendered(t *testing.T) {
 	program := installed(t)[0]
-	cluster.Need(t, "nft", "ip")
+	peertest.Programs(t, "nft", "ip")
 	bin := cluster.Binaries(t)
 	for _, shape := range shapes {
 		t.Run(shape.name, func(t *testing.T) {
@@ -149,10 +150,7 @@ output "dns" { value = module.topology.dns }
 // takesRules has nft check rules, in a namespace of its own when that is allowed.
 func takesRules(t *testing.T, name, rules string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatal("nft needs root, and CI must not skip")
-		}
+	if os.Geteuid() != 0 && os.Getenv("POSTERN_CI") == "" {
 		t.Logf("nft needs root: the rules of %s are not checked", name)
 		return
 	}

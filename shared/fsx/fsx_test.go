@@ -11,6 +11,7 @@ import (
 
 	"github.com/postern-mail/postern/shared/fsx"
 	"github.com/postern-mail/postern/shared/fsx/faultfs"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // TestContract holds the real file system and the fake to the same rules.
@@ -153,7 +154,7 @@ func TestErrNoSpace(t *testing.T) {
 		t.Errorf("write beyond it: %v", err)
 	}
 	if _, err := os.Stat("/dev/full"); err != nil {
-		t.Skip("SKIP: /dev/full is not there")
+		peertest.Lacks(t, "/dev/full is not there")
 	}
 	full, err := fsx.OS.OpenFile("/dev/full", os.O_WRONLY, 0)
 	must(t, err)

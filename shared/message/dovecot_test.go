@@ -9,20 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-)
 
-// corpusDir is where real messages for tests are: below it, *.eml files.
-func corpusDir() string {
-	if dir := os.Getenv("POSTERN_CORPUS"); dir != "" {
-		return dir
-	}
-	return "../../../shared/corpus"
-}
+	"github.com/postern-mail/postern/shared/peertest"
+)
 
 // sample is one message of the corpus, with CRLF line ends.
 type sample struct {
@@ -32,11 +25,7 @@ type sample struct {
 
 func corpus(t testing.TB) []sample {
 	t.Helper()
-	files, _ := filepath.Glob(filepath.Join(corpusDir(), "*", "*.eml"))
-	if len(files) == 0 {
-		t.Skip("SKIP: message corpus not installed")
-	}
-	sort.Strings(files)
+	files := peertest.Corpus(t, 1)
 	list := make([]sample, 0, len(files))
 	for _, f := range files {
 		b, err := os.ReadFile(f)
@@ -90,7 +79,7 @@ const dovecotIMAP = "/usr/lib/dovecot/imap"
 func startDovecot(t testing.TB, mails []sample) *dovecot {
 	t.Helper()
 	if _, err := os.Stat(dovecotIMAP); err != nil {
-		t.Skip("SKIP: dovecot-imapd not installed")
+		peertest.Lacks(t, "dovecot-imapd is not installed")
 	}
 	dir := t.TempDir()
 	for _, sub := range []string{"run", "mail/cur", "mail/new", "mail/tmp"} {
@@ -149,7 +138,7 @@ func (d *dovecot) connect() {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Skip("SKIP: dovecot-imapd does not start: ", err)
+		peertest.Lacks(t, "dovecot-imapd does not start: %v", err)
 	}
 	t.Cleanup(func() {
 		in.Close()
@@ -158,7 +147,7 @@ func (d *dovecot) connect() {
 	d.in, d.out = in, bufio.NewReaderSize(out, 1<<20)
 	if _, err := d.out.ReadString('\n'); err != nil {
 		cmd.Wait() //nolint:errcheck // its words matter
-		t.Skip("SKIP: dovecot-imapd does not serve here: ", d.stderr.String())
+		peertest.Lacks(t, "dovecot-imapd does not serve here: %s", d.stderr.String())
 	}
 	d.command("SELECT INBOX")
 }

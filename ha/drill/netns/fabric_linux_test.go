@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -19,17 +21,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func need(t *testing.T) {
 	t.Helper()
 	if err := Possible(); err != nil {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatalf("SKIP: %v", err)
-		}
-		t.Skipf("SKIP: %v", err)
+		peertest.Lacks(t, "%v", err)
 	}
 	name := prefix + "try" + newID()[:4]
 	if err := batch(t.Context(), "", []string{"netns add " + name}); err != nil {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatalf("SKIP: namespaces cannot be made here: %v", err)
-		}
-		t.Skipf("SKIP: namespaces cannot be made here: %v", err)
+		peertest.Lacks(t, "namespaces cannot be made here: %v", err)
 	}
 	if err := batch(t.Context(), "", []string{"netns del " + name}); err != nil {
 		t.Fatal(err)

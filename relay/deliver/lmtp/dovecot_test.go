@@ -22,6 +22,7 @@ import (
 
 	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/peertest"
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
@@ -83,24 +84,10 @@ service lmtp {
 
 func startDovecot(t *testing.T) *dovecot {
 	t.Helper()
-	missing := func(why string) {
-		t.Helper()
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatalf("%s, and CI must not skip", why)
-		}
-		t.Skip("SKIP: " + why)
-	}
-	program := "/usr/sbin/dovecot"
-	if p, err := exec.LookPath("dovecot"); err == nil {
-		program = p
-	} else if _, err := os.Stat(program); err != nil {
-		missing("dovecot is not installed")
-	}
-	if os.Geteuid() != 0 {
-		missing("Dovecot must be started by root")
-	}
+	program := peertest.Programs(t, "dovecot")[0]
+	peertest.Root(t, "Dovecot")
 	if v, err := exec.Command(program, "--version").Output(); err != nil || !bytes.HasPrefix(v, []byte("2.3.")) {
-		missing(fmt.Sprintf("the configuration is for Dovecot 2.3, this is %q", v))
+		peertest.Lacks(t, "the configuration is for Dovecot 2.3, this is %q", v)
 	}
 	d := &dovecot{dir: t.TempDir(), plain: freeAddr(t), implicit: freeAddr(t), roots: x509.NewCertPool()}
 	for _, dir := range []string{filepath.Dir(d.dir), d.dir} { // private to root otherwise
@@ -199,17 +186,7 @@ func (d *dovecot) take(t *testing.T, user string) (msgs [][]byte) {
 // carry are left out.
 func sample(t *testing.T, n int) (names []string, msgs [][]byte) {
 	t.Helper()
-	dir := os.Getenv("POSTERN_CORPUS")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "..", "shared", "corpus")
-	}
-	files, _ := filepath.Glob(filepath.Join(dir, "*", "*.eml"))
-	if len(files) < n {
-		if os.Getenv("POSTERN_CI") != "" {
-			t.Fatalf("%d messages in %s, and CI must not skip", len(files), dir)
-		}
-		t.Skipf("SKIP: %d messages in %s, want %d", len(files), dir, n)
-	}
+	files := peertest.Corpus(t, n)
 	lineEnd := regexp.MustCompile(`\r\n|\r|\n`)
 	for i := range n {
 		f := files[i*len(files)/n]

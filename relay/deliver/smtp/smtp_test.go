@@ -25,6 +25,7 @@ import (
 	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/shared/dns"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/peertest"
 	"github.com/postern-mail/postern/shared/smtp"
 )
 
@@ -117,7 +118,7 @@ func newInternet(t *testing.T) *internet {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
-		t.Skip("SKIP: no loopback addresses beyond 127.0.0.1:", err)
+		peertest.Lacks(t, "no loopback addresses beyond 127.0.0.1: %v", err)
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	l.Close()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/postern-mail/postern/shared/directory/fixture"
 	"github.com/postern-mail/postern/shared/directory/schema"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // shared389 is where 389 Directory Server keeps what its instances share.
@@ -25,10 +26,10 @@ func DS389(t testing.TB, ldif []byte) Server {
 	program := find(t, "ns-slapd")
 	template, err := os.ReadFile(shared389 + "/data/template-dse.ldif")
 	if err != nil {
-		Skip(t, "389 Directory Server has no template of a configuration here")
+		peertest.Lacks(t, "389 Directory Server has no template of a configuration here")
 	}
 	if os.Getuid() != 0 {
-		Skip(t, "389 Directory Server takes a configuration of root only")
+		peertest.Lacks(t, "389 Directory Server takes a configuration of root only")
 	}
 	dir, err := os.MkdirTemp("", "ds") // the path of a socket is limited
 	if err != nil {
@@ -107,7 +108,7 @@ func schemaFor389(t testing.TB) string {
 	t.Helper()
 	files, err := filepath.Glob(shared389 + "/schema/*.ldif")
 	if err != nil || len(files) == 0 {
-		Skip(t, "389 Directory Server has no schema here")
+		peertest.Lacks(t, "389 Directory Server has no schema here")
 	}
 	defined := map[string]bool{}
 	for _, name := range files {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/postern-mail/postern/shared/directory/fixture"
 	"github.com/postern-mail/postern/shared/directory/schema"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // Server is a directory server that the suite may ask and kill.
@@ -37,7 +38,7 @@ func OpenLDAP(t testing.TB, ldif []byte, extra ...string) Server {
 	slapadd := find(t, "slapadd")
 	const schemas = "/etc/ldap/schema"
 	if _, err := os.Stat(schemas + "/core.schema"); err != nil {
-		Skip(t, "OpenLDAP's schema files not installed")
+		peertest.Lacks(t, "OpenLDAP's schema files not installed")
 	}
 	// The path of a socket is limited to 107 octets, which t.TempDir may exceed.
 	dir, err := os.MkdirTemp("", "sl")
@@ -159,4 +160,4 @@ func split(ldif []byte) (org, dc string) {
 }
 
 // find returns the path of a program that may be outside of PATH.
-func find(t testing.TB, name string) string { return Needs(t, name)[0] }
+func find(t testing.TB, name string) string { return peertest.Programs(t, name)[0] }

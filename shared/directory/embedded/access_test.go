@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // onSocket serves a tree on a Unix socket and returns its URL.
@@ -196,7 +196,7 @@ func TestExternal(t *testing.T) {
 	}
 	c, result := bind(onSocket(t, cfg))
 	if result != 0 {
-		dirtest.Skip(t, fmt.Sprintf("EXTERNAL over a socket gives %d on this system", result))
+		peertest.Lacks(t, "EXTERNAL over a socket gives %d on this system", result)
 	}
 	who, err := c.WhoAmI(nil)
 	if err != nil || who.AuthzID != "dn:"+dirtest.RootDN {

@@ -22,6 +22,7 @@ import (
 	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // issue makes a certificate for a client, whose subject has these parts, the
@@ -120,7 +121,7 @@ func ptr[T any](v T) *T { return &v }
 // externalTools does the same with the tools of OpenLDAP.
 func externalTools(t *testing.T, s dirtest.Server, ca, own tls.Certificate, name string) {
 	t.Helper()
-	dirtest.Needs(t, "ldapwhoami")
+	peertest.Programs(t, "ldapwhoami")
 	dir := t.TempDir()
 	write := func(file, kind string, der []byte) string {
 		path := filepath.Join(dir, file)

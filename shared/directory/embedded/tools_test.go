@@ -11,11 +11,12 @@ import (
 	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 // TestTools uses the command line tools of OpenLDAP, each as people use it.
 func TestTools(t *testing.T) {
-	dirtest.Needs(t, "ldapsearch", "ldapmodify", "ldapadd", "ldapdelete", "ldapmodrdn", "ldapcompare", "ldappasswd", "ldapwhoami")
+	peertest.Programs(t, "ldapsearch", "ldapmodify", "ldapadd", "ldapdelete", "ldapmodrdn", "ldapcompare", "ldappasswd", "ldapwhoami")
 	startTLS(t)
 	socket := onSocket(t, embedded.Config{
 		LDIF: fixture.Schema1(), RootDN: dirtest.RootDN, RootPassword: dirtest.RootPassword,

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/postern-mail/postern/shared/directory"
-	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/schema"
+	"github.com/postern-mail/postern/shared/peertest"
 )
 
 var update = flag.Bool("update", false, "write the files in deploy/openldap")
@@ -126,10 +126,10 @@ func TestComplete(t *testing.T) {
 
 // TestLoads: OpenLDAP takes both files.
 func TestLoads(t *testing.T) {
-	tools := dirtest.Needs(t, "slaptest", "slapadd")
+	tools := peertest.Programs(t, "slaptest", "slapadd")
 	slaptest, slapadd := tools[0], tools[1]
 	if _, err := os.Stat("/etc/ldap/schema/core.schema"); err != nil {
-		dirtest.Skip(t, "OpenLDAP's schema files not installed")
+		peertest.Lacks(t, "OpenLDAP's schema files are not installed")
 	}
 	dir := t.TempDir()
 	config := filepath.Join(dir, "slapd.d")

@@ -192,10 +192,15 @@ func (r *Replica) checkState() error {
 }
 
 // Run takes part in the group until ctx ends or Shutdown is called. It hands
-// over first if this replica serves.
+// over first if this replica serves. After Shutdown it returns at once.
 func (r *Replica) Run(ctx context.Context) error {
 	if !r.ran.CompareAndSwap(false, true) {
-		return errors.New("replica: Run was called before")
+		select {
+		case <-r.stop:
+			return nil
+		default:
+			return errors.New("replica: Run was called before")
+		}
 	}
 	defer close(r.stopped)
 	if err := r.v.Start(); err != nil {

@@ -460,3 +460,17 @@ func TestStrangers(t *testing.T) {
 	}
 	must(t, propose(n, "x", 1))
 }
+
+// TestShutdownBeforeRun: who ends a replica may come before the goroutine that
+// runs it.
+func TestShutdownBeforeRun(t *testing.T) {
+	c := newCluster(t, options{Keep: true})
+	c.StopAll()
+	cfg := c.Config("a", false)
+	cfg.FSM = replicatest.EmptyList(filepath.Join(c.Dir("a"), "state"))
+	r, err := replica.New(cfg)
+	must(t, err)
+	must(t, r.Shutdown(t.Context()))
+	must(t, r.Run(t.Context()))
+	must(t, r.Shutdown(t.Context()))
+}

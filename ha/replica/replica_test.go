@@ -69,6 +69,7 @@ func TestTransfer(t *testing.T) {
 		changes = append(changes, s)
 	})
 	must(t, propose(n, "one", 100))
+	c.Eventually("the other has caught up", func() bool { return len(o.List.Items()) == 1 })
 	start := time.Now()
 	must(t, n.R.Transfer(context.Background(), ""))
 	c.Eventually("the other serves", o.R.Serving)

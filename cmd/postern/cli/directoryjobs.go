@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -124,11 +125,11 @@ func writeFigures(file string, out job) error {
 	}
 	figures := out.figures()
 	figures["failed"] = out.failed()
-	figures["last_run_seconds"] = int(time.Now().Unix())
-	for _, name := range sorted(figures) {
+	figures["last_run_timestamp_seconds"] = int(time.Now().Unix())
+	for _, name := range slices.Sorted(maps.Keys(figures)) {
 		metric := "postern_directory_" + out.name() + "_" + name
 		if err == nil {
-			_, err = fmt.Fprintf(w, "# TYPE %s gauge\n%s %d\n", metric, metric, figures[name])
+			_, err = fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s gauge\n%s %d\n", metric, figureHelp[name], metric, metric, figures[name])
 		}
 	}
 	if f, ok := w.(*os.File); ok && err == nil {
@@ -137,13 +138,17 @@ func writeFigures(file string, out job) error {
 	return end(err)
 }
 
-func sorted(m map[string]int) []string {
-	var out []string
-	for name := range m {
-		out = append(out, name)
-	}
-	slices.Sort(out)
-	return out
+// figureHelp is what the figures of jobs are.
+var figureHelp = map[string]string{
+	"failed":                     "Entries left as they were in the last run.",
+	"last_run_timestamp_seconds": "When the last run ended.",
+	"silent_pairs":               "Pairs that could not be asked.",
+	"domains":                    "Domains whose mailboxes were added up.",
+	"over":                       "Domains that have reached their quota.",
+	"changed":                    "Entries whose status was set or cleared.",
+	"waiting":                    "Entries whose grace time is not over.",
+	"done":                       "Entries that were purged.",
+	"mailboxes":                  "Mailboxes that were removed.",
 }
 
 // jobProgress shows on a terminal what a job is doing.

@@ -58,10 +58,11 @@ func halfOpen(ctx context.Context, f *field) error {
 	if err != nil {
 		return err
 	}
+	const few = vanishing / 10 // others come and go
 	freed := f.until(ctx, freedWithin-time.Since(began), func() bool {
 		var err error
 		s, i, err = f.connections(ctx, relay)
-		return err == nil && s < smtp+most && i < imap+most
+		return err == nil && s < smtp+few && i < imap+few
 	})
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

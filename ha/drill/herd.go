@@ -34,7 +34,7 @@ func herd(ctx context.Context, f *field) error {
 		return err
 	}
 	mail := f.flows(served, time.Now())
-	want := normal * int(herdAfter/before) / 2
+	want := normal * int(herdAfter) / int(before) / 2
 	broken = errors.Join(broken, f.expect(mail >= want, "mail goes on meanwhile", "%d messages in the %v after, %d in the %v before", mail, herdAfter, normal, before))
 	within := time.Duration(float64(herdWithin) * f.o.Slack)
 	var back []time.Duration

@@ -121,11 +121,11 @@ The file of --cluster:
   users:
     - {login: drill1, password_file: drill1.pw, address: drill1@example.com, pair: pair1}
   allow: [transfer, stop, start]  # nothing else is ever done; see drill list --output json
-  hooks:                          # run by sh with DRILL_NODE, DRILL_PEERS, DRILL_ACTION
+  hooks:                          # run by sh with DRILL_NODE, DRILL_PEERS, DRILL_PORTS, DRILL_ACTION
     stop: ssh "$DRILL_NODE" systemctl stop postern-backend
     start: ssh "$DRILL_NODE" systemctl start postern-backend
-    # see-ACTION succeeds when the fault is there, and prints what it saw; cuts,
-    # fill-disk and directory-off need one`
+    # see-ACTION succeeds when the fault is there, and prints what it saw; an action
+    # that does not silence a node, as cuts and fill-disk, needs one`
 
 func (a *app) drillRunCmd() *cobra.Command {
 	var fl drillFlags

@@ -5,9 +5,9 @@ and taken back.
 
 What it keeps true: nothing is done to the cluster that the file does not allow
 by name; an action without its command in hooks is not possible. Commands run by
-sh -c with the action in the environment (DRILL_ACTION, DRILL_NODE, DRILL_PEERS),
-never in the text of the command, and are ended with their children when their
-time is over.
+sh -c with the action in the environment (DRILL_ACTION, DRILL_NODE, DRILL_PEERS,
+DRILL_PORTS), never in the text of the command, and are ended with their children
+when their time is over.
 
 That a fault is there is asked of a hook of its own, "see-" and the action; where
 there is none, the node's silence on its admin port has to do, and cuts, which it

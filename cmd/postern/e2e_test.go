@@ -41,6 +41,17 @@ type cluster struct {
 	done chan error
 }
 
+// devDir is a folder for a cluster, with a name that is short enough for sockets.
+func devDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func start(t *testing.T, bin, dir string, args ...string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, bin: bin, dir: dir, done: make(chan error, 1)}
@@ -217,12 +228,7 @@ func TestDev(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: builds and runs every program")
 	}
-	bin := programs(t)
-	dir, err := os.MkdirTemp("", "dev") // short enough for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	bin, dir := programs(t), devDir(t)
 	c := start(t, bin, dir, "--users", "2")
 	f := c.info()
 	u := f.Users[0]

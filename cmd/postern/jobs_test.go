@@ -45,12 +45,8 @@ func TestDirectoryJobs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: builds and runs every program")
 	}
-	bin := programs(t)
-	dir, err := os.MkdirTemp("", "dev") // short enough for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	bin, dir := programs(t), devDir(t)
+	t.Setenv("POSTERN_RAFT_NEW_PAIR", "before") // no mailbox can be removed until all is finalized
 	c := start(t, bin, dir, "--users", "2", "--pairs", "2")
 	f := c.info()
 	for _, u := range f.Users[:2] { // one on each pair

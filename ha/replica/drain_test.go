@@ -28,6 +28,7 @@ func TestDrain(t *testing.T) {
 	c.Eventually("it hands over", func() bool { return n.R.StepAside(ctx) == nil })
 	c.Eventually("the other serves", o.R.Serving)
 	must(t, propose(o, "two", 100))
+	c.Eventually("the one that drains has caught up", func() bool { return len(n.List.Items()) == 2 })
 	if err := o.R.Transfer(ctx, c.Peer(n.Name).ID); !errors.Is(err, replica.ErrDraining) {
 		t.Errorf("transfer to a replica that drains: %v", err)
 	}

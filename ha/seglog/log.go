@@ -65,7 +65,8 @@ type Config struct {
 	Logger    *slog.Logger // nil: silent
 
 	// ReadOnly opens the files of a copy and changes nothing. The log then takes
-	// no entries.
+	// no entries. Files that a process still writes to look damaged: what came
+	// after the read of one place is found at the next.
 	ReadOnly bool
 
 	// Fetch returns what ExportEntry of the other replica's log returns for an

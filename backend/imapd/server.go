@@ -9,11 +9,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-)
 
-// servingCheck is how often the server asks whether this replica still serves,
-// for sessions that wait, if nobody calls Recheck.
-const servingCheck = time.Second
+	"github.com/postern-mail/postern/backend/mailbox"
+)
 
 // lastWrite is how long a write may still take once a session must end.
 const lastWrite = 5 * time.Second
@@ -24,8 +22,7 @@ type Server struct {
 
 	appending atomic.Int64 // octets of messages being received
 	closing   atomic.Bool
-	lost      atomic.Bool // serving was lost, as of the last check
-	recheck   chan struct{}
+	serving   *mailbox.Serving
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]struct{}
@@ -41,7 +38,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	return &Server{
 		cfg:       cfg,
-		recheck:   make(chan struct{}, 1),
+		serving:   mailbox.NewServing(cfg.Mailboxes),
 		listeners: make(map[net.Listener]struct{}),
 		sessions:  make(map[*session]struct{}),
 		accounts:  make(map[string]int),
@@ -66,7 +63,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
 	var own, watch sync.WaitGroup
-	watch.Go(func() { s.watchServing(ctx) })
+	watch.Go(func() { s.serving.Watch(ctx, s.wakeAll) })
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	err := s.accept(ctx, l, &own)
 	stop()
@@ -235,30 +232,4 @@ func (s *Server) wakeAll() {
 
 // Recheck has the server ask at once whether this replica still serves. It does
 // not block.
-func (s *Server) Recheck() {
-	select {
-	case s.recheck <- struct{}{}:
-	default:
-	}
-}
-
-// watchServing wakes the sessions when this replica stops serving, so that
-// those which wait in IDLE end too.
-func (s *Server) watchServing(ctx context.Context) {
-	tick := time.NewTicker(servingCheck)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-s.recheck:
-		}
-		lost := notServing(s.cfg.Mailboxes.Ready(ctx))
-		if lost && !s.lost.Swap(true) {
-			s.wakeAll()
-		} else if !lost {
-			s.lost.Store(false)
-		}
-	}
-}
+func (s *Server) Recheck() { s.serving.Recheck() }

@@ -59,17 +59,7 @@ func newSession(ctx context.Context, srv *Server, c *conn) *session {
 
 // ending reports whether the session must end before its next command.
 func (s *session) ending() bool {
-	return s.srv.closing.Load() || s.ctx.Err() != nil || s.srv.lost.Load() && s.account != nil && s.notServing() != nil
-}
-
-// notServing asks whether this replica still serves; nil when it does, or when
-// that cannot be told.
-func (s *session) notServing() *mailbox.ErrNotServing {
-	var not *mailbox.ErrNotServing
-	if errors.As(s.srv.cfg.Mailboxes.Ready(s.ctx), &not) {
-		return not
-	}
-	return nil
+	return s.srv.closing.Load() || s.ctx.Err() != nil || s.account != nil && s.srv.serving.Lost(s.ctx) != nil
 }
 
 // run speaks with the client until the session ends.
@@ -169,7 +159,7 @@ func (s *session) goodbye() {
 		}
 		return
 	}
-	s.byeNotServing(s.notServing())
+	s.byeNotServing(s.srv.serving.Lost(s.ctx))
 }
 
 // byeNotServing tells the client to look for the replica that serves.

@@ -9,6 +9,10 @@ at a time (RFC 1939 section 4); the second is told [IN-USE]. DELE takes effect
 at QUIT only, in one log entry: +OK to QUIT means that a majority of the pair
 has it on disk. A UIDL is UIDVALIDITY and UID, so it survives failover.
 
+A session of a proxy that has said XRESUME 0 goes on at another replica when this
+one hands over (resume.go), with the same numbers, sizes and marks. Others are
+closed, and nothing is deleted.
+
 Passwords are not checked here: Config.Authenticate does that, and behind a
 relay it trusts the relay's certificate. STLS is the relay's business; this
 listener is TLS from the first byte or, for measuring only, plain.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,12 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func start(t *testing.T, boxes *mailbox.Service, passwords bool) string {
+	t.Helper()
+	_, addr := startServer(t, boxes, passwords)
+	return addr
+}
+
+func startServer(t *testing.T, boxes *mailbox.Service, passwords bool) (*Server, string) {
 	t.Helper()
 	s, err := New(Config{
 		Mailboxes: boxes, Hostname: "store.test", Passwords: passwords,
@@ -50,7 +57,7 @@ func start(t *testing.T, boxes *mailbox.Service, passwords bool) string {
 			t.Error(err)
 		}
 	})
-	return l.Addr().String()
+	return s, l.Addr().String()
 }
 
 func deliver(t *testing.T, boxes *mailbox.Service, account string, msgs ...string) {
@@ -97,7 +104,7 @@ func talk(t *testing.T, addr, dialog string) {
 func TestSession(t *testing.T) {
 	boxes := mailboxtest.New(t)
 	deliver(t, boxes, "ann@example.test", "Subject: one\r\n\r\n.dot\r\nline 2\r\nline 3\r\n", "Subject: two\r\n\r\n", "Subject: three\r\n\r\nno line end")
-	addr := start(t, boxes, true)
+	srv, addr := startServer(t, boxes, true)
 	talk(t, addr, `
 		S: +OK store.test POP3 ready
 		C: STAT
@@ -180,6 +187,11 @@ func TestSession(t *testing.T) {
 		C: DELE 1
 		S: +OK *
 		`) // the connection breaks: nothing is deleted
+	for held := true; held; runtime.Gosched() {
+		srv.mu.Lock()
+		held = len(srv.locked) > 0
+		srv.mu.Unlock()
+	}
 	talk(t, addr, `
 		S: +OK *
 		C: USER ann\r\nPASS secret

@@ -20,6 +20,9 @@ const (
 	bufferSize = 4 << 10
 )
 
+// lastWrite is how long the last words of a session that must end may take.
+const lastWrite = 5 * time.Second
+
 // Config describes a POP3 service.
 type Config struct {
 	Mailboxes *mailbox.Service
@@ -37,11 +40,12 @@ type Config struct {
 
 // Server serves POP3.
 type Server struct {
-	cfg Config
+	cfg     Config
+	serving *mailbox.Serving
 
-	mu     sync.Mutex // guards what follows
-	conns  map[net.Conn]struct{}
-	locked map[string]bool // accounts with a session
+	mu     sync.Mutex            // guards what follows
+	conns  map[net.Conn]*session // nil before the TLS handshake is done
+	locked map[string]bool       // accounts with a session
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -60,16 +64,27 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, conns: map[net.Conn]struct{}{}, locked: map[string]bool{}}, nil
+	return &Server{
+		cfg: cfg, serving: mailbox.NewServing(cfg.Mailboxes),
+		conns: map[net.Conn]*session{}, locked: map[string]bool{},
+	}, nil
 }
 
-// Serve accepts connections until ctx ends or l is closed, then closes what is
-// open and waits. It returns nil when ctx ended it.
+// Recheck has the server ask at once whether this replica still serves. It does
+// not block.
+func (s *Server) Recheck() { s.serving.Recheck() }
+
+// Serve accepts connections until ctx ends or l is closed, then ends the sessions,
+// each when it has answered the command that it is at, and waits. It returns nil
+// when ctx ended it.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { l.Close(); s.closeAll() })
-	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
 	defer s.wg.Wait()
-	defer s.closeAll()
+	defer s.endAll()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { l.Close(); s.endAll() })
+	defer stop()
+	s.wg.Go(func() { s.serving.Watch(ctx, s.wakeAll) })
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -104,7 +119,7 @@ func (s *Server) track(c net.Conn) bool {
 	if s.closed || len(s.conns) >= s.cfg.MaxConns {
 		return false
 	}
-	s.conns[c] = struct{}{}
+	s.conns[c] = nil
 	return true
 }
 
@@ -115,13 +130,39 @@ func (s *Server) untrack(c net.Conn) {
 	s.mu.Unlock()
 }
 
-func (s *Server) closeAll() {
+// endAll has every session end: those that wait at once, and none waits longer for
+// a client that does not read.
+func (s *Server) endAll() {
+	s.mu.Lock()
+	s.closed = true
+	for c, ss := range s.conns {
+		if ss == nil {
+			c.Close()
+		}
+	}
+	s.mu.Unlock()
+	s.wakeAll()
+}
+
+func (s *Server) wakeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
-	for c := range s.conns {
-		c.Close()
+	for _, ss := range s.conns {
+		if ss != nil {
+			ss.wake()
+		}
 	}
+}
+
+// begun notes the session of a connection; false when it is not to begin.
+func (s *Server) begun(c net.Conn, ss *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.conns[c] = ss
+	return true
 }
 
 // lock takes the account's maildrop; false when a session holds it.
@@ -142,7 +183,7 @@ func (s *Server) unlock(account string) {
 }
 
 func (s *Server) serveConn(ctx context.Context, c net.Conn) {
-	ss := &session{srv: s, ctx: ctx, conn: c, peer: c.RemoteAddr()}
+	ss := &session{srv: s, ctx: ctx, raw: c, conn: c, peer: c.RemoteAddr()}
 	if s.cfg.TLS != nil {
 		tc := tls.Server(c, s.cfg.TLS)
 		c.SetDeadline(time.Now().Add(15 * time.Second))
@@ -155,6 +196,9 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	}
 	ss.r = bufio.NewReaderSize(ss.conn, bufferSize)
 	ss.w = bufio.NewWriterSize(ss.conn, bufferSize)
+	if !s.begun(c, ss) {
+		return
+	}
 	defer ss.close()
 	ss.run()
 }

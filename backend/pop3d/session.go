@@ -11,6 +11,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/backend/mailbox"
@@ -21,6 +22,7 @@ import (
 type session struct {
 	srv  *Server
 	ctx  context.Context
+	raw  net.Conn // below TLS
 	conn net.Conn
 	peer net.Addr
 	tls  *tls.ConnectionState
@@ -32,6 +34,12 @@ type session struct {
 	name   string // account, once logged in
 	view   *mailbox.View
 	drop   []entry
+
+	resumes bool   // the proxy can go on elsewhere
+	state   []byte // of the session to go on with, until the login
+
+	mu    sync.Mutex // guards what follows
+	woken bool
 }
 
 type entry struct {
@@ -40,7 +48,15 @@ type entry struct {
 	deleted bool
 }
 
-var errQuit = errors.New("session ends")
+var (
+	errQuit = errors.New("session ends")
+	errWake = errors.New("session must end")
+)
+
+// cutError ends a session in the middle of an answer.
+type cutError struct{ error }
+
+func (e cutError) Unwrap() error { return e.error }
 
 // refusal is an answer beginning with -ERR.
 type refusal string
@@ -48,37 +64,40 @@ type refusal string
 func (r refusal) Error() string { return string(r) }
 
 func (s *session) close() {
-	s.w.Flush()
 	if s.view != nil {
 		s.view.Close()
 	}
 	if s.name != "" {
-		s.srv.unlock(s.name)
+		s.srv.unlock(s.name) // before the client hears that it may come again
 	}
+	s.w.Flush()
 	s.conn.Close()
 }
 
 func (s *session) run() {
 	s.ok("%s POP3 ready", s.srv.cfg.Hostname)
 	for {
-		if s.r.Buffered() == 0 {
-			if s.w.Flush() != nil {
-				return
-			}
+		if s.ending() {
+			s.handOn("")
+			return
 		}
-		s.conn.SetDeadline(time.Now().Add(s.srv.cfg.Idle))
+		if waiting, _ := s.r.Peek(s.r.Buffered()); bytes.IndexByte(waiting, '\n') < 0 && s.w.Flush() != nil {
+			return
+		}
 		line, err := s.readLine()
-		if err != nil {
-			var r refusal
-			if !errors.As(err, &r) {
-				return
-			}
-		} else {
+		if err != nil && !isRefusal(err) && !errors.Is(err, errWake) {
+			return
+		}
+		if err == nil {
 			err = s.command(line)
 		}
-		var r refusal
+		var (
+			r   refusal
+			ns  *mailbox.ErrNotServing
+			cut cutError
+		)
 		switch {
-		case err == nil:
+		case err == nil, errors.Is(err, errWake):
 		case errors.Is(err, errQuit):
 			return
 		case errors.As(err, &r):
@@ -88,8 +107,7 @@ func (s *session) run() {
 				return
 			}
 		default: // the connection, or a store that cannot answer
-			var ns *mailbox.ErrNotServing
-			if errors.As(err, &ns) {
+			if errors.As(err, &ns) && !errors.As(err, &cut) && !s.handOn(ns.Leader) {
 				s.w.WriteString("-ERR [SYS/TEMP] this replica no longer serves\r\n")
 			}
 			s.srv.cfg.Log.Info("pop3 session ends", "account", s.name, "peer", s.peer, "err", err)
@@ -98,14 +116,60 @@ func (s *session) run() {
 	}
 }
 
+func isRefusal(err error) bool {
+	var r refusal
+	return errors.As(err, &r)
+}
+
+// ending reports whether the session must end before its next command.
+func (s *session) ending() bool {
+	return s.ctx.Err() != nil || s.view != nil && s.srv.serving.Lost(s.ctx) != nil
+}
+
+// wake ends a read that waits, or the next one. Other goroutines may call it.
+func (s *session) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.woken = true
+	s.raw.SetReadDeadline(time.Unix(1, 0)) // an error means that the connection is closed
+	if s.ctx.Err() != nil {
+		s.raw.SetWriteDeadline(time.Now().Add(lastWrite))
+	}
+}
+
+// arm gives the client the time of a command.
+func (s *session) arm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.woken = false
+	until := time.Now().Add(s.srv.cfg.Idle)
+	s.conn.SetReadDeadline(until)
+	if s.ctx.Err() == nil { // else wake has set it
+		s.conn.SetWriteDeadline(until)
+	}
+}
+
+// disarmed reports whether wake has been called since arm.
+func (s *session) disarmed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.woken
+}
+
 // readLine reads one command without its line end. A line that is too long is
 // consumed whole, so that its rest is never taken for a command.
 func (s *session) readLine() (string, error) {
 	var line []byte
 	long := false
+	s.arm()
 	for {
+		if s.ending() { // wake may have come before arm
+			return "", errWake
+		}
 		part, err := s.r.ReadSlice('\n')
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+		var ne net.Error
+		woken := errors.As(err, &ne) && ne.Timeout() && s.disarmed()
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !woken {
 			return "", err
 		}
 		if len(line)+len(part) > maxLine {
@@ -115,6 +179,9 @@ func (s *session) readLine() (string, error) {
 		}
 		if err == nil {
 			break
+		}
+		if woken {
+			s.arm()
 		}
 	}
 	if long {
@@ -146,6 +213,8 @@ func (s *session) command(line string) error {
 		switch verb {
 		case "USER", "PASS", "AUTH":
 			return s.login(verb, arg)
+		case "XRESUME":
+			return s.resume(arg)
 		case "STAT", "LIST", "RETR", "DELE", "RSET", "TOP", "UIDL":
 			return refusal("log in first")
 		}
@@ -273,6 +342,10 @@ func (s *session) authenticate(mech, authz, user, password string) error {
 			s.say("-ERR [SYS/TEMP] not serving; leader=%s", ns.Leader)
 			return errQuit
 		}
+		if errors.Is(err, mailbox.ErrPicture) || errors.Is(err, errState) {
+			s.say("-ERR [XRESUME] the maildrop is another one")
+			return errQuit
+		}
 		s.srv.cfg.Log.Warn("pop3 maildrop cannot be opened", "account", name, "err", err)
 		return refusal("[SYS/TEMP] maildrop not available, try again later")
 	}
@@ -285,6 +358,11 @@ func (s *session) authenticate(mech, authz, user, password string) error {
 func (s *session) open(name string) error {
 	acc, err := s.srv.cfg.Mailboxes.Account(s.ctx, name)
 	if err != nil {
+		return err
+	}
+	if s.state != nil {
+		s.view, s.drop, err = restore(s.ctx, acc, s.state)
+		s.state = nil
 		return err
 	}
 	view, err := acc.Open(s.ctx, "INBOX", false)
@@ -366,6 +444,7 @@ func (s *session) retrieve(arg string, lines int) error {
 	if !ok {
 		return refusal("message is gone")
 	}
+	begun := false
 	err = s.view.Rows(s.ctx, []int{seq}, func(_ int, row *mailbox.Row) error {
 		content, err := s.view.Message(s.ctx, row)
 		if err != nil {
@@ -373,9 +452,10 @@ func (s *session) retrieve(arg string, lines int) error {
 		}
 		defer content.Close()
 		s.ok("%d octets", content.Size())
+		begun = true
 		st := stuffer{w: s.w, start: true, header: true, lines: lines}
 		err = content.Stream(s.ctx, 0, content.Size(), func(piece []byte) error {
-			s.conn.SetDeadline(time.Now().Add(s.srv.cfg.Idle))
+			s.extend()
 			return st.write(piece)
 		})
 		if err != nil && !errors.Is(err, errEnough) {
@@ -383,10 +463,22 @@ func (s *session) retrieve(arg string, lines int) error {
 		}
 		return st.end()
 	})
-	if errors.Is(err, mailbox.ErrExpunged) {
+	switch {
+	case err != nil && begun:
+		return cutError{err}
+	case errors.Is(err, mailbox.ErrExpunged):
 		return refusal("message is gone")
 	}
 	return err
+}
+
+// extend gives a client that reads an answer more time.
+func (s *session) extend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() == nil { // else wake has set it
+		s.conn.SetWriteDeadline(time.Now().Add(s.srv.cfg.Idle))
+	}
 }
 
 func (s *session) quit() error {
@@ -401,7 +493,12 @@ func (s *session) quit() error {
 		}
 	}
 	if len(gone) > 0 {
-		if _, err := s.view.Expunge(s.ctx, gone, true); err != nil {
+		_, err := s.view.Expunge(s.ctx, gone, true)
+		var ns *mailbox.ErrNotServing
+		if errors.As(err, &ns) && s.resumes {
+			return err // the other replica does it
+		}
+		if err != nil {
 			s.srv.cfg.Log.Warn("pop3 messages not removed", "account", s.name, "err", err)
 			s.say("-ERR [SYS/TEMP] some deleted messages not removed")
 			return errQuit

@@ -122,7 +122,7 @@ func (cfg *Config) openOn(ctx context.Context, n *route.Node, user User, c Clien
 	b = &back{conn: conn, r: bufio.NewReaderSize(conn, 4<<10), node: n.Name, stay: stay}
 	defer context.AfterFunc(stay, func() { conn.SetDeadline(past) })()
 	if cfg.Protocol == POP3 {
-		leader, err = b.loginPOP3(user)
+		leader, err = b.loginPOP3(user, state)
 	} else {
 		leader, err = b.loginIMAP(user, c, state)
 	}
@@ -189,24 +189,29 @@ func (b *back) loginIMAP(user User, c Client, state string) (leader string, err 
 	return "", errors.New("backend does not answer the login")
 }
 
-func (b *back) loginPOP3(user User) (leader string, err error) {
-	if _, err := fmt.Fprintf(b.conn, "AUTH EXTERNAL %s\r\n", identity(user.Account)); err != nil {
+// loginPOP3 reads the greeting and logs in with one write, as loginIMAP does. A
+// replica of an older release refuses XRESUME, and its session ends with it.
+func (b *back) loginPOP3(user User, state string) (leader string, err error) {
+	_, err = fmt.Fprintf(b.conn, "XRESUME %d\r\n%sAUTH EXTERNAL %s\r\n", strings.Count(state, "\n"), state, identity(user.Account))
+	if err != nil {
 		return "", err
 	}
-	for range 2 { // the greeting, the answer
+	for i := range 3 { // the greeting, and two answers
 		line, err := b.line()
 		if err != nil {
 			return "", err
 		}
 		status, text, _ := strings.Cut(line, " ")
-		if status != "+OK" {
-			if strings.Contains(text, "[IN-USE]") {
-				b.text = line
-				return "", nil
-			}
-			return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
+		if b.text = line; status == "+OK" || i == 1 && state == "" {
+			continue
 		}
-		b.text = line
+		switch {
+		case i == 1, strings.HasPrefix(text, "[XRESUME]"), strings.HasPrefix(text, "[IN-USE]") && state != "":
+			return "", fmt.Errorf("%w: %s", errNoResume, text)
+		case strings.HasPrefix(text, "[IN-USE]"):
+			return "", nil
+		}
+		return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
 	}
 	return "", nil
 }

@@ -20,12 +20,12 @@ What it keeps true:
     guess. So it does a second after another replica has come to serve: the one
     before may be frozen or cut off, and would leave its clients waiting.
 
-A replica that hands over ends its IMAP sessions between two commands and gives
-each one's state (XRESUME, package imapd). The proxy takes it to the replica that
+A replica that hands over ends its sessions between two commands and gives each
+one's state (XRESUME, packages imapd and pop3d). The proxy takes it to the replica that
 serves, sends again there what the first has not answered, up to 8 MB of a command
 and 64 MB of all, and the client notices nothing but the time. When that is not
-possible, as with a replica of an older release, the client is told BYE. POP3
-sessions end. Of a client with 1000 commands that are not answered no more is read.
+possible, as with a replica of an older release, an IMAP client is told BYE, and the
+connection of a POP3 client is closed. Of a client with 1000 commands that are not answered no more is read.
 
 A session that is idle holds no buffer. Package proxy does not check passwords
 (Config.Login does) and does not know who serves (Config.Routes does).

@@ -2,10 +2,11 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -194,40 +195,179 @@ func (p *popFront) finish(cred auth.Credentials) (b *back, done bool) {
 	return b, false
 }
 
-// splice passes lines and answers through. A POP3 session holds the maildrop
-// of one replica; when that goes away the client's session ends with it and
+// popPipe is a logged-in POP3 session: commands one way, answers the other. Each
+// command is a line, and has one answer, in the order of the commands.
+type popPipe struct{ link }
+
+// splice passes commands and answers until one side ends. When the replica goes
+// away and does not say how another one goes on, the client's session ends, and
 // nothing that it marked is deleted (RFC 1939 section 6).
 func (p *popFront) splice(b *back) {
-	defer b.conn.Close()
-	defer b.leave()()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer p.conn.Close()
-		p.pump(p.conn, b.r)
-	}()
-	p.pump(b.conn, p.r)
-	b.conn.Close()
-	<-done
+	s := &popPipe{link: newLink(p.front, b)}
+	s.link.splice(func() {
+		s.commands(p.r)
+		s.end()
+	}, s.answers, func(error) { s.end() })
 }
 
-// pump copies until one side ends, with a fresh deadline for each piece.
-func (p *popFront) pump(dst deadlineWriter, src *bufio.Reader) {
+// commands passes what the client sends, line by line.
+func (p *popPipe) commands(r *bufio.Reader) {
 	for {
-		if _, err := src.Peek(1); err != nil {
+		p.front.conn.SetReadDeadline(time.Now().Add(p.front.cfg.Idle))
+		line, err := r.ReadSlice('\n')
+		c := &sent{multi: hasLines(line)}
+		if err == nil || errors.Is(err, bufio.ErrBufferFull) {
+			if p.begin(c) != nil {
+				return
+			}
+			p.send(c, line)
+		}
+		for errors.Is(err, bufio.ErrBufferFull) { // the replica refuses it
+			line, err = r.ReadSlice('\n')
+			p.send(c, line)
+		}
+		if waiting, _ := r.Peek(r.Buffered()); err != nil || bytes.IndexByte(waiting, '\n') < 0 {
+			p.flush()
+		}
+		if err != nil {
 			return
 		}
-		piece, _ := src.Peek(src.Buffered())
-		dst.SetWriteDeadline(time.Now().Add(2 * time.Minute))
-		if _, err := dst.Write(piece); err != nil {
-			return
-		}
-		src.Discard(len(piece))
-		p.conn.SetReadDeadline(time.Now().Add(p.cfg.Idle))
 	}
 }
 
-type deadlineWriter interface {
-	io.Writer
-	SetWriteDeadline(time.Time) error
+// hasLines reports whether a command's +OK has lines after it (RFC 1939, RFC 2449).
+func hasLines(line []byte) bool {
+	verb, arg, _ := strings.Cut(strings.TrimRight(string(line), "\r\n"), " ")
+	switch strings.ToUpper(verb) {
+	case "RETR", "TOP", "CAPA":
+		return true
+	case "LIST", "UIDL":
+		return arg == ""
+	}
+	return false
+}
+
+// answers passes what the replica sends until its end.
+func (p *popPipe) answers(b *back) error {
+	conn, r := p.front.conn, b.r
+	var w *bufio.Writer
+	defer func() {
+		if w != nil {
+			returnWriter(w)
+		}
+	}()
+	const (
+		status = iota // a status line begins
+		rest          // a status line goes on
+		body          // a line of an answer begins
+		within        // such a line goes on
+	)
+	at, ok := status, false
+	for {
+		if w != nil && r.Buffered() == 0 {
+			conn.SetWriteDeadline(time.Now().Add(2 * time.Minute))
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			returnWriter(w)
+			w = nil
+			conn.SetReadDeadline(time.Now().Add(p.front.cfg.Idle))
+		}
+		if _, err := r.Peek(1); err != nil { // an idle session holds no writer
+			return err
+		}
+		if w == nil {
+			w = borrowWriter(conn)
+		}
+		piece, err := r.ReadSlice('\n')
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return err
+		}
+		whole := err == nil
+		if at == status {
+			if n, moves := stateLines(piece); moves && whole {
+				if err := p.keepState(r, n, string(piece)); err != nil {
+					return err
+				}
+				return errors.Join(errMoves, w.Flush())
+			}
+			ok = bytes.HasPrefix(piece, []byte("+OK"))
+		}
+		if w.Available() < len(piece) {
+			conn.SetWriteDeadline(time.Now().Add(2 * time.Minute))
+		}
+		if _, err := w.Write(piece); err != nil {
+			return err
+		}
+		switch {
+		case at <= rest && !whole:
+			at = rest
+		case at <= rest:
+			if at = status; p.answered(ok) {
+				at = body
+			}
+		case !whole:
+			at = within
+		case at == body && len(trimCRLF(piece)) == 1 && piece[0] == '.':
+			at = status
+			p.done()
+		default:
+			at = body
+		}
+	}
+}
+
+// answered notes the status line of the oldest command. It reports whether lines
+// follow; if not, the command is done.
+func (p *popPipe) answered(ok bool) (lines bool) {
+	p.mu.Lock()
+	lines = ok && len(p.pending) > 0 && p.pending[0].multi
+	p.mu.Unlock()
+	if !lines {
+		p.done()
+	}
+	return lines
+}
+
+// done takes the oldest command out, which has its whole answer.
+func (p *popPipe) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.pending) > 0 {
+		p.forget(p.pending[0])
+		p.pending = p.pending[1:]
+		p.fewer.Signal()
+	}
+}
+
+// maxStateLines bounds the lines of a session's state.
+const maxStateLines = 1 << 10
+
+// stateLines reads "-ERR [XRESUME n] text".
+func stateLines(line []byte) (n int, ok bool) {
+	after, ok := strings.CutPrefix(string(line), "-ERR [XRESUME ")
+	if !ok {
+		return 0, false
+	}
+	num, _, ok := strings.Cut(after, "]")
+	n, err := strconv.Atoi(num)
+	return n, ok && err == nil && n > 0 && n <= maxStateLines
+}
+
+// keepState reads the n lines of a session's state.
+func (p *popPipe) keepState(r *bufio.Reader, n int, text string) error {
+	var state strings.Builder
+	for range n {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		state.Write(trimCRLF(line))
+		state.WriteString("\r\n")
+	}
+	if leader := leaderIn(text); leader != "" {
+		p.front.cfg.Routes.Redirect(p.front.user.Pair, leader)
+	}
+	p.state = state.String()
+	return nil
 }

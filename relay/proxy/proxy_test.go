@@ -459,7 +459,8 @@ func TestPOP3Session(t *testing.T) {
 	b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
 		io.WriteString(c, "+OK hello\r\n")
 		b.line(r)
-		io.WriteString(c, "+OK 2 messages\r\n")
+		b.line(r)
+		io.WriteString(c, "+OK\r\n+OK 2 messages\r\n")
 		for {
 			line := b.line(r)
 			if line == "" {
@@ -484,7 +485,7 @@ func TestPOP3Session(t *testing.T) {
 	c.send("USER ann\r\nPASS secret\r\nSTAT\r\nQUIT\r\n")
 	c.want("+OK send PASS", "+OK 2 messages", "+OK STAT", "+OK QUIT")
 	c.wantEOF()
-	if got := b.record()[0]; got != "AUTH EXTERNAL "+identity("ann@example.test") {
+	if got := b.record()[1]; got != "AUTH EXTERNAL "+identity("ann@example.test") {
 		t.Errorf("backend heard %q", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,10 +32,19 @@ func leaving(lines int, told func(c net.Conn, line string)) func(*backend, net.C
 	}
 }
 
-// pairOf starts a proxy that goes to a first.
+// pairOf starts a proxy that goes to a first, and logs in.
 func pairOf(t *testing.T, a, b *backend) *client {
 	t.Helper()
-	f := start(t, IMAP, map[string]*backend{"b": b}, nil)
+	c := connect(t, IMAP, a, b)
+	c.want("* OK *")
+	c.send("a LOGIN ann secret\r\n")
+	c.want("a OK *")
+	return c
+}
+
+func connect(t *testing.T, proto Protocol, a, b *backend) *client {
+	t.Helper()
+	f := start(t, proto, map[string]*backend{"b": b}, nil)
 	t.Cleanup(func() { // its clients are gone by then
 		for until := time.Now().Add(5 * time.Second); f.kept.Load() != 0 && time.Now().Before(until); {
 			time.Sleep(time.Millisecond)
@@ -43,12 +53,8 @@ func pairOf(t *testing.T, a, b *backend) *client {
 			t.Errorf("%d octets are kept of sessions that are over", n)
 		}
 	})
-	f.table.Update(route.Node{Name: "a", Pair: "pair1", Alive: true, Serving: true, Term: 1, Addr: map[route.Service]string{route.IMAP: a.l.Addr().String()}})
-	c := dial(t, f.addr)
-	c.want("* OK *")
-	c.send("a LOGIN ann secret\r\n")
-	c.want("a OK *")
-	return c
+	f.table.Update(route.Node{Name: "a", Pair: "pair1", Alive: true, Serving: true, Term: 1, Addr: map[route.Service]string{route.IMAP: a.l.Addr().String(), route.POP3: a.l.Addr().String()}})
+	return dial(t, f.addr)
 }
 
 // heard are the lines of a backend behind the login.
@@ -170,8 +176,8 @@ func TestHandOver(t *testing.T) {
 // TestPending: a client whose commands nobody answers is not read without end.
 func TestPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pipe{front: &front{srv: new(Server)}}
-		p.fewer.L = &p.mu
+		p := &pipe{link: link{front: &front{srv: new(Server)}}}
+		p.fewer = sync.NewCond(&p.mu)
 		begun := make(chan error, 3)
 		for i := range maxPending {
 			if err := p.begin(&sent{tag: strconv.Itoa(i)}); err != nil {
@@ -195,5 +201,114 @@ func TestPending(t *testing.T) {
 		if first, second := <-begun, <-begun; first != nil || !errors.Is(second, errOver) {
 			t.Errorf("%v, %v", first, second)
 		}
+	})
+}
+
+// popLogin answers the login of a proxy.
+func (b *backend) popLogin(c net.Conn, r *bufio.Reader) {
+	io.WriteString(c, "+OK hello\r\n")
+	for b.line(r) != "AUTH EXTERNAL "+identity("ann@example.test") {
+	}
+	io.WriteString(c, "+OK\r\n+OK 2 messages\r\n")
+}
+
+// popBackend answers RETR with lines that look like all kinds of answers.
+func popBackend(b *backend, c net.Conn, r *bufio.Reader) {
+	b.popLogin(c, r)
+	for line := b.line(r); line != ""; line = b.line(r) {
+		switch {
+		case strings.HasPrefix(line, "RETR"), strings.HasPrefix(line, "TOP"):
+			io.WriteString(c, "+OK\r\n-ERR [XRESUME 1] no\r\n..\r\n"+strings.Repeat("x", 5000)+".\r\n.\r\n")
+		case line == "LIST":
+			io.WriteString(c, "+OK\r\n1 2\r\n.\r\n")
+		case line == "LIST 9":
+			io.WriteString(c, "-ERR no such message\r\n")
+		default:
+			fmt.Fprintf(c, "+OK %s\r\n", line)
+		}
+		if line == "QUIT" {
+			return
+		}
+	}
+}
+
+// popLeaving hears lines after the login, answers with text, and hands on.
+func popLeaving(lines int, text string) func(*backend, net.Conn, *bufio.Reader) {
+	return func(b *backend, c net.Conn, r *bufio.Reader) {
+		b.popLogin(c, r)
+		for range lines {
+			b.line(r)
+		}
+		io.WriteString(c, text+"-ERR [XRESUME 2] moving; leader=b\r\nc3Rh\r\ndGU=\r\n")
+	}
+}
+
+func popPair(t *testing.T, a, b *backend) *client {
+	t.Helper()
+	c := connect(t, POP3, a, b)
+	c.send("USER ann\r\nPASS secret\r\n")
+	c.want("+OK *", "+OK *", "+OK 2 messages")
+	return c
+}
+
+// TestPOP3HandOver is TestHandOver for POP3.
+func TestPOP3HandOver(t *testing.T) {
+	retrieved := []string{"+OK", "-ERR [XRESUME 1] no", "..", strings.Repeat("x", 5000) + ".", "."}
+	t.Run("between commands", func(t *testing.T) {
+		b := newBackend(t, popBackend)
+		c := popPair(t, newBackend(t, popLeaving(1, "+OK marked\r\n")), b)
+		c.send("DELE 1\r\n")
+		c.want("+OK marked")
+		c.send("RETR 2\r\nLIST\r\nLIST 9\r\nQUIT\r\n")
+		c.want(retrieved...)
+		c.want("+OK", "1 2", ".", "-ERR no such message", "+OK QUIT")
+		c.wantEOF()
+		if got := b.record(); len(got) < 4 || got[0] != "XRESUME 2" || got[1] != "c3Rh" || got[2] != "dGU=" {
+			t.Errorf("heard %q", got)
+		}
+	})
+	t.Run("with commands under way", func(t *testing.T) {
+		c := popPair(t, newBackend(t, popLeaving(3, "+OK\r\n-ERR [XRESUME 1] no\r\n.\r\n")), newBackend(t, popBackend))
+		c.send("TOP 1 0\r\nRETR 1\r\nDELE 1\r\nNO")
+		c.want("+OK", "-ERR [XRESUME 1] no", ".")
+		c.want(retrieved...)
+		c.want("+OK DELE 1")
+		c.send("OP\r\n")
+		c.want("+OK NOOP")
+	})
+	for name, login := range map[string]string{
+		"to an older release":    "+OK hello\r\n-ERR log in first\r\n",
+		"to another maildrop":    "+OK hello\r\n+OK\r\n-ERR [XRESUME] the maildrop is another one\r\n",
+		"to one that is in use":  "+OK hello\r\n+OK\r\n-ERR [IN-USE] another session has this maildrop\r\n",
+		"with a state cut short": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := newBackend(t, popLeaving(0, "")), newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+				io.WriteString(c, login)
+				for b.line(r) != "" {
+				}
+			})
+			if login == "" {
+				a = newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+					b.popLogin(c, r)
+					io.WriteString(c, "-ERR [XRESUME 2] moving\r\nc3Rh\r\n")
+				})
+			}
+			popPair(t, a, b).wantEOF()
+		})
+	}
+	t.Run("from an older release", func(t *testing.T) {
+		a := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+			io.WriteString(c, "+OK hello\r\n")
+			b.line(r)
+			io.WriteString(c, "-ERR log in first\r\n")
+			b.line(r)
+			io.WriteString(c, "+OK 2 messages\r\n+OK done\r\n")
+			b.line(r)
+		})
+		c := popPair(t, a, newBackend(t, popBackend))
+		c.send("NOOP\r\n")
+		c.want("+OK done")
+		c.wantEOF()
 	})
 }

@@ -7,11 +7,9 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/shared/imapwire"
-	"github.com/postern-mail/postern/shared/metrics"
 )
 
 // pipe is a logged-in IMAP session: commands one way, responses the other.
@@ -21,65 +19,13 @@ import (
 // nothing: what the first replica has not answered is sent again to the second,
 // and what comes meanwhile waits.
 type pipe struct {
-	front *front
+	link
 
-	out  sync.Mutex // guards what follows; locked before mu
-	back *back
-	w    *bufio.Writer // to back; nil when nothing waits to be flushed
-	stop func() bool   // ends the watch over back
-	dead bool          // back takes nothing any more
+	// Guarded by mu.
+	waiting chan bool // not nil while a synchronising literal waits for leave
+	asking  *sent     // the command of that literal
 
-	mu      sync.Mutex // guards what follows
-	pending []*sent    // commands not answered, in the order of their coming
-	fewer   sync.Cond  // told when one of them is answered, or all is over
-	waiting chan bool  // not nil while a synchronising literal waits for leave
-	asking  *sent      // the command of that literal
-	over    bool
-
-	// Of the response goroutine:
-	bye   bool   // the backend has said BYE
-	state string // for another replica to go on with
-}
-
-// sent is a command that the replica has not answered.
-type sent struct {
-	tag    string
-	text   []byte // what was sent of it
-	long   bool   // text is not whole: it cannot be sent again
-	passed int    // continuations that the client has got, apart from leave for literals
-	skip   int    // those that it must not get once more
-}
-
-// maxPending is how many commands of a session may wait for their answers; the
-// client's next one is read when there are fewer.
-const maxPending = 1000
-
-// What is kept of commands to send them again, in octets: of each, and of all
-// sessions.
-const (
-	maxKept    = 8 << 20
-	maxKeptAll = 64 << 20
-)
-
-// keep notes octets of a command that are sent. The caller holds mu.
-func (p *pipe) keep(c *sent, b []byte) {
-	kept, n := &p.front.srv.kept, int64(len(b))
-	room := !c.long && !p.over && len(c.text)+len(b) <= maxKept
-	if room && kept.Add(n) > maxKeptAll {
-		kept.Add(-n)
-		room = false
-	}
-	if !room {
-		p.forget(c)
-		return
-	}
-	c.text = append(c.text, b...)
-}
-
-// forget drops what is kept of a command, for good. The caller holds mu.
-func (p *pipe) forget(c *sent) {
-	p.front.srv.kept.Add(-int64(len(c.text)))
-	c.text, c.long = nil, true
+	bye bool // the backend has said BYE; of the response goroutine
 }
 
 // unsynced turns the literal that the text ends with, which has leave to be
@@ -94,18 +40,13 @@ func (p *pipe) unsynced(c *sent) {
 
 // spliceIMAP passes commands and responses until one side ends.
 func (f *front) spliceIMAP(r *imapwire.Reader, b *back) {
-	p := &pipe{front: f, back: b, stop: b.leave()}
-	p.fewer.L = &p.mu
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		err := p.responses(b)
-		for err != nil && p.state != "" {
-			if b = p.resume(); b == nil {
-				break
-			}
-			err = p.responses(b)
-		}
+	p := &pipe{link: newLink(f, b)}
+	p.splice(func() {
+		p.commands(imapwire.NewReader(io.MultiReader(bytes.NewReader(leftover(r)), f.conn), 0, 0))
+		p.end()
+	}, func(b *back) error {
+		return p.responses(b)
+	}, func(err error) {
 		p.end()
 		if !p.bye && !errors.Is(err, net.ErrClosed) {
 			// RFC 9051 7.1.5: the client learns why; it logs in again and finds
@@ -113,115 +54,18 @@ func (f *front) spliceIMAP(r *imapwire.Reader, b *back) {
 			f.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
 			io.WriteString(f.conn, "* BYE [UNAVAILABLE] Mailbox server is changing, connect again\r\n")
 		}
-		f.conn.Close()
-	}()
-	p.commands(imapwire.NewReader(io.MultiReader(bytes.NewReader(leftover(r)), f.conn), 0, 0))
-	p.end()
-	p.out.Lock()
-	p.back.conn.Close()
-	p.stop()
-	p.out.Unlock()
-	<-done
+	})
 }
 
-// resume goes on with the session at the replica that serves now. It returns nil
-// when it cannot, and the session ends.
-func (p *pipe) resume() *back {
-	p.out.Lock()
-	p.back.conn.Close()
-	p.stop()
-	p.dead = true
-	p.out.Unlock()
-	state := p.state
-	p.state = ""
-	cfg := p.front.cfg
-	b, err := cfg.open(p.front.ctx, p.front.user, p.front.client, state)
-	if err == nil {
-		err = p.move(b)
-	}
-	if err != nil {
-		cfg.Log.Info("proxy session cannot go on", "client", p.front.client.Addr, "account", p.front.user.Account, "err", err)
-		return nil
-	}
-	metrics.ProxyResumed.Inc()
-	return b
-}
-
-var (
-	errOver    = errors.New("session is over")
-	errMoves   = errors.New("session goes on at another replica")
-	errTooLong = errors.New("a command under way is too long to be sent again")
-)
-
-// move makes b the replica of the session and sends what is not answered.
-func (p *pipe) move(b *back) error {
-	p.out.Lock()
-	defer p.out.Unlock()
+// end lets a command that waits, to be sent or to send its literal, give up.
+func (p *pipe) end() {
+	p.link.end()
 	p.mu.Lock()
-	var text []byte
-	err := error(nil)
-	if p.over {
-		err = errOver
+	defer p.mu.Unlock()
+	if p.waiting != nil {
+		close(p.waiting)
+		p.waiting = nil
 	}
-	for _, c := range p.pending {
-		if c.long {
-			err = errTooLong
-		}
-		text = append(text, c.text...)
-		c.skip = c.passed
-	}
-	p.mu.Unlock()
-	if err == nil {
-		b.conn.SetWriteDeadline(time.Now().Add(30 * time.Second))
-		_, err = b.conn.Write(text)
-		b.conn.SetWriteDeadline(time.Time{})
-	}
-	if err != nil {
-		b.conn.Close()
-		return err
-	}
-	p.drop()
-	p.back, p.stop, p.dead = b, b.leave(), false
-	return nil
-}
-
-// drop forgets what was to be sent. The caller holds out.
-func (p *pipe) drop() {
-	if p.w != nil {
-		returnWriter(p.w)
-		p.w = nil
-	}
-}
-
-// send passes octets of a command on; nil is no command. What the replica does
-// not take is kept for the one that the session goes on with: whether there is
-// one is seen by the response goroutine.
-func (p *pipe) send(c *sent, b []byte) {
-	p.out.Lock()
-	defer p.out.Unlock()
-	if c != nil {
-		p.mu.Lock()
-		p.keep(c, b)
-		p.mu.Unlock()
-	}
-	if p.dead {
-		return
-	}
-	if p.w == nil {
-		p.w = borrowWriter(p.back.conn)
-	}
-	if _, err := p.w.Write(b); err != nil {
-		p.dead = true
-	}
-}
-
-func (p *pipe) flush() {
-	p.out.Lock()
-	defer p.out.Unlock()
-	if p.w != nil && !p.dead && p.w.Flush() != nil {
-		p.dead = true
-	}
-	p.drop()
 }
 
 // leftover takes the octets that a client sent behind its login.
@@ -234,21 +78,6 @@ func leftover(r *imapwire.Reader) []byte {
 	rest := make([]byte, n)
 	r.ReadFull(rest)
 	return rest
-}
-
-// end lets a command that waits, to be sent or to send its literal, give up.
-func (p *pipe) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.over = true
-	p.fewer.Broadcast()
-	for _, c := range p.pending {
-		p.forget(c)
-	}
-	if p.waiting != nil {
-		close(p.waiting)
-		p.waiting = nil
-	}
 }
 
 // commands passes what the client sends, command by command.
@@ -289,16 +118,6 @@ func (p *pipe) batch(r *imapwire.Reader) error {
 	}
 }
 
-// last is the newest command without an answer.
-func (p *pipe) last() *sent {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.pending) == 0 {
-		return nil
-	}
-	return p.pending[len(p.pending)-1]
-}
-
 func (p *pipe) command(r *imapwire.Reader, cmd imapwire.Command) error {
 	c := &sent{tag: string(cmd.Tag)}
 	if err := p.begin(c); err != nil {
@@ -334,25 +153,6 @@ func (p *pipe) command(r *imapwire.Reader, cmd imapwire.Command) error {
 			return err
 		}
 	}
-}
-
-// begin adds a command that is going to be sent, when there is room.
-func (p *pipe) begin(c *sent) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.pending) >= maxPending {
-		p.mu.Unlock()
-		p.flush() // what is to be answered
-		p.mu.Lock()
-	}
-	for len(p.pending) >= maxPending && !p.over {
-		p.fewer.Wait()
-	}
-	if p.over {
-		return errOver
-	}
-	p.pending = append(p.pending, c)
-	return nil
 }
 
 // ask prepares to wait for the backend's leave to send a literal.

@@ -193,8 +193,8 @@ const keySize = 384
 func (c *Cache) Domain(ctx context.Context, name string) (*directory.Domain, error) {
 	var buf [keySize]byte
 	key := appendFolded(buf[:0], name)
-	if e := hit(c, c.domains, Domains, key); e != nil {
-		return c.domains.value(e), e.err
+	if f := hit(c, c.domains, Domains, key); f.slot != nil {
+		return f.answer()
 	}
 	return miss(ctx, c, c.domains, Domains, key, c.cfg.NegativeDomain, func(ctx context.Context) (*directory.Domain, error) {
 		return c.under.Domain(ctx, name)
@@ -206,8 +206,8 @@ func (c *Cache) Domain(ctx context.Context, name string) (*directory.Domain, err
 func (c *Cache) Lookup(ctx context.Context, d *directory.Domain, a mail.Address) (*directory.Answer, error) {
 	var buf [keySize]byte
 	key := appendAddress(buf[:0], d.Name, a)
-	if e := hit(c, c.addresses, Addresses, key); e != nil {
-		return c.addresses.value(e), e.err
+	if f := hit(c, c.addresses, Addresses, key); f.slot != nil {
+		return f.answer()
 	}
 	return miss(ctx, c, c.addresses, Addresses, key, c.cfg.Negative, func(ctx context.Context) (*directory.Answer, error) {
 		return c.under.Lookup(ctx, d, a)
@@ -226,8 +226,8 @@ func appendAddress(b []byte, domain string, a mail.Address) []byte {
 func (c *Cache) Login(ctx context.Context, login string) (*directory.Entry, error) {
 	var buf [keySize]byte
 	key := appendFolded(buf[:0], login)
-	if e := hit(c, c.logins, Logins, key); e != nil {
-		return c.logins.value(e), e.err
+	if f := hit(c, c.logins, Logins, key); f.slot != nil {
+		return f.answer()
 	}
 	return miss(ctx, c, c.logins, Logins, key, c.cfg.Negative, func(ctx context.Context) (*directory.Entry, error) {
 		return c.under.Login(ctx, login)
@@ -238,8 +238,8 @@ func (c *Cache) Login(ctx context.Context, login string) (*directory.Entry, erro
 func (c *Cache) Entry(ctx context.Context, dn string) (*directory.Entry, error) {
 	var buf [keySize]byte
 	key := appendFolded(buf[:0], dn)
-	if e := hit(c, c.entries, Entries, key); e != nil {
-		return c.entries.value(e), e.err
+	if f := hit(c, c.entries, Entries, key); f.slot != nil {
+		return f.answer()
 	}
 	return miss(ctx, c, c.entries, Entries, key, c.cfg.Negative, func(ctx context.Context) (*directory.Entry, error) {
 		return c.under.Entry(ctx, dn)
@@ -252,10 +252,10 @@ func (c *Cache) Authenticate(ctx context.Context, e *directory.Entry, password s
 		return directory.ErrBadPassword
 	}
 	key := c.secret(e, password)
-	if hit(c, c.passwords, Passwords, key[:]) != nil {
+	if hit(c, c.passwords, Passwords, key[:]).slot != nil {
 		return nil
 	}
-	old := c.ageing(Passwords, c.passwords.get(key[:]))
+	old := c.ageing(Passwords, c.passwords.get(key[:]).slot)
 	_, err := c.passwords.ask(ctx, key[:], c.cfg.Timeout, func(ctx context.Context) (string, error) {
 		return e.DN, c.under.Authenticate(ctx, e, password)
 	}, func(_ string, err error) (*slot[string], bool) {
@@ -372,22 +372,22 @@ func (c *Cache) FlushAddress(a mail.Address) (forgotten int) {
 }
 
 // hit returns the answer while it is fresh, or while it is known that a newer
-// one cannot be had. It allocates nothing.
-func hit[V any](c *Cache, t *table[V], q Question, key []byte) *slot[V] {
-	e := t.get(key)
-	if e == nil {
-		return nil
+// one cannot be had.
+func hit[V any](c *Cache, t *table[V], q Question, key []byte) found[V] {
+	f := t.get(key)
+	if f.slot == nil {
+		return f
 	}
 	now := c.now()
-	if now < e.fresh {
+	if now < f.fresh {
 		c.stats[q].hit()
-		return e
+		return f
 	}
-	if e.err == nil && now < e.retry.Load() && now-e.at < int64(c.cfg.Stale) {
+	if f.err == nil && now < f.retry.Load() && now-f.at < int64(c.cfg.Stale) {
 		c.stats[q].aged()
-		return e
+		return f
 	}
-	return nil
+	return found[V]{}
 }
 
 // miss asks the directory. While that fails, what is not too old helps out.
@@ -406,11 +406,11 @@ func miss[V any](ctx context.Context, c *Cache, t *table[V], q Question, key []b
 	if err == nil || answered(err) {
 		return v, err
 	}
-	if old := t.get(key); old != nil && old.err == nil {
+	if old := t.get(key); old.slot != nil && old.err == nil {
 		if now := c.now(); now-old.at < int64(c.cfg.Stale) {
 			old.retry.Store(now + int64(c.cfg.Retry))
 			c.stats[q].aged()
-			return t.value(old), nil
+			return old.answer()
 		}
 	}
 	return v, err

@@ -75,12 +75,17 @@ func TestPackedSize(t *testing.T) {
 		for n := range users {
 			p.ask(t, c, n)
 		}
-		used := int(live()-before) / users
-		counted := 0
+		heap := int(live()-before) / users
+		counted, outside := 0, 0
 		for i := range c.addresses.shards {
 			counted += c.addresses.shards[i].bytes
+			outside += len(c.addresses.shards[i].block.b)
 		}
-		t.Logf("%s: %d octets an answer, counted as %d", name, used, counted/users)
+		used := heap + outside/users
+		t.Logf("%s: %d octets an answer, %d of them on the heap, counted as %d", name, used, heap, counted/users)
+		if tt.packed && heap > tt.most/4 {
+			t.Errorf("%s: %d octets of an answer are on the heap", name, heap)
+		}
 		if used > tt.most || used < 100 {
 			t.Errorf("%s: %d octets an answer, at most %d", name, used, tt.most)
 		}

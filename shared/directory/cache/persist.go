@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -192,16 +193,18 @@ func each[V any](c *Cache, t *table[V], f func(key string, v V, at time.Time)) {
 	for i := range t.shards {
 		sh := &t.shards[i]
 		sh.mu.RLock()
-		list := make([]*slot[V], 0, len(sh.m))
+		now := c.now()
+		keys, list := make([]string, 0, len(sh.m)), make([]found[V], 0, len(sh.m))
 		for _, s := range sh.m {
-			list = append(list, s)
+			if s.err == nil && now-s.at < int64(c.cfg.Stale) {
+				keys = append(keys, string(sh.keyOf(s)))
+				list = append(list, found[V]{t: t, slot: s, packed: string(sh.textOf(s))})
+			}
 		}
 		sh.mu.RUnlock()
-		now := c.now()
-		for _, s := range list {
-			if s.err == nil && now-s.at < int64(c.cfg.Stale) {
-				f(s.key, t.value(s), c.start.Add(time.Duration(s.at)))
-			}
+		for i := range list {
+			v, _ := list[i].answer()
+			f(keys[i], v, c.start.Add(time.Duration(list[i].at)))
 		}
 	}
 }
@@ -380,11 +383,11 @@ func (c *Cache) loadOne(kind byte, r *reader, p *Persistence, domains map[string
 // restore remembers an answer that was given age ago.
 func restore[V any](c *Cache, t *table[V], key string, v V, age time.Duration) {
 	at := c.now() - int64(age)
-	e := &slot[V]{key: key, at: at, fresh: at + int64(c.cfg.TTL)}
-	t.set(e, v)
-	s := t.shard([]byte(key))
+	e := &slot[V]{at: at, fresh: at + int64(c.cfg.TTL)}
+	text := t.set(e, v)
+	s := t.shard(maphash.String(t.seed, key))
 	s.mu.Lock()
-	t.put(s, e)
+	t.put(s, e, key, text)
 	s.mu.Unlock()
 }
 

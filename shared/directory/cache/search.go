@@ -55,8 +55,8 @@ func (c *Cache) Search(ctx context.Context, url string, limit int) iter.Seq2[*di
 func (c *Cache) selection(ctx context.Context, url string) (*selection, error) {
 	var buf [keySize]byte
 	key := append(buf[:0], url...)
-	if e := hit(c, c.searches, Searches, key); e != nil {
-		return c.searches.value(e), e.err
+	if f := hit(c, c.searches, Searches, key); f.slot != nil {
+		return f.answer()
 	}
 	return miss(ctx, c, c.searches, Searches, key, 0, func(ctx context.Context) (*selection, error) {
 		list, err := directory.Collect(c.under.Search(ctx, url, c.cfg.Selected))

@@ -165,10 +165,13 @@ func (p *pass) keep(r mail.Recipient) {
 			return
 		}
 		delete(p.names, p.heap[0].name)
-		heap.Pop(&p.heap)
+		p.heap[0] = named{name, apart(r)}
+		heap.Fix(&p.heap, 0)
+	} else {
+		p.heap = append(p.heap, named{name, apart(r)})
+		heap.Fix(&p.heap, len(p.heap)-1)
 	}
 	p.names[name] = true
-	heap.Push(&p.heap, named{name, apart(r)})
 }
 
 // apart is r without strings that are parts of its entry, which would stay as

@@ -171,6 +171,7 @@ func (c *Controller) attempt(ctx context.Context, j *job) (next time.Time, busy 
 		first = min(first, it.Recipients[i].Attempts)
 	}
 	d.Attempt = first
+	it.Recipients = nil // apply reads them again
 	var results []deliver.Result
 	err = c.withBody(ctx, it, func(msg []byte) error {
 		d.Body, d.EightBit = [][]byte{msg}, it.Envelope.Body == mail.Body8BitMIME

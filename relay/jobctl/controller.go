@@ -230,9 +230,14 @@ func (c *Controller) pump() {
 	}
 }
 
+// heavy is how many recipients the messages of the jobs of one destination have,
+// together, when it gets no other job: each of some hundreds of octets, and the
+// pieces of a list have thousands.
+const heavy = 10_000
+
 // mayRun reports whether d's own limits let it start a job now.
 func (c *Controller) mayRun(d *destination, now int64) bool {
-	if d.paused || d.active >= d.ch.limit.Destination {
+	if d.paused || d.active >= d.ch.limit.Destination || d.load >= heavy {
 		return false
 	}
 	return d.failures < c.cfg().DeadAfter || d.active == 0 && d.until <= now
@@ -247,6 +252,7 @@ func (c *Controller) startOne(d *destination) bool {
 	c.take(j)
 	j.where = running
 	d.active++
+	d.load += j.m.rcpts
 	d.ch.active++
 	ctx := c.ctx
 	c.wg.Go(func() { c.work(ctx, j) })
@@ -260,6 +266,7 @@ func (c *Controller) ended(j *job, next time.Time, busy bool) {
 	defer c.mu.Unlock()
 	d := j.dest
 	d.active--
+	d.load -= j.m.rcpts
 	d.ch.active--
 	j.where, j.forced = nowhere, false
 	if next.IsZero() {
@@ -322,6 +329,7 @@ func (c *Controller) track(it *queue.Item) bool {
 		}
 		if m == nil {
 			m = c.newMessage(it.ID())
+			m.rcpts = len(it.Recipients)
 			m.notices, m.crash = it.Notices, max(it.Crashes, c.crashes[it.ID()])
 			delete(c.crashes, it.ID())
 			c.messages[m.id] = m

@@ -12,12 +12,13 @@ import (
 // message is a queued message that has jobs in memory.
 type message struct {
 	id    string
-	jobs  []*job // guarded by Controller.mu, as are the next three
+	jobs  []*job // guarded by Controller.mu, as are the next four
 	crash int    // times the process died on it; above 0 it runs alone
 	// failures are attempts at its destination, without an answer, that count
 	// as its own when it is asked whether it is too old.
 	failures int
 	notices  int // warnings sent, as far as known
+	rcpts    int // recipients, when it was seen first
 
 	mu *sync.Mutex // held while its envelope is read, changed and written; by id
 }
@@ -65,6 +66,7 @@ type destination struct {
 	ch       *channel
 	ready    readyHeap
 	active   int
+	load     int // recipients of the messages of its active jobs
 	tracked  int
 	failures int // attempts in a row without an answer
 	until    int64

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -324,63 +325,108 @@ func (l *line) status() mail.Status {
 }
 
 // readItem reads an envelope file. It never panics, whatever b holds, and
-// accepts nothing whose checksum is wrong.
+// accepts nothing whose checksum is wrong. It keeps nothing of b.
 func readItem(b []byte) (*Item, error) {
-	if len(b) > maxEnvelope {
-		return nil, fmt.Errorf("%w: %d octets", ErrDamaged, len(b))
-	}
-	lines, err := checkEnvelope(b)
+	it := &Item{Recipients: make([]Recipient, 0, min(bytes.Count(b, []byte("\nrcpt ")), maxRecipients))}
+	err := it.parse(b, func() *Recipient {
+		it.Recipients = append(it.Recipients, Recipient{})
+		return &it.Recipients[len(it.Recipients)-1]
+	})
 	if err != nil {
 		return nil, err
-	}
-	it := &Item{Recipients: make([]Recipient, 0, min(strings.Count(lines, "\nrcpt "), maxRecipients))}
-	var rcpt *Recipient
-	texts := []string{""}
-	for raw := range strings.SplitSeq(lines, "\n") {
-		if raw == "" {
-			continue
-		}
-		l := line{}
-		l.key, l.rest, _ = strings.Cut(raw, " ")
-		switch {
-		case l.key == "rcpt":
-			if len(it.Recipients) >= maxRecipients {
-				return nil, fmt.Errorf("%w: too many recipients", ErrDamaged)
-			}
-			it.Recipients = append(it.Recipients, Recipient{Recipient: mail.Recipient{Address: l.address()}})
-			rcpt = &it.Recipients[len(it.Recipients)-1]
-		case l.key == "welcome":
-			texts = append(texts, l.text())
-		case strings.HasPrefix(l.key, "+"):
-			if rcpt == nil {
-				return nil, fmt.Errorf("%w: %s before the first recipient", ErrDamaged, l.key)
-			}
-			if l.key == "+welcome" {
-				rcpt.Welcome = texts[l.small(int64(len(texts)-1))]
-			} else {
-				rcpt.read(&l)
-			}
-		default:
-			it.read(&l)
-		}
-		if l.err != nil {
-			return nil, l.err
-		}
-	}
-	if it.Envelope.QueueID == "" || it.Size < 0 {
-		return nil, fmt.Errorf("%w: no id", ErrDamaged)
 	}
 	return it, nil
 }
 
+// checkItem reports whether readItem would read b, and holds one recipient at a
+// time.
+func checkItem(b []byte) error {
+	var r Recipient
+	return new(Item).parse(b, func() *Recipient {
+		r = Recipient{}
+		return &r
+	})
+}
+
+// piece is how much of a file is made text at once.
+const piece = 32 << 10
+
+// parse reads b into it, and each recipient into what next returns.
+func (it *Item) parse(b []byte, next func() *Recipient) error {
+	if len(b) > maxEnvelope {
+		return fmt.Errorf("%w: %d octets", ErrDamaged, len(b))
+	}
+	lines, err := checkEnvelope(b)
+	if err != nil {
+		return err
+	}
+	p := parser{it: it, next: next, texts: []string{""}}
+	for len(lines) > 0 {
+		n := min(piece, len(lines))
+		if end := bytes.IndexByte(lines[n:], '\n'); end >= 0 {
+			n += end
+		} else {
+			n = len(lines)
+		}
+		for raw := range strings.SplitSeq(string(lines[:n]), "\n") {
+			if raw == "" {
+				continue
+			}
+			if err := p.line(raw); err != nil {
+				return err
+			}
+		}
+		lines = lines[min(n+1, len(lines)):]
+	}
+	if it.Envelope.QueueID == "" || it.Size < 0 {
+		return fmt.Errorf("%w: no id", ErrDamaged)
+	}
+	return nil
+}
+
+// parser is what is known on the way through a file.
+type parser struct {
+	it    *Item
+	next  func() *Recipient
+	rcpt  *Recipient // the one in hand
+	n     int
+	texts []string // for new mailboxes
+}
+
+func (p *parser) line(raw string) error {
+	l := line{}
+	l.key, l.rest, _ = strings.Cut(raw, " ")
+	switch {
+	case l.key == "rcpt":
+		if p.n++; p.n > maxRecipients {
+			return fmt.Errorf("%w: too many recipients", ErrDamaged)
+		}
+		p.rcpt = p.next()
+		p.rcpt.Address = l.address()
+	case l.key == "welcome":
+		p.texts = append(p.texts, l.text())
+	case strings.HasPrefix(l.key, "+"):
+		if p.rcpt == nil {
+			return fmt.Errorf("%w: %s before the first recipient", ErrDamaged, l.key)
+		}
+		if l.key == "+welcome" {
+			p.rcpt.Welcome = p.texts[l.small(int64(len(p.texts)-1))]
+		} else {
+			p.rcpt.read(&l)
+		}
+	default:
+		p.it.read(&l)
+	}
+	return l.err
+}
+
 // checkEnvelope checks the version and the checksum, and returns the lines
 // between the first and the last.
-func checkEnvelope(b []byte) (string, error) {
-	s := string(b)
-	head, rest, ok := strings.Cut(s, "\n")
+func checkEnvelope(b []byte) ([]byte, error) {
+	head, rest, ok := bytes.Cut(b, []byte("\n"))
 	var version, lowest int
 	if ok {
-		f := strings.Fields(head)
+		f := strings.Fields(string(head))
 		ok = len(f) == 3 && f[0] == formatMagic
 		if ok {
 			var err1, err2 error
@@ -390,22 +436,22 @@ func checkEnvelope(b []byte) (string, error) {
 		}
 	}
 	if !ok {
-		return "", fmt.Errorf("%w: no %s line", ErrDamaged, formatMagic)
+		return nil, fmt.Errorf("%w: no %s line", ErrDamaged, formatMagic)
 	}
 	const tail = len("end 01234567\n")
-	if len(rest) < tail || !strings.HasPrefix(rest[len(rest)-tail:], "end ") || rest[len(rest)-1] != '\n' {
-		return "", fmt.Errorf("%w: no end", ErrDamaged)
+	if len(rest) < tail || !bytes.HasPrefix(rest[len(rest)-tail:], []byte("end ")) || rest[len(rest)-1] != '\n' {
+		return nil, fmt.Errorf("%w: no end", ErrDamaged)
 	}
-	want, err := strconv.ParseUint(rest[len(rest)-tail+4:len(rest)-1], 16, 32)
+	want, err := strconv.ParseUint(string(rest[len(rest)-tail+4:len(rest)-1]), 16, 32)
 	if err != nil || crc32.Checksum(b[:len(b)-tail], castagnoli) != uint32(want) {
-		return "", fmt.Errorf("%w: checksum", ErrDamaged)
+		return nil, fmt.Errorf("%w: checksum", ErrDamaged)
 	}
 	if lowest > formatVersion {
-		return "", fmt.Errorf("%w: %d, to be read by %d and later", ErrVersion, version, lowest)
+		return nil, fmt.Errorf("%w: %d, to be read by %d and later", ErrVersion, version, lowest)
 	}
 	if lowest >= 3 {
 		if err := sealed(b[:len(b)-tail]); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
 	return rest[:len(rest)-tail], nil

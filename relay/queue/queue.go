@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,7 +238,10 @@ func (q *Queue) Submit(ctx context.Context, r *Reservation, it *Item, body ...[]
 	if err := q.broken(); err != nil {
 		return err
 	}
-	env, err := q.encode(it)
+	buf := envelopes.Get().(*[]byte)
+	defer keepBuffer(buf)
+	env, err := q.encode(it, *buf)
+	*buf = env
 	if err != nil {
 		return err
 	}
@@ -257,12 +261,25 @@ func (q *Queue) Submit(ctx context.Context, r *Reservation, it *Item, body ...[]
 	return nil
 }
 
-// encode makes the envelope file and reads it back: what Submit promises to
-// keep must be readable.
-func (q *Queue) encode(it *Item) ([]byte, error) {
-	env := appendItem(make([]byte, 0, 512+300*len(it.Recipients)), it, q.Level())
-	if _, err := readItem(env); err != nil {
-		return nil, fmt.Errorf("queue: envelope of %s does not read back: %w", it.ID(), err)
+// envelopes keeps buffers of envelope files, which are as long as a message has
+// recipients.
+var envelopes = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxPooled is the longest buffer that is kept: a file of some 10,000 recipients.
+const maxPooled = 4 << 20
+
+func keepBuffer(buf *[]byte) {
+	if cap(*buf) <= maxPooled {
+		envelopes.Put(buf)
+	}
+}
+
+// encode makes the envelope file in buf and reads it back: what Submit promises
+// to keep must be readable.
+func (q *Queue) encode(it *Item, buf []byte) ([]byte, error) {
+	env := appendItem(slices.Grow(buf[:0], 512+300*len(it.Recipients)), it, q.Level())
+	if err := checkItem(env); err != nil {
+		return env, fmt.Errorf("queue: envelope of %s does not read back: %w", it.ID(), err)
 	}
 	return env, nil
 }
@@ -368,7 +385,10 @@ func (q *Queue) Update(it *Item, durable bool) error {
 	if err := q.broken(); err != nil {
 		return err
 	}
-	env, err := q.encode(it)
+	buf := envelopes.Get().(*[]byte)
+	defer keepBuffer(buf)
+	env, err := q.encode(it, *buf)
+	*buf = env
 	if err != nil {
 		return err
 	}
@@ -418,7 +438,10 @@ func (q *Queue) Load(id string) (*Item, error) {
 	if d == nil {
 		return nil, ErrNotFound
 	}
-	b, err := fsx.ReadFile(q.cfg.FS, filepath.Join(d.name, id+".env"))
+	buf := envelopes.Get().(*[]byte)
+	defer keepBuffer(buf)
+	b, err := fsx.ReadFileInto(q.cfg.FS, filepath.Join(d.name, id+".env"), *buf)
+	*buf = b
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotFound
 	}

@@ -74,22 +74,27 @@ func Open(fsys FS, name string) (File, error) {
 }
 
 // ReadFile returns the whole of a file.
-func ReadFile(fsys FS, name string) ([]byte, error) {
+func ReadFile(fsys FS, name string) ([]byte, error) { return ReadFileInto(fsys, name, nil) }
+
+// ReadFileInto is ReadFile into buf, whose octets are lost; it grows if need be.
+func ReadFileInto(fsys FS, name string, buf []byte) ([]byte, error) {
 	f, err := Open(fsys, name)
 	if err != nil {
-		return nil, err
+		return buf[:0], err
 	}
 	defer f.Close()
 	size, err := f.Size()
 	if err != nil {
-		return nil, err
+		return buf[:0], err
 	}
-	data := make([]byte, size)
-	n, err := f.ReadAt(data, 0)
+	if int64(cap(buf)) < size || buf == nil {
+		buf = make([]byte, size)
+	}
+	n, err := f.ReadAt(buf[:size], 0)
 	if err == io.EOF {
 		err = nil
 	}
-	return data[:n], err
+	return buf[:n], err
 }
 
 // tempSuffix marks the file that WriteFileAtomic has not renamed yet.

@@ -97,9 +97,7 @@ func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Resu
 			}
 			b.add(i, r, n)
 		default:
-			b := &batch{next: *n}
-			b.next.Recipients = nil
-			b.add(i, r, n)
+			b := &batch{index: []int{i}, keys: []mail.DeliveryKey{r.Key}, next: *n}
 			a.queue(ctx, d, body, b, results)
 		}
 	}

@@ -21,11 +21,13 @@ What it keeps true:
     before may be frozen or cut off, and would leave its clients waiting.
 
 A replica that hands over ends its sessions between two commands and gives each
-one's state (XRESUME, packages imapd and pop3d). The proxy takes it to the replica that
-serves, sends again there what the first has not answered, up to 8 MB of a command
-and 64 MB of all, and the client notices nothing but the time. When that is not
-possible, as with a replica of an older release, an IMAP client is told BYE, and the
-connection of a POP3 client is closed. Of a client with 1000 commands that are not answered no more is read.
+one's state (XRESUME, packages imapd and pop3d). The proxy takes it to the replica
+that serves, sends again there what the first has not answered, and the client
+notices nothing but the time. Up to 8 MB of a command and 64 MB of all are kept in
+memory for that, more in files: 256 MB of a command and 1 GB of all. When the session
+cannot go on, as with a replica of an older release, an IMAP client is told BYE, and
+the connection of a POP3 client is closed. Of a client with 1000 commands that are
+not answered no more is read.
 
 A session that is idle holds no buffer. Package proxy does not check passwords
 (Config.Login does) and does not know who serves (Config.Routes does).

@@ -3,6 +3,9 @@ package proxy
 import (
 	"bufio"
 	"errors"
+	"io"
+	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,16 +21,19 @@ import (
 type link struct {
 	front *front
 
-	out  sync.Mutex // guards what follows; locked before mu
-	back *back
+	back *back       // changed with out and mu held
+	stop func() bool // ends the watch over back
+
+	out  sync.Mutex    // guards what follows; locked before mu
 	w    *bufio.Writer // to back; nil when nothing waits to be flushed
-	stop func() bool   // ends the watch over back
 	dead bool          // back takes nothing any more
 
 	mu      sync.Mutex // guards what follows
 	pending []*sent    // commands not answered, in the order of their coming
 	fewer   *sync.Cond // told when one of them is answered, or all is over
 	over    bool
+
+	moved sync.WaitGroup // what sends commands again
 
 	state string // for another replica to go on with; of the response goroutine
 }
@@ -36,8 +42,9 @@ type link struct {
 type sent struct {
 	tag    string // IMAP
 	multi  bool   // POP3: +OK has lines after it
-	text   []byte // what was sent of it
-	long   bool   // text is not whole: it cannot be sent again
+	text   kept   // what was sent of it
+	lost   bool   // text is not whole: it cannot be sent again
+	moving bool   // text is being sent again; then nobody drops it
 	passed int    // continuations that the client has got, apart from leave for literals
 	skip   int    // those that it must not get once more
 }
@@ -46,20 +53,13 @@ type sent struct {
 // client's next one is read when there are fewer.
 const maxPending = 1000
 
-// What is kept of commands to send them again, in octets: of each, and of all
-// sessions.
-const (
-	maxKept    = 8 << 20
-	maxKeptAll = 64 << 20
-)
-
 func newLink(f *front, b *back) link {
 	return link{front: f, back: b, stop: b.leave()}
 }
 
-// splice lets commands and responses pass until one side ends. commands returns
-// when the client says no more, or after end; responses when the replica does, and
-// then over is called, with the reason, before the client's connection is closed.
+// splice lets commands and responses pass until one side ends. commands returns when
+// the client says no more, having called end; responses when the replica does, and then
+// over is called, with the reason, before the client's connection is closed.
 func (p *link) splice(commands func(), responses func(*back) error, over func(error)) {
 	p.fewer = sync.NewCond(&p.mu)
 	b := p.back
@@ -73,36 +73,45 @@ func (p *link) splice(commands func(), responses func(*back) error, over func(er
 			}
 			err = responses(b)
 		}
+		if b != nil {
+			b.conn.Close() // nothing waits to be sent again
+		}
 		over(err)
 		p.front.conn.Close()
 	}()
 	commands()
-	p.out.Lock()
-	p.back.conn.Close()
-	p.stop()
-	p.out.Unlock()
+	p.mu.Lock()
+	last := p.back.conn // there is no other one after end
+	p.mu.Unlock()
+	last.Close()
 	<-done
+	p.moved.Wait()
+	p.stop()
 }
 
 // keep notes octets of a command that are sent. The caller holds mu.
 func (p *link) keep(c *sent, b []byte) {
-	kept, n := &p.front.srv.kept, int64(len(b))
-	room := !c.long && !p.over && len(c.text)+len(b) <= maxKept
-	if room && kept.Add(n) > maxKeptAll {
-		kept.Add(-n)
-		room = false
-	}
-	if !room {
+	if c.lost || p.over {
 		p.forget(c)
 		return
 	}
-	c.text = append(c.text, b...)
+	c.text.st = &p.front.srv.kept
+	if err := c.text.add(b, p.front.cfg.Spool); err != nil {
+		p.lose(c, err)
+	}
+}
+
+// lose forgets a command, with which the session cannot go on elsewhere.
+func (p *link) lose(c *sent, err error) {
+	p.front.cfg.Log.Info("proxy cannot keep a command", "account", p.front.user.Account, "err", err)
+	p.forget(c)
 }
 
 // forget drops what is kept of a command, for good. The caller holds mu.
 func (p *link) forget(c *sent) {
-	p.front.srv.kept.Add(-int64(len(c.text)))
-	c.text, c.long = nil, true
+	if c.lost = true; !c.moving && c.text.st != nil {
+		c.text.drop()
+	}
 }
 
 // resume goes on with the session at the replica that serves now. It returns nil
@@ -134,36 +143,71 @@ var (
 	errTooLong = errors.New("a command under way is too long to be sent again")
 )
 
-// move makes b the replica of the session and sends what is not answered.
+// move makes b the replica of the session and begins to send it what is not
+// answered, before anything else.
 func (p *link) move(b *back) error {
 	p.out.Lock()
-	defer p.out.Unlock()
 	p.mu.Lock()
-	var text []byte
 	err := error(nil)
 	if p.over {
 		err = errOver
 	}
-	for _, c := range p.pending {
-		if c.long {
+	again := slices.Clone(p.pending)
+	for _, c := range again {
+		if c.lost {
 			err = errTooLong
 		}
-		text = append(text, c.text...)
-		c.skip = c.passed
-	}
-	p.mu.Unlock()
-	if err == nil {
-		b.conn.SetWriteDeadline(time.Now().Add(30 * time.Second))
-		_, err = b.conn.Write(text)
-		b.conn.SetWriteDeadline(time.Time{})
 	}
 	if err != nil {
+		p.mu.Unlock()
+		p.out.Unlock()
 		b.conn.Close()
 		return err
 	}
+	for _, c := range again {
+		c.moving, c.skip = true, c.passed
+	}
+	p.back, p.stop = b, b.leave()
+	p.mu.Unlock()
 	p.drop()
-	p.back, p.stop, p.dead = b, b.leave(), false
+	p.dead = false
+	p.moved.Go(func() { // beside it the answers are read
+		defer p.out.Unlock()
+		for _, c := range again {
+			p.again(c, b)
+		}
+	})
 	return nil
+}
+
+// again sends a command once more. The caller holds out.
+func (p *link) again(c *sent, b *back) {
+	if !p.dead {
+		w := deadlineWriter{b.conn, 30 * time.Second}
+		if c.text.st != nil {
+			if _, err := io.Copy(w, c.text.reader()); err != nil {
+				p.dead = true
+				b.conn.Close() // the answers end too
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.moving = false; c.lost {
+		p.forget(c)
+	}
+}
+
+// deadlineWriter gives each write its time.
+type deadlineWriter struct {
+	net.Conn
+	limit time.Duration
+}
+
+func (w deadlineWriter) Write(b []byte) (int, error) {
+	w.SetWriteDeadline(time.Now().Add(w.limit))
+	defer w.SetWriteDeadline(time.Time{})
+	return w.Conn.Write(b)
 }
 
 // drop forgets what was to be sent. The caller holds out.

@@ -88,13 +88,14 @@ type Config struct {
 	MaxConns   int           // 20,000
 	PerAddress int           // open connections of one address, 200
 	Failures   int           // refused logins before the connection ends, 3
+	Spool      string        // directory for long commands under way; the system's for temporary files
 	Log        *slog.Logger
 }
 
 // Server is an access proxy for one protocol and one kind of listener.
 type Server struct {
 	cfg  atomic.Pointer[Config] // of sessions from now on
-	kept atomic.Int64           // octets of commands, to send them again
+	kept store                  // of commands, to send them again
 
 	mu     sync.Mutex // guards what follows
 	conns  map[net.Conn]struct{}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,20 +43,27 @@ func pairOf(t *testing.T, a, b *backend) *client {
 	return c
 }
 
-func connect(t *testing.T, proto Protocol, a, b *backend) *client {
+func connect(t *testing.T, proto Protocol, a, b *backend, change ...func(*Config)) *client {
 	t.Helper()
-	f := start(t, proto, map[string]*backend{"b": b}, nil)
+	f := start(t, proto, map[string]*backend{"b": b}, func(cfg *Config) {
+		for _, c := range change {
+			c(cfg)
+		}
+	})
 	t.Cleanup(func() { // its clients are gone by then
-		for until := time.Now().Add(5 * time.Second); f.kept.Load() != 0 && time.Now().Before(until); {
+		for until := time.Now().Add(5 * time.Second); f.keeps() != 0 && time.Now().Before(until); {
 			time.Sleep(time.Millisecond)
 		}
-		if n := f.kept.Load(); n != 0 {
+		if n := f.keeps(); n != 0 {
 			t.Errorf("%d octets are kept of sessions that are over", n)
 		}
 	})
 	f.table.Update(route.Node{Name: "a", Pair: "pair1", Alive: true, Serving: true, Term: 1, Addr: map[route.Service]string{route.IMAP: a.l.Addr().String(), route.POP3: a.l.Addr().String()}})
 	return dial(t, f.addr)
 }
+
+// keeps is what is kept of all commands.
+func (f *fixture) keeps() int64 { return f.kept.memory.Load() + f.kept.files.Load() }
 
 // heard are the lines of a backend behind the login.
 func (b *backend) heardAfterLogin(t *testing.T, n int) []string {
@@ -151,12 +159,70 @@ func TestHandOver(t *testing.T) {
 			t.Errorf("heard %q", got)
 		}
 	})
-	t.Run("with too much under way", func(t *testing.T) {
+	t.Run("with a long command under way", func(t *testing.T) {
+		// Two literals, each of which waits for leave, of which the second begins in
+		// the file.
+		long := strings.Repeat("x", maxKept)
+		parts := []string{fmt.Sprintf("b APPEND x {%d}\r\n", len(long)), long + " {3}\r\n", "abc\r\n"}
+		granted := func(c net.Conn, line string) {
+			if strings.HasSuffix(line, "}") {
+				io.WriteString(c, "+ go\r\n")
+			}
+		}
+		whole := strings.ReplaceAll(strings.Join(parts, ""), "}", "+}")
+		heard := make(chan string, 1)
+		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+			io.WriteString(c, "* OK hello\r\n")
+			for range 3 {
+				b.line(r)
+			}
+			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 OK\r\n")
+			text := make([]byte, len(whole))
+			io.ReadFull(r, text)
+			heard <- string(text)
+			io.WriteString(c, "b OK took it\r\n")
+		})
+		c := pairOf(t, newBackend(t, leaving(3, granted)), b)
+		for i, part := range parts {
+			if c.send(part); i < 2 {
+				c.want("+ go")
+			}
+		}
+		c.want("b OK took it")
+		if got := <-heard; got != whole {
+			t.Errorf("heard %d octets, want %d", len(got), len(whole))
+		}
+	})
+	t.Run("with more than fits", func(t *testing.T) {
 		a, b := newBackend(t, leaving(2, silent)), newBackend(t, imapBackend)
-		c := pairOf(t, a, b)
+		c := connect(t, IMAP, a, b, func(cfg *Config) { cfg.Spool = filepath.Join(t.TempDir(), "none") })
+		c.want("* OK *")
+		c.send("a LOGIN ann secret\r\n")
+		c.want("a OK *")
 		c.send(fmt.Sprintf("b APPEND x {%d+}\r\n%s\r\n", maxKept, strings.Repeat("x", maxKept)))
 		c.want("* BYE [UNAVAILABLE] *")
 		c.wantEOF()
+	})
+	t.Run("while answers are not read", func(t *testing.T) {
+		// What is sent again and what is answered fill the buffers both ways.
+		a := newBackend(t, leaving(3, silent))
+		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+			io.WriteString(c, "* OK hello\r\n")
+			for range 3 {
+				b.line(r)
+			}
+			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 OK\r\n")
+			b.line(r)
+			io.WriteString(c, strings.Repeat("* OK "+strings.Repeat("y", 4000)+"\r\n", maxKept/4000)+"b OK done\r\n")
+			io.Copy(io.Discard, r)
+		})
+		c := pairOf(t, a, b)
+		c.send(fmt.Sprintf("b NOOP\r\nc APPEND x {%d+}\r\n%s\r\n", maxKept, strings.Repeat("x", maxKept)))
+		for line, err := "", error(nil); line != "b OK done\r\n"; {
+			if line, err = c.r.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
 	})
 	t.Run("to an older release", func(t *testing.T) {
 		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {

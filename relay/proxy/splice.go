@@ -28,16 +28,6 @@ type pipe struct {
 	bye bool // the backend has said BYE; of the response goroutine
 }
 
-// unsynced turns the literal that the text ends with, which has leave to be
-// sent, into one that needs none (RFC 7888). The caller holds mu.
-func (p *pipe) unsynced(c *sent) {
-	if n := bytes.LastIndexByte(c.text, '}'); n > 0 {
-		before := len(c.text)
-		c.text = append(c.text[:n], "+}\r\n"...)
-		p.front.srv.kept.Add(int64(len(c.text) - before))
-	}
-}
-
 // spliceIMAP passes commands and responses until one side ends.
 func (f *front) spliceIMAP(r *imapwire.Reader, b *back) {
 	p := &pipe{link: newLink(f, b)}
@@ -325,7 +315,11 @@ func (p *pipe) continues() bool {
 		p.pending[0].skip--
 		return false
 	case p.waiting != nil:
-		p.unsynced(p.asking)
+		if c := p.asking; !c.lost {
+			if err := c.text.unsync(); err != nil {
+				p.lose(c, err)
+			}
+		}
 		p.waiting <- true
 		p.waiting, p.asking = nil, nil
 	case len(p.pending) > 0:

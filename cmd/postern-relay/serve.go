@@ -220,6 +220,8 @@ func (r *relay) proxyConfig(in *inside, s *accessService) proxy.Config {
 func (r *relay) listen(name string, addrs []string, p *proxy.Server) error {
 	r.n.Metrics.GaugeFunc(metrics.ProxyOpenNow, "Client sessions open now, by service.", map[string]string{"service": name},
 		func() float64 { return float64(p.Sessions()) })
+	r.n.Metrics.GaugeFunc(metrics.ProxyWaiting, "Logins that wait because many come at once, by service.", map[string]string{"service": name},
+		func() float64 { return float64(p.Waiting()) })
 	for _, addr := range addrs {
 		l, err := daemon.ListenWith(net.ListenConfig{KeepAlive: -1}, addr)
 		if err != nil {

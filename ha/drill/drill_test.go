@@ -93,7 +93,7 @@ func TestFill(t *testing.T) {
 		"a load of 1s: want 5s to 24h0m0s":                                              {For: time.Second},
 		"a fault of 9s: want at most four fifths of the load, 8s":                       {For: 10 * time.Second, Hold: 9 * time.Second},
 		"-1 senders: want 1 to 1000":                                                    {Senders: -1},
-		"5000 sessions: want 1 to 1000":                                                 {Sessions: 5000},
+		"50000 sessions: want 1 to 20000":                                               {Sessions: 50000},
 		"-5 messages per second: want 1 to 100000":                                      {Rate: -5},
 		"limits times 0.5: want 1 to 100":                                               {Slack: 0.5},
 		"100 messages per second for 10h0m0s are more than the record of 2000000 holds": {For: 10 * time.Hour},

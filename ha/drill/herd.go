@@ -3,6 +3,7 @@ package drill
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -10,8 +11,11 @@ import (
 const (
 	// herdWithin is the time of users to be back, 99 of 100 of them.
 	herdWithin = 15 * time.Second
-	// herdAfter is how long mail is counted after the other replica serves.
+	// herdAfter is how long mail is counted before the fault, and at least after
+	// the other replica serves.
 	herdAfter = 5 * time.Second
+	// gatherEach is the time of one user to come in before the fault.
+	gatherEach = 20 * time.Millisecond
 )
 
 // herd kills the serving replica under many sessions. What their logins cost
@@ -21,40 +25,44 @@ func herd(ctx context.Context, f *field) error {
 	if err != nil {
 		return err
 	}
-	const before = 2 * time.Second
+	here := 0
+	together := time.Duration(float64(herdWithin+time.Duration(len(f.crowd))*gatherEach) * f.o.Slack)
+	f.until(ctx, together, func() bool { here = len(f.answeredSince(time.Time{})); return here == len(f.crowd) })
+	if here < len(f.crowd) {
+		return errors.Join(context.Cause(ctx), fmt.Errorf("%d of %d users had come in %v after they began to", here, len(f.crowd), together))
+	}
+	f.event("%d users wait for news", here)
+	if err := f.wait(ctx, herdAfter); err != nil {
+		return err
+	}
 	now := time.Now()
-	normal := f.flows(now.Add(-before), now)
+	normal := f.flows(now.Add(-herdAfter), now)
 	a := Action{Kind: Kill, Node: was}
 	if err := f.act(ctx, a); err != nil {
 		return err
 	}
 	next, broken := f.moved(ctx, was, 15*time.Second)
 	served := time.Now()
-	if err := f.wait(ctx, herdAfter); err != nil {
-		return err
-	}
-	mail := f.flows(served, time.Now())
-	want := normal * int(herdAfter) / int(before) / 2
-	broken = errors.Join(broken, f.expect(mail >= want, "mail goes on meanwhile", "%d messages in the %v after, %d in the %v before", mail, herdAfter, normal, before))
+	term := ask(ctx, f.t, f.pair).status[next].Term
+	least := len(f.crowd) * 99 / 100
 	within := time.Duration(float64(herdWithin) * f.o.Slack)
 	var back []time.Duration
-	f.until(ctx, within-time.Since(now), func() bool {
-		back = f.answeredSince(served)
-		return len(back) == len(f.crowd)
-	})
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	f.until(ctx, within-time.Since(now), func() bool { back = f.answeredSince(now); return len(back) >= least })
+	if err := f.wait(ctx, herdAfter-time.Since(served)); err != nil {
+		return err
 	}
-	least := len(f.crowd) * 99 / 100
 	slices.Sort(back)
 	p99 := time.Duration(0)
 	if len(back) >= least && least > 0 {
 		p99 = back[least-1]
 	}
-	serves := ask(ctx, f.t, f.pair).serving()
+	took := time.Since(served)
+	mail, want := f.flows(served, time.Now()), int(int64(normal)*int64(took)/int64(herdAfter)/2)
+	g := ask(ctx, f.t, f.pair)
 	return errors.Join(broken,
-		f.expect(least > 0 && len(back) >= least, "everybody is back", "%d of %d sessions, 99 of 100 within %v", len(back), len(f.crowd), p99.Round(time.Millisecond)),
-		f.expect(serves == next, "no second failover", "%s, then %s", next, serves),
+		f.expect(least > 0 && len(back) >= least, "everybody is back", "%d of %d sessions, 99 of 100 within %v of the fault", len(back), len(f.crowd), p99.Round(time.Millisecond)),
+		f.expect(mail >= want, "mail goes on meanwhile", "%d messages in the %v in which they come back, %d in the %v before", mail, took.Round(time.Millisecond), normal, herdAfter),
+		f.expect(g.serving() == next && g.status[next].Term == term, "no second failover", "%s in term %d, then %s in term %d", next, term, g.serving(), g.status[next].Term),
 		f.back(ctx, a), f.awaitWell(ctx, wellWithin))
 }
 

@@ -44,9 +44,8 @@ const (
 	MinFor     = 5 * time.Second
 	MaxFor     = 24 * time.Hour
 	MaxSenders = 1000
-	// MaxSessions is what a relay lets in from one address by the configuration of
-	// a cluster in namespaces.
-	MaxSessions = 1000
+	// MaxSessions is what a relay lets in when nobody has said otherwise.
+	MaxSessions = 20_000
 	MaxSize     = 10 << 20
 	MaxSlack    = 100.0
 )
@@ -113,8 +112,10 @@ const (
 	sendWithin  = 20 * time.Second
 	readWithin  = 30 * time.Second
 	probeWithin = 5 * time.Second
-	// otherEvery is the pause of a session beside that of the user at work.
+	// otherEvery is the pause of a session beside that of the user at work, joinEvery
+	// the time between the first logins of two of these.
 	otherEvery = time.Second
+	joinEvery  = 5 * time.Millisecond
 	// markWithin bounds the look at all mailboxes before the drill, readAllWithin
 	// the reading after it.
 	markWithin    = 60 * time.Second
@@ -229,9 +230,7 @@ func (r *run) all(ctx context.Context) (err error) {
 	var sendErr error
 	senders.Go(func() { sendErr = r.load.Send(sending, r.led) })
 	senders.Go(func() { r.user.Run(sending) })
-	for _, p := range r.crowd {
-		senders.Go(func() { p.Run(sending) })
-	}
+	senders.Go(func() { r.gather(sending, &senders) })
 	broken := r.hurtIt(ctx)
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWithin)
 	err = errors.Join(broken, r.backAll(undo))
@@ -251,6 +250,16 @@ func (r *run) all(ctx context.Context) (err error) {
 		return errors.Join(err, sendErr)
 	}
 	return errors.Join(err, r.check(ctx))
+}
+
+// gather has the crowd log in, one after the other.
+func (r *run) gather(ctx context.Context, sessions *sync.WaitGroup) {
+	for _, p := range r.crowd {
+		sessions.Go(func() { p.Run(ctx) })
+		if r.wait(ctx, joinEvery) != nil {
+			return
+		}
+	}
 }
 
 // setUp waits until everything is well and notes where the mailboxes stand.
@@ -278,7 +287,11 @@ func (r *run) setUp(ctx context.Context) error {
 	quick.Timeout = probeWithin
 	r.user = &mailbox.Prober{Access: &quick, User: r.mailUser(0), Every: 25 * time.Millisecond}
 	for i := 1; i < r.o.Sessions; i++ {
-		r.crowd = append(r.crowd, &mailbox.Prober{Access: &quick, User: r.mailUser(i % len(r.users)), Every: otherEvery, First: i})
+		p := &mailbox.Prober{Access: &quick, User: r.mailUser(i % len(r.users)), Every: otherEvery, First: i}
+		if p.Idle = r.s.Idle; p.Idle {
+			p.Access = r.access
+		}
+		r.crowd = append(r.crowd, p)
 	}
 	r.load = &ledger.Load{
 		Run: "d" + strconv.FormatInt(time.Now().UnixNano(), 36), Senders: r.o.Senders, Rate: r.o.Rate, Doors: smtp, Size: r.o.Size,

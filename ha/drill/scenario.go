@@ -25,6 +25,7 @@ type Scenario struct {
 	Size  int           // octets of a message, when the scenario needs a size of its own
 	// Sessions is how many there are at least.
 	Sessions int
+	Idle     bool // those beside the user at work wait for news and do nothing else
 	run      func(ctx context.Context, f *field) error
 }
 
@@ -57,9 +58,9 @@ var scenarios = []*Scenario{
 		Needs:  []Kind{Kill, Start}, SMTP: none, IMAP: none, run: loseOther(Kill, RoleWitness),
 	},
 	{
-		Name: "herd", Summary: "SIGKILL to the replica that serves while hundreds of users are logged in, who all come back at once",
+		Name: "herd", Summary: "SIGKILL to the replica that serves while hundreds of users wait for news, who all come back at once",
 		Expect: "all are back within 15 s; mail goes on at half its rate or more meanwhile; the other replica goes on serving",
-		Needs:  []Kind{Kill, Start}, Sessions: 200, SMTP: crash, IMAP: 15 * time.Second, run: herd,
+		Needs:  []Kind{Kill, Start}, Sessions: 200, Idle: true, SMTP: crash, IMAP: 15 * time.Second, run: herd,
 	},
 	{
 		Name: "kill-relay", Summary: "SIGKILL to one of the relays",

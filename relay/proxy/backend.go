@@ -25,7 +25,7 @@ type back struct {
 	text string
 }
 
-// open finds the replica that serves the user's pair and logs in there as the
+// open finds the replica that serves the user's pair, and logs in there as the
 // user, to go on with a session if there is a state of one. It goes on trying
 // until Config.Within is over: a failover takes less.
 func (cfg *Config) open(ctx context.Context, user User, c Client, state string) (*back, error) {

@@ -29,6 +29,10 @@ cannot go on, as with a replica of an older release, an IMAP client is told BYE,
 the connection of a POP3 client is closed. Of a client with 1000 commands that are
 not answered no more is read.
 
+When more log in at once than the processors have time for, as all users of a pair
+do after a failover, they wait in the order of their coming, for half of
+Config.PreAuth at most; mail that the same host takes goes on (gate).
+
 A session that is idle holds no buffer. Package proxy does not check passwords
 (Config.Login does) and does not know who serves (Config.Routes does).
 */

@@ -125,7 +125,7 @@ func (p *link) resume() *back {
 	state := p.state
 	p.state = ""
 	cfg := p.front.cfg
-	b, err := cfg.open(p.front.ctx, p.front.user, p.front.client, state)
+	b, err := p.front.open(p.front.user, state)
 	if err == nil {
 		err = p.move(b)
 	}

@@ -94,19 +94,23 @@ type Config struct {
 
 // Server is an access proxy for one protocol and one kind of listener.
 type Server struct {
-	cfg  atomic.Pointer[Config] // of sessions from now on
-	kept store                  // of commands, to send them again
+	cfg     atomic.Pointer[Config] // of sessions from now on
+	kept    store                  // of commands, to send them again
+	keys    *gate                  // to handshakes with clients
+	waiting atomic.Int64           // logins, at a gate
 
 	mu     sync.Mutex // guards what follows
 	conns  map[net.Conn]struct{}
 	byAddr map[netip.Addr]int
+	gates  map[string]*gate // to the replicas of each pair
 	closed bool
 	wg     sync.WaitGroup
 }
 
 // New checks cfg and fills in its defaults.
 func New(cfg Config) (*Server, error) {
-	s := &Server{conns: map[net.Conn]struct{}{}, byAddr: map[netip.Addr]int{}}
+	s := &Server{conns: map[net.Conn]struct{}{}, byAddr: map[netip.Addr]int{}, gates: map[string]*gate{}}
+	s.keys = s.newGate(handshakesPerCPU)
 	if err := s.Set(cfg); err != nil {
 		return nil, err
 	}
@@ -262,6 +266,11 @@ type front struct {
 }
 
 func (f *front) startTLS() error {
+	leave, err := f.srv.keys.enter(f.ctx, f.cfg.PreAuth)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	tc := tls.Server(f.conn, f.cfg.TLS)
 	if err := tc.HandshakeContext(f.ctx); err != nil {
 		return err
@@ -294,7 +303,7 @@ func (f *front) login(cred auth.Credentials) (*back, error) {
 		}
 		return nil, err
 	}
-	b, err := f.cfg.open(f.ctx, user, f.client, "")
+	b, err := f.open(user, "")
 	if err != nil {
 		f.cfg.Log.Warn("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "status", "unavailable", "err", err)
 		return nil, errUnavailable

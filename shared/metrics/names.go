@@ -49,6 +49,7 @@ const (
 const (
 	SMTPOpenNow   = "postern_smtp_sessions_open"
 	ProxyOpenNow  = "postern_proxy_sessions_open"
+	ProxyWaiting  = "postern_proxy_logins_waiting"
 	DNSRelays     = "postern_dns_relays"
 	DirStale      = "postern_directory_stale_answers"
 	MailDropped   = "postern_mail_events_dropped"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -15,12 +16,14 @@ import (
 const scratch = "Drill"
 
 // Prober is a user at work: one session that reads the state of the inbox and
-// changes a flag in turn, and begins again by the next relay when it breaks.
+// changes a flag in turn, and begins again by the next relay when it breaks. One
+// that is Idle waits for news of the inbox; its answers are its logins.
 type Prober struct {
 	Access *Access
 	User   User
 	Every  time.Duration // between an answer and the next command
 	First  int           // door of the first login
+	Idle   bool
 
 	mu      sync.Mutex
 	answers []time.Time
@@ -35,8 +38,9 @@ const maxFaults = 20
 
 // Run works until ctx ends.
 func (p *Prober) Run(ctx context.Context) {
+	pause := afterError
 	for n := p.First; ctx.Err() == nil; n++ {
-		err := p.session(ctx, n)
+		in, err := p.session(ctx, n)
 		if ctx.Err() != nil {
 			return
 		}
@@ -46,29 +50,70 @@ func (p *Prober) Run(ctx context.Context) {
 		}
 		p.last = err.Error()
 		p.mu.Unlock()
+		pause = min(2*pause, maxPause)
+		if in || !p.Idle {
+			pause = afterError
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(afterError):
+		case <-time.After(pause/2 + rand.N(pause/2)):
 		}
 	}
 }
 
 const (
-	// afterError is the pause before the next login.
+	// afterError is the pause before the next login, of which up to half is left
+	// out at random. For a user who only waits for news it grows to maxPause with
+	// each login that fails, as it does in users' programs.
 	afterError = 100 * time.Millisecond
+	maxPause   = 5 * time.Second
 	// maxAnswers bounds the times that a prober keeps.
 	maxAnswers = 2_000_000
 )
 
-// session logs in and works until something fails.
-func (p *Prober) session(ctx context.Context, n int) error {
+// session logs in and works until something fails; in says whether it was let in.
+func (p *Prober) session(ctx context.Context, n int) (in bool, err error) {
 	s, err := p.Access.login(ctx, n, p.User)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer s.drop()
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
+	if p.Idle {
+		return p.idle(s)
+	}
+	return true, p.work(ctx, s)
+}
+
+// idle waits for news of the inbox until the connection ends.
+func (p *Prober) idle(s *session) (in bool, err error) {
+	s.more()
+	if _, err := s.Select("INBOX", nil).Wait(); err != nil {
+		return false, fmt.Errorf("select by %s: %w", p.User.Login, err)
+	}
+	c, err := s.Idle()
+	if err != nil {
+		return false, fmt.Errorf("idle of %s: %w", p.User.Login, err)
+	}
+	p.answered()
+	s.watch.Stop()
+	return true, fmt.Errorf("idle of %s: %w", p.User.Login, errors.Join(errEnded, c.Wait()))
+}
+
+// errEnded: a session that waits has no end of its own.
+var errEnded = errors.New("the connection has ended")
+
+func (p *Prober) answered() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.answers) < maxAnswers {
+		p.answers = append(p.answers, time.Now())
+	}
+}
+
+// work asks and changes in turn until something fails.
+func (p *Prober) work(ctx context.Context, s *session) (err error) {
 	if err := s.prepare(); err != nil {
 		return err
 	}
@@ -90,11 +135,7 @@ func (p *Prober) session(ctx context.Context, n int) error {
 		if err != nil {
 			return fmt.Errorf("session of %s: %w", p.User.Login, err)
 		}
-		p.mu.Lock()
-		if len(p.answers) < maxAnswers {
-			p.answers = append(p.answers, time.Now())
-		}
-		p.mu.Unlock()
+		p.answered()
 		select {
 		case <-ctx.Done():
 		case <-time.After(p.Every):

@@ -12,6 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/postern-mail/postern/ha/drill"
 	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
@@ -159,7 +160,7 @@ func (l *layout) relay(host string) yamlMap {
 	c["smtp"] = yamlMap{"listen": []string{at(a, portSMTP)}, "max_sessions": 2000, "max_per_address": 2000}
 	c["submission"] = yamlMap{"listen": []string{at(a, portSubmission)}}
 	c["imap"] = yamlMap{"tls_listen": []string{at(a, portIMAPS)}}
-	c["proxy"] = yamlMap{"max_per_address": 2000}
+	c["proxy"] = yamlMap{"max_per_address": drill.MaxSessions}
 	c["directory"] = yamlMap{"urls": []string{"ldap://" + at(l.addr[directoryHost], portLDAP)}, "base": baseDN, "default_domain": mailDomain}
 	c["dns"] = yamlMap{"servers": []string{at(l.addr[directoryHost], portDNS)}}
 	c["retry"] = yamlMap{"schedule": []string{"2s", "5s", "10s", "30s", "1m"}}

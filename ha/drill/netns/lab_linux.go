@@ -27,6 +27,8 @@ const (
 	baseDN        = fixture.Root
 	// readyWithin is the time of all nodes to become ready.
 	readyWithin = 60 * time.Second
+	// maxDials is how many connections are made at once: each takes a thread.
+	maxDials = 256
 	// idLength is that of the id of a run.
 	idLength = 6
 	// closeWithin bounds the removal of everything.
@@ -83,6 +85,7 @@ type Lab struct {
 	disks   []*disk
 	inbox   inbox    // elsewhere
 	alive   *os.File // locked
+	dials   chan struct{}
 	end     context.CancelFunc
 	servers sync.WaitGroup
 
@@ -122,7 +125,7 @@ func Start(ctx context.Context, o Options) (*Lab, error) {
 	}
 	lab := &Lab{
 		o: o, l: &layout{dir: dir}, f: &fabric{id: newID()[:idLength], hosts: map[string]string{}},
-		spawner: newSpawner(), procs: map[string]*process{}, cuts: map[string]bool{}, end: func() {},
+		spawner: newSpawner(), dials: make(chan struct{}, maxDials), procs: map[string]*process{}, cuts: map[string]bool{}, end: func() {},
 	}
 	if err := lab.claim(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -374,5 +377,11 @@ func (lab *Lab) TLS() *tls.Config { return lab.tls }
 
 // Dial connects from outside the firewall.
 func (lab *Lab) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	select {
+	case lab.dials <- struct{}{}:
+		defer func() { <-lab.dials }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	return dial(ctx, lab.f.ns(worldHost), "tcp4", addr)
 }

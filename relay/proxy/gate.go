@@ -1,0 +1,93 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A login costs as much as some hundred commands, most of it keys. When all users
+// of a pair come at once, because it failed over, what they wait for must not take
+// the processors from mail, nor from the replica that has just come to serve and
+// has its heartbeats to send. So only a few handshakes with clients and a few
+// logins at a pair's replicas are under way at once; the others wait in the order
+// of their coming, and cost memory.
+const (
+	handshakesPerCPU = 4
+	opensPerCPU      = 8
+	// lentFor is how long a login keeps others out: one that waits for its client,
+	// or for a replica that does not answer, goes on beside them.
+	lentFor = 200 * time.Millisecond
+)
+
+// gate lets a few through at once.
+type gate struct {
+	places chan struct{}
+	queue  *atomic.Int64 // how many wait
+}
+
+func (s *Server) newGate(perCPU int) *gate {
+	return &gate{make(chan struct{}, perCPU*runtime.GOMAXPROCS(0)), &s.waiting}
+}
+
+// Waiting is the number of logins that wait for their turn.
+func (s *Server) Waiting() int { return int(s.waiting.Load()) }
+
+// errCrowd is the end of a wait that took too long.
+var errCrowd = errors.New("too many log in at the same time")
+
+// enter waits for a place. leave gives it back; it is given back after lentFor too.
+func (g *gate) enter(ctx context.Context, within time.Duration) (leave func(), err error) {
+	select {
+	case g.places <- struct{}{}:
+		return g.lend(), nil
+	default:
+	}
+	g.queue.Add(1)
+	defer g.queue.Add(-1)
+	t := time.NewTimer(within)
+	defer t.Stop()
+	select {
+	case g.places <- struct{}{}:
+		return g.lend(), nil
+	case <-t.C:
+		return nil, errCrowd
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (g *gate) lend() (leave func()) {
+	back := sync.OnceFunc(func() { <-g.places })
+	t := time.AfterFunc(lentFor, back)
+	return func() {
+		t.Stop()
+		back()
+	}
+}
+
+// gateOf is the gate to a pair's replicas.
+func (s *Server) gateOf(pair string) *gate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gates[pair]
+	if g == nil {
+		g = s.newGate(opensPerCPU)
+		s.gates[pair] = g
+	}
+	return g
+}
+
+// open is Config.open when it is this session's turn: the wait for that is no part
+// of the time that a replica has to be found.
+func (f *front) open(user User, state string) (*back, error) {
+	leave, err := f.srv.gateOf(user.Pair).enter(f.ctx, f.cfg.PreAuth/2)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return f.cfg.open(f.ctx, user, f.client, state)
+}

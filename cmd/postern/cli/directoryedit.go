@@ -226,7 +226,8 @@ An entry that is named by the old address is named by the new one.`,
 		}[kind] + `
 
 Lists, rules and domains that name the entry, or what is below it, are changed
-with it.`,
+with it. A run that ends in between leaves a note in the entry's description
+("postern rename: ..."): make the same request again, and it goes on where it was.`,
 		Example: "  postern directory " + string(kind) + " rename --dir ~/mail " + s.name + " " + to + "\n  postern directory " +
 			string(kind) + " rename --dir ~/mail " + s.name + " " + to + " --dry-run",
 		Args: cobra.ExactArgs(2),

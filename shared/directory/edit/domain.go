@@ -18,12 +18,17 @@ type step struct {
 }
 
 // all judges all steps, each as though those before it had been made, and then
-// makes them. The first that main says is the result, the others are in Also.
+// makes them, but for those that have been made already. The one that main says
+// is the result, the others are in Also.
 func (ed *Editor) all(ctx context.Context, steps []step, main int) (*Result, error) {
 	res := steps[main].res
+	done, err := ed.made(ctx, steps)
+	if err != nil {
+		return nil, err
+	}
 	var judged error
 	for _, s := range steps {
-		if s.raw == nil {
+		if s.raw == nil || done[s.res] {
 			continue
 		}
 		if judged = ed.judge(ctx, s.res, s.old, s.raw); judged != nil {
@@ -44,6 +49,7 @@ func (ed *Editor) all(ctx context.Context, steps []step, main int) (*Result, err
 	for i, s := range steps {
 		var err error
 		switch {
+		case done[s.res]:
 		case s.raw == nil:
 			_, err = ed.do(ctx, s.res, nil, func() error { return ed.d.Delete(ctx, s.res.DN) })
 		case s.res.Op != Set || len(s.res.Changes) > 0:
@@ -125,7 +131,7 @@ func (ed *Editor) addDomain(ctx context.Context, req Request) (*Result, error) {
 	if err := ed.apply(ctx, &raw, req); err != nil {
 		return nil, err
 	}
-	if err := ed.vacant(ctx, dn); err != nil {
+	if err := ed.begun(ctx, dn, raw); err != nil {
 		return nil, err
 	}
 	steps := []step{{&Result{Op: Add, Kind: Domain, DN: dn}, nil, raw}}
@@ -173,11 +179,11 @@ func (ed *Editor) addConfigured(ctx context.Context, req Request, base string) (
 	if !ok || classes == nil {
 		return nil, badf("base %s of %s: only entries that o, ou or dc name are made here", base, req.Name)
 	}
-	if err := ed.vacant(ctx, base); err != nil {
-		return nil, err
-	}
 	raw := directory.Attributes{{Name: "objectClass", Values: classes}, {Name: attr, Values: []string{value}}}
 	if err := ed.apply(ctx, &raw, req); err != nil {
+		return nil, err
+	}
+	if err := ed.begun(ctx, base, raw); err != nil {
 		return nil, err
 	}
 	steps, err := boxes([]step{{&Result{Op: Add, Kind: Domain, DN: base}, nil, raw}}, base)

@@ -11,9 +11,11 @@ addresses already, and refused when an error is found. Warnings are handed back.
 Between the check and the write somebody else may take an address; a relay then
 calls it ambiguous, and lint finds it.
 
-A request that needs several writes has all of them or none: when one fails, those
-before it are put back (Rename). What the tool, or the server, did not live to
-put back is in the audit log.
+A rename, which needs several writes, has all of them or none: when the server
+refuses one, those before it are put back. A run that ends in between, because the
+tool was killed or the server went away, leaves a note in the entry, and the same
+request goes on where it ended. Add and Delete that need several writes are gone
+on with by the same request too.
 
 Every change that was tried is a line of the audit log, with old and new values
 and without passwords. When the log cannot be written nothing is changed any
@@ -160,6 +162,7 @@ type Editor struct {
 	spelled map[string]string
 	broken  error    // of the audit log
 	undo    []change // what a request in hand has written, when it is to be taken back; else nil
+	unsure  bool     // whether a write of the request in hand was done
 }
 
 // New returns an editor.
@@ -275,6 +278,12 @@ func (ed *Editor) set(ctx context.Context, req Request) (*Result, error) {
 // remove deletes an entry.
 func (ed *Editor) remove(ctx context.Context, req Request) (*Result, error) {
 	dn, old, err := ed.Show(ctx, req.Kind, req.Name)
+	if req.Kind == Domain && errors.Is(err, directory.ErrMisconfigured) && ed.d.DCRoot() != "" {
+		// The organization may have gone already, and the node with its name not.
+		if node, nerr := ed.d.Node(strings.ToLower(strings.TrimSpace(req.Name))); nerr == nil {
+			dn, old, err = ed.raw(ctx, node)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -367,6 +376,8 @@ func (ed *Editor) do(ctx context.Context, res *Result, raw directory.Attributes,
 	err := write()
 	if err == nil {
 		ed.wrote(res, full)
+	} else if ldap.Unanswered(err) {
+		ed.unsure = true
 	}
 	for _, dn := range []string{res.DN, res.NewDN} {
 		ed.check.Ask(dn)

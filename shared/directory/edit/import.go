@@ -179,6 +179,9 @@ func (ed *Editor) record(ctx context.Context, rec *embedded.Record, update bool)
 	if ed.broken != nil {
 		return nil, ed.broken
 	}
+	if rec.Op == "rename" {
+		return ed.whole(ctx, func() (*Result, error) { return ed.renameRecord(ctx, rec) })
+	}
 	dn, old, err := ed.raw(ctx, rec.DN)
 	exists := err == nil
 	if err != nil && !errors.Is(err, directory.ErrNotFound) {
@@ -192,8 +195,6 @@ func (ed *Editor) record(ctx context.Context, rec *embedded.Record, update bool)
 		return nil, fmt.Errorf("%s: %w", rec.DN, ldap.ErrExists)
 	case !exists:
 		return nil, fmt.Errorf("%s: %w", rec.DN, directory.ErrNotFound)
-	case rec.Op == "rename":
-		return ed.whole(ctx, func() (*Result, error) { return ed.renameRecord(ctx, rec, dn, old) })
 	case rec.Op == "delete":
 		return ed.remove(ctx, Request{Op: Delete, Kind: ed.kindOf(dn, old), Name: dn})
 	}

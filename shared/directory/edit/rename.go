@@ -15,38 +15,55 @@ import (
 
 // rename gives a domain or an entry another name. What names it by the old one
 // (members, URLs, bases, aliases) is changed afterwards, one by one. All of it is
-// done, or nothing.
+// done, or nothing; what ended in between is gone on with by the same request.
 func (ed *Editor) rename(ctx context.Context, req Request) (*Result, error) {
-	return ed.whole(ctx, func() (*Result, error) { return ed.renameAll(ctx, req) })
+	return ed.whole(ctx, func() (*Result, error) {
+		it, dn, old, err := ed.unfinished(ctx, asked("", req.Kind, req.Name, req.To, req.Values["uid"]...))
+		if err != nil {
+			return nil, err
+		}
+		if it == nil {
+			it = &intent{request: asked("", req.Kind, req.Name, req.To, req.Values["uid"]...)}
+			if dn, old, err = ed.Show(ctx, req.Kind, req.Name); err != nil {
+				return nil, err
+			}
+			it.from = dn
+		}
+		return ed.renameAll(ctx, req, it, dn, old)
+	})
 }
 
-func (ed *Editor) renameAll(ctx context.Context, req Request) (*Result, error) {
-	dn, old, err := ed.Show(ctx, req.Kind, req.Name)
-	if err != nil {
-		return nil, err
-	}
+func (ed *Editor) renameAll(ctx context.Context, req Request, it *intent, dn string, old directory.Attributes) (*Result, error) {
 	if req.Kind != Domain {
-		return ed.renameEntry(ctx, req, dn, old)
-	}
-	if err := ed.properName(ctx, req.Name, dn, old); err != nil {
-		return nil, err
+		return ed.renameEntry(ctx, req, it, dn, old)
 	}
 	to, err := directory.NormalizeDomain(strings.TrimSpace(req.To))
 	if err != nil || to == "" || strings.ContainsAny(to, " @,=") {
 		return nil, badf("domain %q", req.To)
 	}
+	if !it.found {
+		it.domain = ed.domainName(dn, old)
+		if strings.EqualFold(it.domain, to) { // it is so already
+			return &Result{Op: Set, Kind: Domain, DN: dn, Changes: []Edit{}}, nil
+		}
+		if err := ed.properName(ctx, req.Name, dn, old); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case ed.d.InTree(dn):
-		return ed.renameNode(ctx, req, dn, to, old)
+		return ed.renameNode(ctx, req, it, dn, to, old)
 	case ed.isBase(dn):
 		return nil, badf("the name of %s is in the configuration: change it there", req.Name)
 	}
-	return ed.renameOrganization(ctx, req, dn, to, old)
+	return ed.renameOrganization(ctx, req, it, dn, to, old)
 }
 
 // moving is a change of an entry's name.
 type moving struct {
 	res      *Result
+	it       *intent
+	several  bool   // more is written than the attributes of the entry
 	attr     string // of the first part of the name
 	value    string // its new value
 	below    string // the new place, "" for the old one
@@ -55,7 +72,7 @@ type moving struct {
 
 // named begins the change of the entry dn to one that value names, below
 // parent unless that is empty.
-func named(kind Kind, dn, value, parent string, old, raw directory.Attributes) (*moving, error) {
+func named(kind Kind, it *intent, dn, value, parent string, old, raw directory.Attributes) (*moving, error) {
 	attr, was, ok := ldap.First(dn)
 	if !ok {
 		return nil, badf("%s is named by several attributes", dn)
@@ -63,7 +80,7 @@ func named(kind Kind, dn, value, parent string, old, raw directory.Attributes) (
 	if value == "" {
 		value = was
 	}
-	m := &moving{res: &Result{Op: Rename, Kind: kind, DN: dn}, attr: attr, value: value, old: old, raw: raw}
+	m := &moving{res: &Result{Op: Rename, Kind: kind, DN: dn}, it: it, several: it.found, attr: attr, value: value, old: old, raw: raw}
 	if parent != "" && !sameName(parent, ldap.Parent(dn)) {
 		m.below = parent
 	} else {
@@ -74,23 +91,26 @@ func named(kind Kind, dn, value, parent string, old, raw directory.Attributes) (
 		return nil, badf("%s %q: %v", attr, value, err)
 	}
 	if !sameName(to, dn) {
-		m.res.NewDN = to
+		m.res.NewDN, m.several = to, true
 		put(&m.raw, attr, more(less(raw.Get(attr), []string{was}), []string{value})...)
 	}
 	return m, nil
 }
 
-// move judges and makes the change of a name, then that of the attributes.
+// move judges and makes the change of a name, then that of the attributes and of
+// what names the entry.
 func (ed *Editor) move(ctx context.Context, m *moving) (*Result, error) {
 	if m.res.NewDN == "" {
-		m.res.Op = Set
-		return ed.put(ctx, m.res, m.old, m.raw)
+		return ed.stay(ctx, m)
 	}
 	if err := ed.vacant(ctx, m.res.NewDN); err != nil {
 		return nil, err
 	}
 	if err := ed.judge(ctx, m.res, m.old, m.raw); err != nil {
 		return refusal(m.res, err)
+	}
+	if err := ed.note(ctx, m); err != nil {
+		return nil, err
 	}
 	// Servers change the attribute that is the name with it.
 	renamed := clone(m.old)
@@ -108,13 +128,48 @@ func (ed *Editor) move(ctx context.Context, m *moving) (*Result, error) {
 	if n := len(ed.undo); n > 0 {
 		ed.undo[n-1].old = m.old
 	}
-	return res, ed.references(ctx, res)
+	return res, ed.references(ctx, res, m.it.from, res.NewDN)
+}
+
+// stay is move for an entry that keeps its name, or has the new one already.
+func (ed *Editor) stay(ctx context.Context, m *moving) (*Result, error) {
+	m.res.Op = Set
+	if m.it.moved(m.res.DN) { // and was judged before
+		m.res.Changes = diff(m.old, m.raw)
+	} else if err := ed.judge(ctx, m.res, m.old, m.raw); err != nil {
+		return refusal(m.res, err)
+	}
+	res := m.res
+	if err := ed.note(ctx, m); err != nil {
+		return nil, err
+	}
+	if len(res.Changes) > 0 {
+		if res, err := ed.write(ctx, res, m.raw); err != nil {
+			return res, err
+		}
+	}
+	if !m.it.moved(res.DN) {
+		return res, nil
+	}
+	return res, ed.references(ctx, res, m.it.from, res.DN)
+}
+
+// end is what is left when all of a rename is done: the note goes.
+func (ed *Editor) end(ctx context.Context, res *Result, err error) (*Result, error) {
+	if err != nil {
+		return res, err
+	}
+	dn := res.DN
+	if res.NewDN != "" {
+		dn = res.NewDN
+	}
+	return res, ed.finished(ctx, res.Kind, dn)
 }
 
 // renameEntry gives a user or group another address, and another name when it
 // is called by the old one. The old address stays, as an alternate one, where
 // the domain's base stays.
-func (ed *Editor) renameEntry(ctx context.Context, req Request, dn string, old directory.Attributes) (*Result, error) {
+func (ed *Editor) renameEntry(ctx context.Context, req Request, it *intent, dn string, old directory.Attributes) (*Result, error) {
 	to, err := mail.ParseAddress(strings.TrimSpace(req.To), true)
 	if err != nil {
 		return nil, badf("address %q: %v", req.To, err)
@@ -123,7 +178,7 @@ func (ed *Editor) renameEntry(ctx context.Context, req Request, dn string, old d
 	if err != nil {
 		return nil, fmt.Errorf("domain %s: %w", to.Domain, err)
 	}
-	_, stays := ldap.Moved(dn, d.BaseDN, d.BaseDN)
+	_, stays := ldap.Moved(it.from, d.BaseDN, d.BaseDN)
 	raw := clone(old)
 	was := strings.TrimSpace(raw.First(ed.s.Mail))
 	put(&raw, ed.s.Mail, to.String())
@@ -154,27 +209,39 @@ func (ed *Editor) renameEntry(ctx context.Context, req Request, dn string, old d
 	case strings.EqualFold(attr, ed.s.Mail):
 		value = to.String()
 	}
-	if req.Kind == User && !req.NewMailbox && (!stays || !strings.EqualFold(raw.First(ed.s.UID), old.First(ed.s.UID))) {
+	if req.Kind == User && !req.NewMailbox && !it.found && (!stays || !strings.EqualFold(raw.First(ed.s.UID), old.First(ed.s.UID))) {
 		return nil, badf("the mailbox of %s would be called %s@%s: what is in the old one would be left there; say that a new mailbox is meant, or keep the uid and the domain",
 			req.Name, strings.ToLower(raw.First(ed.s.UID)), d.Name)
 	}
-	m, err := named(req.Kind, dn, value, parent, old, raw)
+	m, err := named(req.Kind, it, dn, value, parent, old, raw)
 	if err != nil {
 		return nil, err
 	}
-	return ed.move(ctx, m)
+	res, err := ed.move(ctx, m)
+	return ed.end(ctx, res, err)
 }
 
 // renameRecord changes a name as a record of LDIF says. No mailbox gets another
 // name so, because nobody says that it may.
-func (ed *Editor) renameRecord(ctx context.Context, rec *embedded.Record, dn string, old directory.Attributes) (*Result, error) {
+func (ed *Editor) renameRecord(ctx context.Context, rec *embedded.Record) (*Result, error) {
+	request := asked("entry", "", rec.DN, rec.NewRDN, rec.NewSuperior)
+	it, dn, old, err := ed.unfinished(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	if it == nil {
+		if dn, old, err = ed.raw(ctx, rec.DN); err != nil {
+			return nil, fmt.Errorf("%s: %w", rec.DN, err)
+		}
+		it = &intent{request: request, from: dn}
+	}
 	attr, was, ok := ldap.First(dn)
 	newAttr, value, newOK := ldap.First(rec.NewRDN)
 	if !ok || !newOK {
 		return nil, badf("%s, to be called %s: names of several attributes are not changed here", dn, rec.NewRDN)
 	}
 	kind := ed.kindOf(dn, old)
-	m := &moving{res: &Result{Op: Rename, Kind: kind, DN: dn}, attr: newAttr, value: value, below: rec.NewSuperior, old: old, raw: clone(old)}
+	m := &moving{res: &Result{Op: Rename, Kind: kind, DN: dn}, it: it, attr: newAttr, value: value, below: rec.NewSuperior, old: old, raw: clone(old)}
 	parent := m.below
 	if parent == "" {
 		parent = ldap.Parent(dn)
@@ -193,11 +260,12 @@ func (ed *Editor) renameRecord(ctx context.Context, rec *embedded.Record, dn str
 	case kind == User && (!strings.EqualFold(m.raw.First(ed.s.UID), old.First(ed.s.UID)) || m.below != ""):
 		return nil, badf("the mailbox of %s could be another one then: rename it by its address", dn)
 	}
-	if sameName(to, dn) {
-		return ed.put(ctx, &Result{Op: Set, Kind: kind, DN: dn}, old, m.raw)
+	if !sameName(to, dn) {
+		m.res.NewDN = to
 	}
-	m.res.NewDN = to
-	return ed.move(ctx, m)
+	m.several = m.res.NewDN != "" || it.found
+	res, err := ed.move(ctx, m)
+	return ed.end(ctx, res, err)
 }
 
 // mayRename asks for the operator's word when the mailboxes of a domain would
@@ -220,30 +288,35 @@ func (ed *Editor) mayRename(ctx context.Context, req Request, before, after, bas
 
 // renameOrganization gives a domain of Schema 2 another name. The old one stays
 // as an alias.
-func (ed *Editor) renameOrganization(ctx context.Context, req Request, dn, to string, old directory.Attributes) (*Result, error) {
+func (ed *Editor) renameOrganization(ctx context.Context, req Request, it *intent, dn, to string, old directory.Attributes) (*Result, error) {
 	dom, _ := ed.s.ReadDomain(dn, old)
-	if err := ed.mayRename(ctx, req, dom.Name, to, dom.BaseDN); err != nil {
+	from := dom.Name
+	if it.found {
+		from = it.domain
+	} else if err := ed.mayRename(ctx, req, from, to, dom.BaseDN); err != nil {
 		return nil, err
 	}
 	raw := clone(old)
-	ed.call(&raw, dom.Name, to)
+	ed.call(&raw, from, to)
 	value := ""
-	if _, name, _ := ldap.First(dn); strings.EqualFold(name, dom.Name) {
+	if _, name, _ := ldap.First(dn); strings.EqualFold(name, from) {
 		value = to
 	}
-	m, err := named(Domain, dn, value, "", old, raw)
+	m, err := named(Domain, it, dn, value, "", old, raw)
 	if err != nil {
 		return nil, err
 	}
+	m.several = m.several || from != to
 	res, err := ed.move(ctx, m)
-	if err != nil || len(res.Changes) == 0 {
+	if err != nil || len(res.Changes) == 0 && !it.found {
 		return res, err
 	}
-	base := dom.BaseDN
+	now := dn
 	if res.NewDN != "" {
-		base, _ = ldap.Moved(base, dn, res.NewDN)
+		now = res.NewDN
 	}
-	return res, ed.readdress(ctx, res, base, dom.Name, to)
+	base, _ := ldap.Moved(dom.BaseDN, it.from, now)
+	return ed.end(ctx, res, ed.readdress(ctx, res, base, from, to))
 }
 
 // readdress gives what is below base addresses of the domain's new name instead
@@ -281,7 +354,7 @@ func (ed *Editor) call(raw *directory.Attributes, from, to string) {
 
 // renameNode gives a domain of the DC tree another name. The old one stays as an
 // alias.
-func (ed *Editor) renameNode(ctx context.Context, req Request, dn, to string, old directory.Attributes) (*Result, error) {
+func (ed *Editor) renameNode(ctx context.Context, req Request, it *intent, dn, to string, old directory.Attributes) (*Result, error) {
 	if !hasClass(old, nodeClass) {
 		return nil, badf("%s is an alias: add another and remove it", dn)
 	}
@@ -298,25 +371,28 @@ func (ed *Editor) renameNode(ctx context.Context, req Request, dn, to string, ol
 	if err != nil {
 		return nil, err
 	}
-	from := ed.d.Spelled(dn)
+	from := it.domain
 	raw := clone(old)
 	if attr := ed.s.CanonicalDomain; attr != "" && strings.EqualFold(raw.First(attr), from) {
 		put(&raw, attr, to)
 	}
 	was, _ := ed.s.ReadNode(dn, from, old)
 	becomes, _ := ed.s.ReadNode(target, to, raw)
-	if err := ed.mayRename(ctx, req, was.Name, becomes.Name, was.BaseDN); err != nil {
-		return nil, err
+	if !it.found {
+		if err := ed.mayRename(ctx, req, was.Name, becomes.Name, was.BaseDN); err != nil {
+			return nil, err
+		}
 	}
 	way, err := ed.onTheWay(ctx, nil, target)
 	if err != nil {
 		return nil, err
 	}
 	_, value, _ := ldap.First(target)
-	m, err := named(Domain, dn, value, ldap.Parent(target), old, raw)
+	m, err := named(Domain, it, dn, value, ldap.Parent(target), old, raw)
 	if err != nil {
 		return nil, err
 	}
+	m.several = true
 	var also []*Result
 	for _, s := range way {
 		res, err := ed.put(ctx, s.res, s.old, s.raw)
@@ -332,13 +408,13 @@ func (ed *Editor) renameNode(ctx context.Context, req Request, dn, to string, ol
 	if err != nil {
 		return res, err
 	}
-	return res, ed.afterNode(ctx, res, was.BaseDN, from, to)
+	return ed.end(ctx, res, ed.afterNode(ctx, res, was.BaseDN, from, to, target))
 }
 
 // afterNode makes the alias that a renamed node leaves, and in the
 // compatibility mode renames the organization.
-func (ed *Editor) afterNode(ctx context.Context, res *Result, base, from, to string) error {
-	steps, err := ed.aliasNodes(ctx, nil, []string{from}, res.NewDN)
+func (ed *Editor) afterNode(ctx context.Context, res *Result, base, from, to, target string) error {
+	steps, err := ed.aliasNodes(ctx, nil, []string{from}, target)
 	if err != nil {
 		return err
 	}
@@ -402,13 +478,13 @@ func (ed *Editor) correct(ctx context.Context, res *Result, change func(director
 }
 
 // references changes what names a renamed entry, or what is below it, by the
-// old name.
-func (ed *Editor) references(ctx context.Context, res *Result) error {
+// old name from, to name it by the new one.
+func (ed *Editor) references(ctx context.Context, res *Result, from, to string) error {
 	s := ed.s
 	inGroups := slices.Concat(s.MemberDN, s.MemberURL, []string{s.Moderator, s.AllowedBroadcaster, s.DisallowedBroadcaster, s.ErrorsTo, s.RequestTo})
 	inDomains := []string{s.DomainBaseDN, s.DomainAlias}
 	change := func(raw directory.Attributes) (directory.Attributes, bool) {
-		return redirected(raw, slices.Concat(inGroups, inDomains), res.DN, res.NewDN)
+		return redirected(raw, slices.Concat(inGroups, inDomains), from, to)
 	}
 	return ed.correct(ctx, res, change, func(look lookAt) error {
 		for _, base := range ed.d.Bases() {

@@ -42,6 +42,9 @@ func (ed *Editor) addNode(ctx context.Context, req Request, name string) (*Resul
 		return nil, err
 	}
 	old, raw, err := ed.node(ctx, dn)
+	if errors.Is(err, ldap.ErrExists) { // or a request that was not finished
+		old, raw, err = nil, bareNode(dn), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,13 +90,13 @@ func (ed *Editor) addOrganization(ctx context.Context, req Request, name string,
 	if err != nil {
 		return nil, "", err
 	}
-	if err := ed.vacant(ctx, base); err != nil {
-		return nil, "", fmt.Errorf("%w; name it by users-base to use it", err)
-	}
 	raw, kind := directory.Attributes{{Name: "objectClass", Values: []string{"organization"}}, {Name: "o", Values: []string{name}}}, Other
 	if ed.s.Layout == directory.LayoutCompatible && ed.s.DomainClass != "" {
 		raw, kind = ed.organization(name, false), Domain
 		put(&raw, ed.s.AssociatedDomain, aliases...)
+	}
+	if err := ed.begun(ctx, base, raw); err != nil {
+		return nil, "", fmt.Errorf("%w; name it by users-base to use it", err)
 	}
 	steps, err := boxes([]step{{&Result{Op: Add, Kind: kind, DN: base}, nil, raw}}, base)
 	return steps, base, err
@@ -136,8 +139,7 @@ func (ed *Editor) node(ctx context.Context, dn string) (old, raw directory.Attri
 	_, old, err = ed.raw(ctx, dn)
 	switch {
 	case errors.Is(err, directory.ErrNotFound):
-		attr, value, _ := ldap.First(dn)
-		return nil, directory.Attributes{{Name: "objectClass", Values: []string{"domain"}}, {Name: attr, Values: []string{value}}}, nil
+		return nil, bareNode(dn), nil
 	case err != nil:
 		return nil, nil, err
 	case ed.kindOf(dn, old) == Domain:
@@ -146,7 +148,14 @@ func (ed *Editor) node(ctx context.Context, dn string) (old, raw directory.Attri
 	return old, clone(old), nil
 }
 
-// aliasNodes adds nodes that are aliases of the one of name to.
+// bareNode is a node on the way to others.
+func bareNode(dn string) directory.Attributes {
+	attr, value, _ := ldap.First(dn)
+	return directory.Attributes{{Name: "objectClass", Values: []string{"domain"}}, {Name: attr, Values: []string{value}}}
+}
+
+// aliasNodes adds nodes that are aliases of the one of name to, as far as they
+// are not yet.
 func (ed *Editor) aliasNodes(ctx context.Context, steps []step, names []string, to string) ([]step, error) {
 	for _, name := range names {
 		n, err := directory.NormalizeDomain(strings.TrimSpace(name))
@@ -156,6 +165,9 @@ func (ed *Editor) aliasNodes(ctx context.Context, steps []step, names []string, 
 		dn, err := ed.d.Node(n)
 		if err != nil {
 			return nil, badf("alias %q: %v", name, err)
+		}
+		if _, raw, err := ed.raw(ctx, dn); err == nil && sameName(raw.First(ed.s.DomainAlias), to) {
+			continue
 		}
 		if steps, err = ed.onTheWay(ctx, steps, dn); err != nil {
 			return nil, err
@@ -311,14 +323,22 @@ func (ed *Editor) removeNode(ctx context.Context, dn string, old directory.Attri
 			return nil, err
 		}
 	}
+	// The node goes last, because what else is to go is found by it.
+	if hasClass(old, nodeClass) {
+		if steps, err = ed.withoutBase(ctx, steps, dn, strings.TrimSpace(old.First(ed.s.DomainBaseDN))); err != nil {
+			return nil, err
+		}
+	}
 	main := len(steps)
 	if steps, err = ed.withoutNode(ctx, steps, dn); err != nil {
 		return nil, err
 	}
-	if !hasClass(old, nodeClass) { // an alias
-		return ed.all(ctx, steps, main)
-	}
-	base := strings.TrimSpace(old.First(ed.s.DomainBaseDN))
+	return ed.all(ctx, steps, main)
+}
+
+// withoutBase takes away the organization base of the node dn, unless another
+// node leads there or it is for more than this domain.
+func (ed *Editor) withoutBase(ctx context.Context, steps []step, dn, base string) ([]step, error) {
 	users, err := ed.d.Find(ctx, ed.d.DCRoot(), []string{ed.s.DomainBaseDN}, []string{base}, 2)
 	shared := errors.Is(err, directory.ErrTooMany) || len(users) > 1 || ed.isBase(base) ||
 		slices.ContainsFunc(ed.d.Bases(), func(top string) bool { return sameName(top, base) })
@@ -328,7 +348,7 @@ func (ed *Editor) removeNode(ctx context.Context, dn string, old directory.Attri
 	baseDN, raw, err := ed.raw(ctx, base)
 	switch {
 	case errors.Is(err, directory.ErrNotFound), errors.Is(err, directory.ErrURL):
-		return ed.all(ctx, steps, main)
+		return steps, nil
 	case err != nil:
 		return nil, err
 	case shared && ed.s.Layout == directory.LayoutCompatible && strings.EqualFold(raw.First(ed.s.PreferredDomain), ed.d.Spelled(dn)):
@@ -337,10 +357,9 @@ func (ed *Editor) removeNode(ctx context.Context, dn string, old directory.Attri
 		put(&nameless, ed.s.PreferredDomain)
 		put(&nameless, ed.s.AssociatedDomain)
 		put(&nameless, "objectClass", less(raw.Get("objectClass"), []string{ed.s.DomainClass})...)
-		steps = append(steps, step{&Result{Op: Set, Kind: Other, DN: baseDN}, raw, nameless})
-		fallthrough
+		return append(steps, step{&Result{Op: Set, Kind: Other, DN: baseDN}, raw, nameless}), nil
 	case shared:
-		return ed.all(ctx, steps, main)
+		return steps, nil
 	}
 	containers, err := ed.empty(ctx, baseDN)
 	if err != nil {
@@ -349,6 +368,5 @@ func (ed *Editor) removeNode(ctx context.Context, dn string, old directory.Attri
 	for _, c := range containers {
 		steps = append(steps, step{&Result{Op: Delete, Kind: Other, DN: c, Changes: []Edit{{Attribute: "objectClass", Old: []string{"organizationalUnit"}}}}, nil, nil})
 	}
-	steps = append(steps, step{&Result{Op: Delete, Kind: ed.kindOf(baseDN, raw), DN: baseDN, Changes: diff(raw, nil)}, raw, nil})
-	return ed.all(ctx, steps, main)
+	return append(steps, step{&Result{Op: Delete, Kind: ed.kindOf(baseDN, raw), DN: baseDN, Changes: diff(raw, nil)}, raw, nil}), nil
 }

@@ -26,14 +26,19 @@ const undoTime = time.Minute
 
 // whole makes a request that needs several writes one that has all of them or
 // none: when f fails, what it has written is put back, the last first, and the
-// error says so, or what could not be put back.
+// error says so, or what could not be put back. Nothing is when it is not known
+// whether a write was done, because the server does not answer: the same request
+// goes on then.
 func (ed *Editor) whole(ctx context.Context, f func() (*Result, error)) (*Result, error) {
 	ed.undo = []change{}
 	res, err := f()
-	done := ed.undo
-	ed.undo = nil
-	if err == nil || len(done) == 0 {
+	done, unsure := ed.undo, ed.unsure
+	ed.undo, ed.unsure = nil, false
+	switch {
+	case err == nil || len(done) == 0:
 		return res, err
+	case unsure:
+		return res, fmt.Errorf("%w; it is not finished: make the same request again, which goes on with it", err)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()

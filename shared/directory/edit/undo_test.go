@@ -25,10 +25,14 @@ import (
 // answers (RFC 4511 4).
 var writes = map[byte]byte{0x66: 0x67, 0x68: 0x69, 0x4a: 0x6b, 0x6c: 0x6d}
 
-// gate stands between a client and a directory server and refuses writes.
+// gate stands between a client and a directory server and refuses writes, or ends
+// all connections.
 type gate struct {
 	from, to atomic.Int64 // the writes that are refused, counted from 1; to is not
 	seen     atomic.Int64
+	kill     atomic.Int64 // the write with which all ends; 0 is none
+	late     atomic.Bool  // once the server has done it
+	dead     atomic.Bool
 }
 
 // refuse makes the gate count anew and refuse the writes from the n-th on, many
@@ -42,8 +46,12 @@ func (g *gate) refuse(n, many int64) {
 // before puts a gate before a server.
 func before(t *testing.T, s dirtest.Server) (dirtest.Server, *gate) {
 	t.Helper()
-	path, err := url.QueryUnescape(strings.TrimPrefix(s.URL, "ldapi://"))
-	if err != nil || path == s.URL {
+	network, address := "unix", ""
+	if host, ok := strings.CutPrefix(s.URL, "ldap://"); ok {
+		network, address = "tcp", host
+	} else if path, err := url.QueryUnescape(strings.TrimPrefix(s.URL, "ldapi://")); err == nil && path != s.URL {
+		address = path
+	} else {
 		t.Fatalf("%s is no socket", s.URL)
 	}
 	own := filepath.Join(t.TempDir(), "g")
@@ -59,7 +67,7 @@ func before(t *testing.T, s dirtest.Server) (dirtest.Server, *gate) {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { g.pass(c, path) })
+			wg.Go(func() { g.pass(c, network, address) })
 		}
 	})
 	t.Cleanup(func() { l.Close(); wg.Wait() }) // after the client has closed its connections
@@ -68,10 +76,10 @@ func before(t *testing.T, s dirtest.Server) (dirtest.Server, *gate) {
 }
 
 // pass carries one connection.
-func (g *gate) pass(client net.Conn, path string) {
+func (g *gate) pass(client net.Conn, network, address string) {
 	defer client.Close()
-	server, err := net.Dial("unix", path)
-	if err != nil {
+	server, err := net.Dial(network, address)
+	if err != nil || g.dead.Load() {
 		return
 	}
 	defer server.Close()
@@ -81,6 +89,9 @@ func (g *gate) pass(client net.Conn, path string) {
 		defer close(done)
 		defer client.Close()
 		frames(server, func(body []byte) error {
+			if g.dead.Load() {
+				return net.ErrClosed
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			_, err := client.Write(frame(body))
@@ -92,9 +103,21 @@ func (g *gate) pass(client net.Conn, path string) {
 		if err != nil {
 			return err
 		}
+		if g.dead.Load() {
+			return net.ErrClosed
+		}
 		answer, writing := writes[rest[0]]
 		if n := g.seen.Load() + 1; writing {
 			g.seen.Store(n)
+			if n == g.kill.Load() {
+				g.dead.Store(true)
+				if g.late.Load() {
+					if _, err := server.Write(frame(body)); err == nil {
+						<-done // the answer came, or never will
+					}
+				}
+				return net.ErrClosed
+			}
 			if n >= g.from.Load() && n < g.to.Load() {
 				mu.Lock()
 				defer mu.Unlock()

@@ -112,6 +112,19 @@ func (d *Directory) write(ctx context.Context, what, dn string, run func(c *ldap
 	return fmt.Errorf("%s %s: %w", what, dn, err)
 }
 
+// Unanswered reports whether err, of a write, leaves open whether it was done: no
+// server said that it was not.
+func Unanswered(err error) bool {
+	if err == nil || errors.Is(err, ErrExists) || errors.Is(err, directory.ErrNotFound) {
+		return false
+	}
+	var le *ldap.Error
+	if errors.As(err, &le) {
+		return le.ResultCode >= ldap.ErrorNetwork
+	}
+	return errors.Is(err, directory.ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
 // holds reports whether the entry dn has the values of attrs, as far as they
 // can be read.
 func holds(c *ldap.Conn, dn string, attrs directory.Attributes) bool {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/directory/dirtest"
 	"github.com/postern-mail/postern/shared/directory/fixture"
+	"github.com/postern-mail/postern/shared/directory/housekeeping"
 )
 
 // tree is the folder of a cluster of which only the directory runs.
@@ -330,5 +332,32 @@ func TestDirectoryMigrate(t *testing.T) {
 	}
 	if text, err := os.ReadFile(kept); err != nil || !strings.Contains(string(text), "dn: dc=example,dc=org,o=internet\n") {
 		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// TestFiguresOfFailedRun: a run that ends with an error has failed, also when no
+// entry says so.
+func TestFiguresOfFailedRun(t *testing.T) {
+	dir := t.TempDir()
+	for name, tt := range map[string]struct {
+		out   job
+		ended error
+		want  string
+	}{
+		"quota":         {&quotaJob{Report: &housekeeping.Report{}}, nil, "postern_directory_quota_failed 0\n"},
+		"quota, ended":  {&quotaJob{Report: &housekeeping.Report{}}, context.Canceled, "postern_directory_quota_failed 1\n"},
+		"purge, ended":  {&purgeJob{PurgeReport: &housekeeping.PurgeReport{}}, context.Canceled, "postern_directory_purge_failed 1\n"},
+		"purge, two of": {&purgeJob{PurgeReport: &housekeeping.PurgeReport{Entries: []*housekeeping.Purged{{Error: "x"}, {Skipped: "y"}, {Done: true}}}}, context.Canceled, "postern_directory_purge_failed 2\n"},
+	} {
+		a := &app{out: io.Discard, err: io.Discard}
+		file := filepath.Join(dir, "figures.prom")
+		err := a.finishJob(t.Context(), nil, &jobFlags{metrics: file}, tt.out, tt.ended)
+		if (err != nil) != (tt.out.failed() > 0) {
+			t.Errorf("%s: %v", name, err)
+		}
+		text, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(text), tt.want) {
+			t.Errorf("%s: %v, %s, want %s", name, err, text, tt.want)
+		}
 	}
 }

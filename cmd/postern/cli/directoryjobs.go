@@ -74,7 +74,7 @@ func (a *app) withJob(d *directoryFlags, j *jobFlags, write func() bool, f func(
 			if out == nil {
 				return err
 			}
-			return errors.Join(err, a.finishJob(ctx, fl, j, out))
+			return errors.Join(err, a.finishJob(ctx, fl, j, out, err))
 		})(c, args)
 	}
 }
@@ -93,8 +93,9 @@ type job interface {
 // mostFlushed is of how many names relays are told one by one.
 const mostFlushed = 1000
 
-// finishJob has the relays forget what was changed, and tells what came of it.
-func (a *app) finishJob(ctx context.Context, fl *fleet.Fleet, j *jobFlags, out job) error {
+// finishJob has the relays forget what was changed, and tells what came of it;
+// ended is the error that the job ended with.
+func (a *app) finishJob(ctx context.Context, fl *fleet.Fleet, j *jobFlags, out job, ended error) error {
 	in := admin.FlushRequest{}
 	if in.Domains, in.Addresses = out.stale(); len(in.Domains)+len(in.Addresses) > mostFlushed {
 		in = admin.FlushRequest{All: true}
@@ -109,7 +110,7 @@ func (a *app) finishJob(ctx context.Context, fl *fleet.Fleet, j *jobFlags, out j
 	}
 	err := a.emit(out, out.print)
 	if j.metrics != "" {
-		err = errors.Join(err, writeFigures(j.metrics, out))
+		err = errors.Join(err, writeFigures(j.metrics, out, ended))
 	}
 	if n := out.failed(); n > 0 && err == nil {
 		err = fmt.Errorf("%d entries are left as they were", n)
@@ -117,14 +118,18 @@ func (a *app) finishJob(ctx context.Context, fl *fleet.Fleet, j *jobFlags, out j
 	return err
 }
 
-// writeFigures writes the figures of a run in the text format of Prometheus.
-func writeFigures(file string, out job) error {
+// writeFigures writes the figures of a run in the text format of Prometheus. A
+// run that ended with an error has failed, whatever it says of its entries.
+func writeFigures(file string, out job, ended error) error {
 	w, end, err := newFile(file)
 	if err != nil {
 		return err
 	}
 	figures := out.figures()
 	figures["failed"] = out.failed()
+	if ended != nil {
+		figures["failed"] = max(figures["failed"], 1)
+	}
 	figures["last_run_timestamp_seconds"] = int(time.Now().Unix())
 	for _, name := range slices.Sorted(maps.Keys(figures)) {
 		metric := "postern_directory_" + out.name() + "_" + name
@@ -140,7 +145,7 @@ func writeFigures(file string, out job) error {
 
 // figureHelp is what the figures of jobs are.
 var figureHelp = map[string]string{
-	"failed":                     "Entries left as they were in the last run.",
+	"failed":                     "Entries left as they were in the last run, at least 1 when it ended with an error.",
 	"last_run_timestamp_seconds": "When the last run ended.",
 	"silent_pairs":               "Pairs that could not be asked.",
 	"domains":                    "Domains whose mailboxes were added up.",
@@ -310,6 +315,10 @@ status removed to those users and to domains of which no mailbox is left. With
 --entries it deletes entries that have been removed for the grace time, and groups
 that are deleted.
 
+Mailboxes of a deleted domain that are nobody's, because their entries were deleted
+before them, keep the domain deleted until --orphans removes them too: the domain's
+status says that they may go, and no entry may have their uid.
+
 The grace time counts from the last change of the entry. A mailbox is removed
 because its user's entry, or the domain's, says so, asked again right before; never
 because an entry is missing. It stays while anybody else has the uid in a domain of
@@ -328,6 +337,7 @@ The pairs have to be on format 2 (postern upgrade finalize).`,
 	f := c.Flags()
 	f.Float64Var(&days, "grace-days", 10, "days that an entry has to be deleted, and then removed")
 	f.BoolVar(&opt.Entries, "entries", false, "delete entries that are removed")
+	f.BoolVar(&opt.Orphans, "orphans", false, "remove mailboxes of deleted domains that have no entry any more")
 	f.IntVar(&opt.Most, "most", 1000, "most users whose mailboxes one run removes; 0 is any number")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if days < 0 || days > 36_500 || opt.Most < 0 {

@@ -7,9 +7,11 @@ pairs in step:
 
 What both rest on: nothing follows from silence. The directory is read whole, or
 nothing is changed. A domain with users on a pair that did not answer keeps its
-status. A mailbox is removed because an entry says deleted, and has said so, as
-it is, for the grace time; never because an entry is missing. What is certain is
-asked again, of the directory, right before a mailbox is removed.
+status. A mailbox is removed because an entry says deleted, its user's or its
+domain's, and has said so, as it is, for the grace time; never because an entry is
+missing. A mailbox without a user in a deleted domain goes by the domain's word,
+when that is asked for. What is certain is asked again, of the directory, right
+before a mailbox is removed.
 
 Changes of the directory go through package edit, with its audit log; the removal
 of a mailbox is a line of that log before it is tried. A run that ends early is
@@ -74,6 +76,9 @@ type Silent struct {
 	Pair  string `json:"pair"`
 	Error string `json:"error"`
 }
+
+// ended is why nothing was done to what a run that ended early did not come to.
+const ended = "the run ended before"
 
 func (c *Config) progress(what string, done, total int) {
 	if c.Progress != nil {

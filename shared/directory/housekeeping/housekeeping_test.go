@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -565,5 +566,112 @@ func TestPurgeSharedName(t *testing.T) {
 	s.purge(s.config(false), grace+time.Minute)
 	if s.s.all() != "pair1:ana@example.org" {
 		t.Errorf("left %s", s.s.all())
+	}
+}
+
+// TestPurgeOrphans: a deleted domain with mailboxes of nobody.
+func TestPurgeOrphans(t *testing.T) {
+	for preset, tree := range trees {
+		t.Run(preset, func(t *testing.T) {
+			s := open(t, dirtest.Embedded(t, tree()), preset)
+			orphans := func(o *housekeeping.PurgeOptions) { o.Orphans = true }
+			put := func() {
+				for _, account := range []string{"some@all.example", "gone@all.example", "lost@all.example", "ana@example.org", "gone@example.org"} {
+					s.s.put("pair1", account, 100, 3)
+				}
+				s.s.put("pair2", "gone@all.example", 10, 1) // of an older place
+			}
+			put()
+			all := s.s.all()
+			if rep := s.purge(s.config(false), 100*grace, orphans); len(rep.Entries) != 0 || s.s.all() != all {
+				t.Fatalf("no domain is deleted: %s, left %s", summary(rep), s.s.all())
+			}
+			s.set(s.domain("all.example").DN, "mailDomainStatus=deleted")
+			if s.purge(s.config(false), grace-time.Minute, orphans); s.s.all() != all {
+				t.Errorf("within the grace time: left %s", s.s.all())
+			}
+			s.s.silent = map[string]error{"pair2": errors.New("away")}
+			if rep := s.purge(s.config(false), grace+time.Minute, orphans); strings.Contains(summary(rep), "remove all.example done") || !strings.Contains(s.s.all(), "gone@all.example") {
+				t.Errorf("a pair is silent: %s, left %s", summary(rep), s.s.all())
+			}
+			s.s.silent = nil
+			put()
+			const done = "remove all.example done; remove rest@all.example done; remove some@all.example done"
+			dry := s.purge(s.config(true), grace+time.Minute, orphans)
+			if got := strings.ReplaceAll(summary(dry), "open", "done"); got != done || s.s.all() != all {
+				t.Errorf("dry run: %s, left %s", got, s.s.all())
+			}
+			one := s.purge(s.config(false), grace+time.Minute, orphans, func(o *housekeeping.PurgeOptions) { o.Most = 2 })
+			if !strings.Contains(summary(one), "remove all.example skipped") || strings.Count(s.s.all(), "@all.example") != 1 {
+				t.Errorf("two users a run: %s, left %s", summary(one), s.s.all())
+			}
+			s.s.before = func() {
+				if !strings.Contains(s.log(), "lost@all.example on pair1, 3 messages") {
+					t.Errorf("removed before it was in the audit log: %s", s.log())
+				}
+			}
+			rep := s.purge(s.config(false), grace+time.Minute, orphans)
+			if summary(rep) != done || s.s.all() != "pair1:ana@example.org pair1:gone@example.org" || s.domain("all.example").MailStatus != directory.Removed {
+				t.Errorf("%s, left %s", summary(rep), s.s.all())
+			}
+		})
+	}
+}
+
+// TestOrphanHasEntry: an entry with the uid that appears while others are
+// removed keeps its mailbox.
+func TestOrphanHasEntry(t *testing.T) {
+	s := open(t, dirtest.Embedded(t, fixture.Schema2()), "sun-schema2")
+	for _, account := range []string{"gone@all.example", "lost@all.example"} {
+		s.s.put("pair1", account, 100, 3)
+	}
+	s.set(s.domain("all.example").DN, "mailDomainStatus=deleted")
+	s.s.before = sync.OnceFunc(func() {
+		err := s.d.Add(t.Context(), person("lost", "all.example"), directory.Attributes{
+			{Name: "objectClass", Values: []string{"inetOrgPerson", "inetUser", "inetMailUser", "inetLocalMailRecipient"}},
+			{Name: "uid", Values: []string{"lost"}},
+			{Name: "cn", Values: []string{"Lost"}},
+			{Name: "sn", Values: []string{"Lost"}},
+			{Name: "mail", Values: []string{"lost@all.example"}},
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	rep := s.purge(s.config(false), grace+time.Minute, func(o *housekeeping.PurgeOptions) { o.Orphans = true })
+	if s.s.all() != "pair1:lost@all.example" || s.domain("all.example").MailStatus != directory.Deleted {
+		t.Errorf("%s, left %s", summary(rep), s.s.all())
+	}
+}
+
+// TestEndedEarly: what a run that ends early did not come to counts as left.
+func TestEndedEarly(t *testing.T) {
+	s := open(t, dirtest.Embedded(t, fixture.Schema2()), "sun-schema2")
+	for _, uid := range []string{"ana", "bob"} {
+		s.set(person(uid, "example.org"), "mailUserStatus=deleted")
+		s.s.put("pair1", uid+"@example.org", 100, 3)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	s.s.before = end
+	purged, err := housekeeping.Purge(ctx, s.config(false), housekeeping.PurgeOptions{Grace: grace, Now: time.Now().Add(grace + time.Minute)})
+	if !errors.Is(err, context.Canceled) || purged == nil || purged.Failed() != 2 { // ana's status and bob
+		t.Errorf("%v, %+v", err, purged)
+	}
+	s.set(person("ana", "example.org"), "mailUserStatus=active")
+	s.set(person("bob", "example.org"), "mailUserStatus=active")
+	s.s.put("pair1", "ana@example.org", 1<<40, 3)
+	s.s.put("pair1", "some@all.example", 1<<40, 3)
+	s.set(s.domain("all.example").DN, "mailDomainDiskQuota=1M")
+	cfg := s.config(false)
+	ctx, end = context.WithCancel(t.Context())
+	defer end()
+	cfg.Progress = func(what string, _, _ int) {
+		if what == "changes" {
+			end()
+		}
+	}
+	rep, err := housekeeping.Quota(ctx, cfg, housekeeping.QuotaOptions{})
+	if !errors.Is(err, context.Canceled) || rep == nil || rep.Failed() != 2 {
+		t.Errorf("%v, %+v", err, rep)
 	}
 }

@@ -26,6 +26,9 @@ type PurgeOptions struct {
 	// Entries deletes what has had the status removed for the grace time, and
 	// groups that are deleted.
 	Entries bool
+	// Orphans removes what a deleted domain has of mailboxes that are nobody's:
+	// no entry has their uid any more.
+	Orphans bool
 	// Most is of how many users the mailboxes are removed; 0 is any number.
 	Most int
 	Now  time.Time
@@ -80,7 +83,10 @@ func (r *PurgeReport) Failed() (n int) {
 // 6). An error says that nothing was changed, or that the run ended early: what
 // the report says is done, is.
 func Purge(ctx context.Context, cfg Config, opt PurgeOptions) (*PurgeReport, error) {
-	p := &purge{cfg: &cfg, opt: opt, rep: &PurgeReport{Entries: []*Purged{}}, held: map[string][]PurgedStore{}, left: map[string]int{}}
+	p := &purge{
+		cfg: &cfg, opt: opt, rep: &PurgeReport{Entries: []*Purged{}}, held: map[string][]PurgedStore{}, left: map[string]int{},
+		strays: map[string][]PurgedStore{},
+	}
 	var err error
 	if p.domains, err = readDomains(ctx, cfg.Directory, cfg.Domain); err != nil {
 		return nil, err
@@ -104,6 +110,9 @@ func Purge(ctx context.Context, cfg Config, opt PurgeOptions) (*PurgeReport, err
 	}
 	for i, c := range p.rep.Entries {
 		if ctx.Err() != nil {
+			for _, c := range p.rep.Entries[i:] {
+				c.Skipped = ended
+			}
 			return p.rep, context.Cause(ctx)
 		}
 		cfg.progress("purged", i, len(p.rep.Entries))
@@ -122,6 +131,7 @@ type purge struct {
 	rep     *PurgeReport
 	held    map[string][]PurgedStore // mailboxes of candidates, by account
 	left    map[string]int           // mailboxes of each domain that are not removed
+	strays  map[string][]PurgedStore // those of domains that go, and of no candidate, with Orphans
 	removed int                      // users whose mailboxes are
 }
 
@@ -176,6 +186,9 @@ func (p *purge) domain(r *record) {
 		}
 		c.Action = Delete
 	}
+	if p.opt.Orphans {
+		p.strays[r.Name] = nil
+	}
 	p.rep.Entries = append(p.rep.Entries, c)
 }
 
@@ -183,8 +196,11 @@ func (p *purge) domain(r *record) {
 func (p *purge) mailbox(pair string, u Used) {
 	_, domain, _ := strings.Cut(u.Account, "@")
 	p.left[domain]++
+	box := PurgedStore{Pair: pair, Account: u.Account, Bytes: u.Bytes, Messages: u.Messages}
 	if list, ok := p.held[u.Account]; ok {
-		p.held[u.Account] = append(list, PurgedStore{Pair: pair, Account: u.Account, Bytes: u.Bytes, Messages: u.Messages})
+		p.held[u.Account] = append(list, box)
+	} else if list, ok := p.strays[domain]; ok {
+		p.strays[domain] = append(list, box)
 	}
 }
 
@@ -295,14 +311,76 @@ func (p *purge) oneDomain(ctx context.Context, c *Purged) error {
 		s, _ := directory.Effective(o.Domain, nil)
 		shared = shared || !gone(s)
 	}
-	if left := p.left[r.Name] - p.planned(r.Name); left > 0 && !shared {
-		c.Skipped = fmt.Sprintf("%d mailboxes of it are left", left)
-		return nil
+	if !shared {
+		if err := p.orphans(ctx, c, r.Name); err != nil || c.Skipped != "" {
+			return err
+		}
+		if left := p.left[r.Name] - p.planned(r.Name); left > 0 {
+			c.Skipped = fmt.Sprintf("%d mailboxes of it are left, of users that are named here or of nobody", left)
+			return nil
+		}
 	}
 	if c.Action == Delete {
 		return p.edit(ctx, c, edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: c.DN})
 	}
 	return p.edit(ctx, c, edit.Request{Op: edit.Set, Kind: edit.Domain, Name: c.DN, Values: edit.Values{"status": {directory.Removed.String()}}})
+}
+
+// orphans removes the mailboxes of a domain that goes whose uid no entry has,
+// asked again, in any domain of that name. It is the domain's status that says
+// so, not that there is no entry; who has one is not here, but is purged, or
+// kept, by it.
+func (p *purge) orphans(ctx context.Context, c *Purged, domain string) error {
+	if len(p.strays[domain]) == 0 {
+		return nil
+	}
+	if err := p.domains.broken[domain]; err != nil {
+		c.Skipped = fmt.Sprintf("domain %s: %v", domain, err)
+		return nil
+	}
+	stays := map[string]bool{} // by account
+	for _, box := range p.strays[domain] {
+		stay, known := stays[box.Account]
+		if !known {
+			var err error
+			if stay, err = p.anybody(ctx, box.Account, domain); err != nil {
+				return err
+			}
+			switch {
+			case stay:
+			case p.opt.Most > 0 && p.removed >= p.opt.Most:
+				c.Skipped = fmt.Sprintf("%d users is what one run may purge", p.opt.Most)
+				stay = true
+			default:
+				p.removed++
+			}
+			stays[box.Account] = stay
+		}
+		if stay {
+			continue
+		}
+		c.Mailboxes = append(c.Mailboxes, box)
+		if err := p.remove(ctx, c, &c.Mailboxes[len(c.Mailboxes)-1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// anybody reports whether an entry has the uid of an account, in a domain of
+// that name.
+func (p *purge) anybody(ctx context.Context, account, domain string) (bool, error) {
+	uid, _, _ := strings.Cut(account, "@")
+	for _, r := range p.domains.named(domain) {
+		found, err := p.cfg.Directory.Find(ctx, r.BaseDN, []string{p.cfg.Directory.Schema().UID}, []string{uid}, 1)
+		if errors.Is(err, directory.ErrTooMany) || len(found) > 0 {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 // planned counts the mailboxes of a domain that would have been removed.
@@ -311,7 +389,7 @@ func (p *purge) planned(domain string) (n int) {
 		return 0
 	}
 	for _, c := range p.rep.Entries {
-		if c.Action != Remove || c.Waits != "" || c.Skipped != "" || c.Error != "" {
+		if c.Action != Remove && c.Kind != edit.Domain || c.Waits != "" || c.Skipped != "" || c.Error != "" {
 			continue
 		}
 		for i := range c.Mailboxes {

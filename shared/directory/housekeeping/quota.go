@@ -260,6 +260,11 @@ func (q *quotas) change(ctx context.Context, rep *Report) error {
 			continue
 		}
 		if ctx.Err() != nil {
+			for _, c := range list[i:] {
+				if c.out.Action != "" {
+					c.out.Skipped = ended
+				}
+			}
 			return context.Cause(ctx)
 		}
 		q.cfg.progress("changes", i, len(list))

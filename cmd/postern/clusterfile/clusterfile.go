@@ -95,6 +95,7 @@ type Node struct {
 // Directory is the LDAP server and who may change it.
 type Directory struct {
 	URL      string `json:"url"`
+	TLSURL   string `json:"tls_url,omitempty"` // TLS from the start, by the cluster's CA
 	Base     string `json:"base"`
 	BindDN   string `json:"bind_dn"`
 	Password string `json:"password"`

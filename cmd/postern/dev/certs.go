@@ -26,6 +26,12 @@ const (
 	gossipKey = "gossip.key"
 )
 
+// directoryCert is the certificate of our own directory, without ".pem".
+var directoryCert = filepath.Join("directory", "tls")
+
+// loopback are the addresses that a cluster listens on.
+var loopback = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+
 // renewBefore is the rest of a certificate's life at which a start renews it.
 const renewBefore = 30 * 24 * time.Hour
 
@@ -62,10 +68,18 @@ func (l *layout) secrets(dir string, now time.Time) error {
 			continue
 		}
 		public := tlsconf.Request{
-			Node: "localhost", IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+			Node: "localhost", IPs: loopback,
 			DNSNames: []string{"localhost", l.hostname(n), l.Domains[0]},
 		}
 		if err := issue(filepath.Join(n.Name, "tls", "public"), public); err != nil {
+			return err
+		}
+	}
+	if !l.Settings.Outside {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(directoryCert)), 0o700); err != nil {
+			return err
+		}
+		if err := issue(directoryCert, tlsconf.Request{Node: "localhost", IPs: loopback, DNSNames: []string{"localhost"}}); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,7 @@ const socketName = "admin.sock"
 func (l *layout) describe(dir string, o *Options, pid func(name string) int) *clusterfile.File {
 	f := &clusterfile.File{
 		Version: clusterfile.Version, Domain: l.Domains[0], CA: filepath.Join(dir, caDir, "ca.pem"), DNS: l.DNS,
-		Directory: clusterfile.Directory{URL: "ldap://" + l.LDAP, Base: l.Base, BindDN: l.RootDN, Password: l.RootPass},
+		Directory: clusterfile.Directory{URL: "ldap://" + l.LDAP, TLSURL: "ldaps://" + l.LDAPS, Base: l.Base, BindDN: l.RootDN, Password: l.RootPass},
 		Admin:     clusterfile.AdminCert{Cert: filepath.Join(dir, adminDir, "admin.pem"), Key: filepath.Join(dir, adminDir, "admin-key.pem")},
 		Users:     append([]clusterfile.User{}, l.Users...),
 		Lists:     append([]clusterfile.List{}, l.Lists...),
@@ -83,7 +83,11 @@ func greet(w io.Writer, f *clusterfile.File, dir string, serving map[string]stri
 		}
 		b.WriteByte('\n')
 	}
-	fmt.Fprintf(&b, "  %-9s %s  base %s\n", "LDAP", f.Directory.URL, f.Directory.Base)
+	if f.Directory.TLSURL == "" {
+		fmt.Fprintf(&b, "  %-9s %s  base %s\n", "LDAP", f.Directory.URL, f.Directory.Base)
+	} else {
+		fmt.Fprintf(&b, "  %-9s %s (STARTTLS) %s (TLS)  base %s\n", "LDAP", f.Directory.URL, f.Directory.TLSURL, f.Directory.Base)
+	}
 	fmt.Fprintf(&b, "  %-9s %s\n", "DNS", f.DNS)
 	fmt.Fprintf(&b, "  %-9s %s\n", "CA", f.CA)
 	if len(f.Users) > 0 && len(f.Relays) > 0 {

@@ -2,6 +2,7 @@ package dev
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/directory/embedded"
 	"github.com/postern-mail/postern/shared/dns"
+	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
 // Options are what `postern dev` is told.
@@ -270,29 +272,62 @@ func (c *cluster) directory() error {
 	if c.o.Directory != "" {
 		return nil
 	}
-	text := tree(c.o, c.layout.Settings.Domain)
-	if c.o.LDIF != "" {
-		var err error
-		if text, err = readLDIF(c.o.LDIF); err != nil {
-			return err
-		}
-	}
-	if err := os.MkdirAll(filepath.Join(c.dir, "directory"), 0o700); err != nil {
+	s, listeners, err := c.layout.openDirectory(c.dir, c.o)
+	if err != nil {
 		return err
 	}
-	s, err := embedded.New(embedded.Config{
-		LDIF: text, Journal: filepath.Join(c.dir, "directory", "journal.ldif"), Suffixes: []string{c.layout.Base},
-		RootDN: c.layout.RootDN, RootPassword: c.layout.RootPass, AnonymousRead: true,
+	c.serve("directory", func(ctx context.Context) error { return serveDirectory(ctx, s, listeners) })
+	return nil
+}
+
+// openDirectory opens the tree of our own directory, and listens for clients who
+// begin in the clear, and may ask for TLS, and for those who begin with it.
+func (l *layout) openDirectory(dir string, o *Options) (s *embedded.Server, listeners []net.Listener, err error) {
+	text := tree(o, l.Settings.Domain)
+	if o.LDIF != "" {
+		if text, err = readLDIF(o.LDIF); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "directory"), 0o700); err != nil {
+		return nil, nil, err
+	}
+	cert, err := tlsconf.LoadPublic(filepath.Join(dir, directoryCert+".pem"), filepath.Join(dir, directoryCert+"-key.pem"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("directory: %w", err)
+	}
+	s, err = embedded.New(embedded.Config{
+		LDIF: text, Journal: filepath.Join(dir, "directory", "journal.ldif"), Suffixes: []string{l.Base},
+		RootDN: l.RootDN, RootPassword: l.RootPass, AnonymousRead: true, SelfWrite: embedded.SelfService, TLS: cert.Server(nil),
 	})
 	if err != nil {
-		return fmt.Errorf("directory: %w", err)
+		return nil, nil, fmt.Errorf("directory: %w", err)
 	}
-	l, err := net.Listen("tcp", c.layout.LDAP)
+	plain, err := net.Listen("tcp", l.LDAP)
 	if err != nil {
-		return errors.Join(err, s.Close())
+		return nil, nil, errors.Join(err, s.Close())
 	}
-	c.serve("directory", func(ctx context.Context) error { return errors.Join(s.Serve(ctx, l), s.Close()) })
-	return nil
+	secure, err := tls.Listen("tcp", l.LDAPS, cert.Server(nil))
+	if err != nil {
+		return nil, nil, errors.Join(err, plain.Close(), s.Close())
+	}
+	return s, []net.Listener{plain, secure}, nil
+}
+
+// serveDirectory answers on all listeners until ctx ends.
+func serveDirectory(ctx context.Context, s *embedded.Server, listeners []net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(listeners))
+	var wg sync.WaitGroup
+	for i, l := range listeners {
+		wg.Go(func() {
+			defer cancel()
+			errs[i] = s.Serve(ctx, l)
+		})
+	}
+	wg.Wait()
+	return errors.Join(append(errs, s.Close())...)
 }
 
 // serve runs a service of this process until the end; one that ends before

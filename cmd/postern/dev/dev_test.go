@@ -159,7 +159,7 @@ func TestClusterFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.LDAP, l.DNS, l.RootPass = "127.0.0.1:1", "127.0.0.1:2", "random"
+	l.LDAP, l.LDAPS, l.DNS, l.RootPass = "127.0.0.1:1", "127.0.0.1:3", "127.0.0.1:2", "random"
 	for _, n := range l.Nodes {
 		for s := range n.Addr {
 			n.Addr[s] = "127.0.0.1:" + s

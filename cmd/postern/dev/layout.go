@@ -42,7 +42,8 @@ type layout struct {
 	// Settings are the options it was made with.
 	Settings settings `json:"settings"`
 	Nodes    []*node  `json:"nodes"`
-	LDAP     string   `json:"ldap,omitempty"` // address of our own directory
+	LDAP     string   `json:"ldap,omitempty"`  // address of our own directory
+	LDAPS    string   `json:"ldaps,omitempty"` // the same, TLS from the start
 	DNS      string   `json:"dns"`
 	Base     string   `json:"base"`
 	RootDN   string   `json:"root_dn,omitempty"`
@@ -117,7 +118,7 @@ func newLayout(o *Options) (*layout, error) {
 }
 
 func (l *layout) assignPorts() error {
-	count := 2
+	count := 3
 	for _, n := range l.Nodes {
 		count += len(services[n.Tier])
 	}
@@ -130,7 +131,7 @@ func (l *layout) assignPorts() error {
 		addrs = addrs[1:]
 		return a
 	}
-	l.LDAP, l.DNS = next(), next()
+	l.LDAP, l.LDAPS, l.DNS = next(), next(), next()
 	for _, n := range l.Nodes {
 		n.Addr = map[string]string{}
 		for _, s := range services[n.Tier] {
@@ -184,7 +185,15 @@ func openLayout(dir string, o *Options) (*layout, error) {
 	if err := l.fits(dir); err != nil {
 		return nil, err
 	}
-	return l, l.agrees(o)
+	if err := l.agrees(o); err != nil || l.LDAPS != "" {
+		return l, err
+	}
+	addrs, err := freeAddrs(1) // made by a release without
+	if err != nil {
+		return nil, err
+	}
+	l.LDAPS = addrs[0]
+	return l, l.save(dir)
 }
 
 // maxSocketPath is what every system allows for the name of a unix socket.
@@ -291,8 +300,10 @@ func (l *layout) busy(o *Options) error {
 		return nil
 	}
 	if o.Directory == "" {
-		if err := check("directory", l.LDAP); err != nil {
-			return err
+		for _, addr := range []string{l.LDAP, l.LDAPS} {
+			if err := check("directory", addr); err != nil {
+				return err
+			}
 		}
 	}
 	for _, n := range l.Nodes {

@@ -83,7 +83,7 @@ func (o *ServicesOptions) start(serve func(string, func(context.Context) error))
 	if o.LDAP == "" {
 		return nil
 	}
-	cfg := embedded.Config{LDIF: fixture.Tree(o.Domain, o.Users, o.Pairs), AnonymousRead: true}
+	cfg := embedded.Config{LDIF: fixture.Tree(o.Domain, o.Users, o.Pairs), AnonymousRead: true, SelfWrite: embedded.SelfService}
 	if o.LDIF != "" {
 		var err error
 		if cfg.LDIF, err = readLDIF(o.LDIF); err != nil {

@@ -80,11 +80,14 @@ func defaultRules(cfg *Config) []Rule {
 	rules := []Rule{
 		{Attributes: []string{"userPassword"}, Who: "self", Access: WriteOnly},
 		{Attributes: cfg.Protected, Who: "*", Access: Auth},
-		{Who: "users", Access: Read},
 	}
 	if len(cfg.Protected) == 0 {
-		rules = rules[2:]
+		rules = nil
 	}
+	if len(cfg.SelfWrite) > 0 {
+		rules = append(rules, Rule{Attributes: cfg.SelfWrite, Who: "self", Access: Write})
+	}
+	rules = append(rules, Rule{Who: "users", Access: Read})
 	if cfg.AnonymousRead {
 		rules = append(rules, Rule{Who: "anonymous", Access: Read})
 	}

@@ -31,9 +31,12 @@ type Config struct {
 	// Unix socket, by uid.
 	Peers map[int]string
 	// Rules say who may do what. Without any, who has logged in may read all
-	// but the attributes in Protected and change the own password, and others
-	// may read if AnonymousRead says so.
+	// but the attributes in Protected, change the own password and, of the own
+	// entry, the attributes in SelfWrite, and others may read if AnonymousRead
+	// says so.
 	Rules []Rule
+	// SelfWrite are attributes that the owner of an entry may change.
+	SelfWrite []string
 	// AnonymousRead lets clients that did not bind search.
 	AnonymousRead bool
 	// Protected are attributes that only the root DN sees; nil is userPassword.
@@ -64,6 +67,15 @@ type Config struct {
 
 // maxAnonymousMessage bounds requests of clients that did not bind.
 const maxAnonymousMessage = 64 << 10
+
+// SelfService are the attributes by which people say for themselves what becomes
+// of their mail: how it is delivered, where it is forwarded, how it is answered
+// and from when to when, and in which language they read.
+var SelfService = []string{
+	"mailDeliveryOption", "mailForwardingAddress",
+	"mailAutoReplyMode", "mailAutoReplySubject", "mailAutoReplyText", "mailAutoReplyTextInternal", "mailAutoReplyTimeOut",
+	"vacationStartDate", "vacationEndDate", "preferredLanguage",
+}
 
 // DefaultIndexes are the attributes that mail looks up.
 var DefaultIndexes = []string{

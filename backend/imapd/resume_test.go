@@ -80,13 +80,15 @@ func TestResumeIdle(t *testing.T) {
 	selected.do("SELECT INBOX")
 	f.log.SetAway(away)
 	f.srv.Recheck()
+	var states []string
 	for _, c := range []*client{idle, selected, none} {
-		state := c.handed()
-		f.log.SetAway(nil)
+		states = append(states, c.handed())
+	}
+	f.log.SetAway(nil)
+	for _, state := range states {
 		next := f.proxied()
 		next.talk("C: r XRESUME " + state + "\nS: r OK Done")
 		next.do("NOOP")
-		f.log.SetAway(away)
 	}
 }
 

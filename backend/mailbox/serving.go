@@ -56,7 +56,11 @@ func (w *Serving) Lost(ctx context.Context) *ErrNotServing {
 	if !w.lost.Load() {
 		return nil
 	}
-	return w.ask(ctx)
+	not := w.ask(ctx)
+	if not == nil {
+		w.lost.Store(false) // who was woken for nothing is woken again
+	}
+	return not
 }
 
 func (w *Serving) ask(ctx context.Context) *ErrNotServing {

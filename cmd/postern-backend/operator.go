@@ -208,10 +208,40 @@ func (o *operator) transfer(ctx context.Context, in admin.TransferRequest) (admi
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := l.replica.Transfer(ctx, id); err != nil {
+	err = l.replica.Transfer(ctx, id)
+	if err == nil {
+		err = handedOver(ctx, l.replica, o.n.Config.Node)
+	}
+	if err != nil {
 		return admin.GroupStatus{}, fmt.Errorf("%w: %w", admin.ErrConflict, err)
 	}
 	return l.place.status(), nil
+}
+
+// leading is what a replica knows of who leads.
+type leading interface {
+	Serving() bool
+	Leader() (id, name string, ok bool)
+}
+
+// handedOver waits until another replica than me leads after a transfer. The one that was to
+// may have been too slow to be elected, and this one may be again.
+func handedOver(ctx context.Context, r leading, me string) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if r.Serving() {
+			return errors.New("the hand-over came to nothing: this replica was elected again")
+		}
+		if _, name, ok := r.Leader(); ok && name != me {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("nobody was elected after the hand-over: %w", ctx.Err())
+		}
+	}
 }
 
 // drain hands over what is served here; the replicas see to it that it stays so.

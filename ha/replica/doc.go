@@ -73,11 +73,15 @@ Before it hands over, a replica that serves takes no more proposals and waits a
 little for those under way: they are answered, which raft would not do.
 
 A serving replica whose disk is slow hands over to one whose disk is measurably
-faster. The group does so once a minute at most.
+faster. The group does so once a minute at most. When a write to its log does not
+return at all (Timings.Hung), raft stands still in it and can neither hand over nor
+step down, while its heartbeats keep the others from electing: then the process
+ends, if another data replica could serve.
 
 # Endings
 
-A failed write or flush, and a failed Flush of the state machine, call OnFatal.
+A failed write or flush, one that never returns while this replica leads, and a
+failed Flush of the state machine, call OnFatal.
 The process must end then; raft alone would go on using the store.
 */
 package replica

@@ -213,6 +213,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	wg.Go(func() { r.lead(inner) })
 	wg.Go(func() { r.tend(inner) })
 	wg.Go(func() { r.keepAside(inner) })
+	wg.Go(func() { r.watchDisk(inner) })
 	select {
 	case <-ctx.Done():
 	case <-r.stop:
@@ -316,6 +317,9 @@ func (r *Replica) Local() Status {
 	}
 	if r.v.Raft() == nil {
 		return out
+	}
+	if took := r.v.Storing(); took > r.cfg.Timings.Hung {
+		out.Alarms = append(out.Alarms, hungAlarm)
 	}
 	out.State = raft.RaftState(s.State).String()
 	if p, ok := r.v.Leader(); ok {

@@ -106,10 +106,19 @@ func (s *slowness) judge(now time.Time, term uint64, median, own time.Duration, 
 	if ago := s.since(now); s.slow < slowFor || ago > 0 && ago < leaveAtMost || now.Sub(s.failed) < leaveAgain {
 		return Peer{}, false
 	}
+	p, ok := faster(list, own, self)
+	if ok {
+		s.slow = 0
+	}
+	return p, ok
+}
+
+// faster finds a data replica that could serve and whose disk is measurably faster
+// than one that takes own.
+func faster(list []Member, own time.Duration, self string) (Peer, bool) {
 	for i := range list {
 		m := &list[i]
 		if m.ID != self && !m.Witness && m.Voter && m.sound() && m.StoreTime > 0 && m.StoreTime*fasterBy <= own {
-			s.slow = 0
 			return m.Peer, true
 		}
 	}

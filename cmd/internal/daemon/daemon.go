@@ -337,6 +337,8 @@ func (n *Node[T]) Draining() bool { return n.draining.Load() || n.stopping.Load(
 func (n *Node[T]) Fatal(err error) { fatal(n.Log, err) }
 
 func fatal(log *slog.Logger, err error) {
+	// What takes the log may wait for a disk that hangs.
+	time.AfterFunc(time.Second, func() { os.Exit(exitFailed) })
 	log.Error("the process must end", "err", err)
 	os.Exit(exitFailed)
 }

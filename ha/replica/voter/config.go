@@ -36,6 +36,7 @@ type Timings struct {
 	Read      time.Duration // a read lease; 100 ms, well below Heartbeat
 	Floor     time.Duration // between floor entries; 5 s
 	Snapshot  time.Duration // between snapshots, with enough new entries; 20 s
+	Hung      time.Duration // a write to the log takes before it is believed never to return; 5 s
 }
 
 func (t *Timings) setDefaults() {
@@ -50,6 +51,7 @@ func (t *Timings) setDefaults() {
 		{&t.Read, 100 * time.Millisecond},
 		{&t.Floor, 5 * time.Second},
 		{&t.Snapshot, 20 * time.Second},
+		{&t.Hung, 5 * time.Second},
 	} {
 		if *d.v == 0 {
 			*d.v = d.def

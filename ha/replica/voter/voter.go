@@ -251,8 +251,7 @@ func (v *Voter) release() error {
 // Fatal reports an error after which the process must end.
 func (v *Voter) Fatal(err error) {
 	v.fatal.Do(func() {
-		v.cfg.Log.Error("this process must end", "err", err)
-		v.cfg.OnFatal(err)
+		v.cfg.OnFatal(fmt.Errorf("pair %s: %w", v.cfg.Pair, err))
 	})
 }
 
@@ -268,20 +267,34 @@ func (v *Voter) Log() *seglog.Log { return v.log }
 type store struct {
 	*seglog.Log
 	starting atomic.Bool
-	took     atomic.Int64 // StoreLogs, in nanoseconds, averaged over some calls
+	took     atomic.Int64              // StoreLogs, in nanoseconds, averaged over some calls
+	began    atomic.Pointer[time.Time] // the call under way
 }
 
 // StoreLogs implements raft.LogStore.
 func (s *store) StoreLogs(logs []*raft.Log) error {
 	start := time.Now()
+	s.began.Store(&start)
 	err := s.Log.StoreLogs(logs)
+	s.began.Store(nil)
 	old := s.took.Load() // raft stores from one goroutine
 	s.took.Store(old + (int64(time.Since(start))-old)/8)
 	return err
 }
 
-// StoreTime returns what storing a batch takes here, on average lately.
-func (v *Voter) StoreTime() time.Duration { return time.Duration(v.store.took.Load()) }
+// StoreTime returns what storing a batch takes here, on average lately, and at
+// least what the one under way has taken so far.
+func (v *Voter) StoreTime() time.Duration {
+	return max(time.Duration(v.store.took.Load()), v.Storing())
+}
+
+// Storing returns for how long a batch is being stored, 0 if none is.
+func (v *Voter) Storing() time.Duration {
+	if began := v.store.began.Load(); began != nil {
+		return time.Since(*began)
+	}
+	return 0
+}
 
 func (s *store) GetLog(index uint64, e *raft.Log) error {
 	if s.starting.Load() {

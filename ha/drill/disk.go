@@ -84,16 +84,49 @@ func loseDisk(k Kind) func(context.Context, *field) error {
 			return err
 		}
 		_, broken := f.moved(ctx, was, 15*time.Second)
-		claims := 0
-		for from := time.Now(); time.Since(from) < f.hold; {
-			if s, answers := ask(ctx, f.t, f.pair).status[was]; answers && s.Serving {
-				claims++
-			}
-			if err := f.wait(ctx, watchEvery); err != nil {
-				return err
-			}
+		claims, err := f.claims(ctx, was)
+		if err != nil {
+			return err
 		}
 		broken = errors.Join(broken, f.expect(claims == 0, was+" does not serve on a disk that is lost", "it claimed to %d times", claims))
 		return errors.Join(broken, f.back(ctx, a), f.awaitWell(ctx, wellWithin), f.noBounce())
 	}
+}
+
+// hungDisk has the disk of the serving replica answer no more. Its process ends by
+// itself, as far as the kernel lets it: a thread that waits for such a disk cannot.
+func hungDisk(ctx context.Context, f *field) error {
+	was, err := f.serving(ctx)
+	if err != nil {
+		return err
+	}
+	a := Action{Kind: HangDisk, Node: was}
+	from := time.Now()
+	if err := f.act(ctx, a); err != nil {
+		return err
+	}
+	within := time.Duration(float64(slowWithin) * f.o.Slack)
+	_, broken := f.moved(ctx, was, within-time.Since(from))
+	claims, err := f.claims(ctx, was)
+	if err != nil {
+		return err
+	}
+	_, answers := ask(ctx, f.t, f.pair).status[was]
+	broken = errors.Join(broken,
+		f.expect(claims == 0, was+" does not serve on a disk that hangs", "it claimed to %d times", claims),
+		f.expect(!answers, was+" has ended", "it answers: %t", answers))
+	return errors.Join(broken, f.back(ctx, a), f.awaitWell(ctx, wellWithin), f.noBounce())
+}
+
+// claims counts for as long as the fault lasts how often a node says that it serves.
+func (f *field) claims(ctx context.Context, node string) (n int, err error) {
+	for from := time.Now(); time.Since(from) < f.hold; {
+		if s, answers := ask(ctx, f.t, f.pair).status[node]; answers && s.Serving {
+			n++
+		}
+		if err := f.wait(ctx, watchEvery); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }

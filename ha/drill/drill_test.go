@@ -48,7 +48,8 @@ func TestScenarios(t *testing.T) {
 		"kill-serving", "kill-follower", "kill-witness", "kill-relay", "kill-all", "kill-majority", "stop-serving", "transfer", "pause-serving",
 		"pause-follower", "slow-serving", "partition-serving", "partition-follower", "one-way-cut", "dmz-cut", "away-and-back", "rolling-restart",
 		"relay-drain", "directory-outage", "disk-full", "random", "slow-disk", "read-only-disk", "failed-fsync", "power-cut", "power-cut-relay",
-		"power-cut-pair", "dns-outage", "gossip-dead", "clock-skew", "cert-rotation", "cert-expiry", "rolling-upgrade",
+		"power-cut-pair", "dns-outage", "gossip-dead", "clock-skew", "cert-rotation", "cert-expiry", "rolling-upgrade", "herd", "half-open",
+		"hung-disk", "oom-kill", "oom-kill-relay",
 	} {
 		if !seen[want] {
 			t.Errorf("no scenario %s", want)

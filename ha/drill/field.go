@@ -144,8 +144,11 @@ func (f *field) real(ctx context.Context, a Action) error {
 	var saw string
 	var err error
 	within := realWithin
-	if a.Kind == ExpireCert {
+	switch a.Kind {
+	case ExpireCert:
 		within = expireWithin
+	case LimitMemory:
+		within = killedWithin
 	}
 	f.until(ctx, within, func() bool {
 		if saw, err = f.see(ctx, a); err != nil {

@@ -68,6 +68,16 @@ var scenarios = []*Scenario{
 		Needs:  []Kind{Kill, Start}, Relays: 2, SMTP: none, IMAP: crash, run: loseRelay(Kill),
 	},
 	{
+		Name: "oom-kill", Summary: "the kernel kills the replica that serves, and again whenever it wants more memory than it had",
+		Expect: "the other one serves and goes on serving; the one that is killed is started each time and catches up",
+		Needs:  []Kind{LimitMemory, FreeMemory}, SMTP: crash, IMAP: crash, run: oomKill,
+	},
+	{
+		Name: "oom-kill-relay", Summary: "the kernel kills one of the relays, and again whenever it wants more memory than it had",
+		Expect: "the others go on accepting; what it had queued is delivered, and no message is taken for the cause",
+		Needs:  []Kind{LimitMemory, FreeMemory}, Relays: 2, SMTP: none, IMAP: crash, run: oomKillRelay,
+	},
+	{
 		Name: "kill-all", Summary: "SIGKILL to every node of the pair at once, as when the power fails",
 		Expect: "nothing is acknowledged meanwhile but what relays keep; all comes back by itself with every acknowledged message",
 		Needs:  []Kind{Kill, Start}, SMTP: 15 * time.Second, IMAP: 15 * time.Second, Outage: true, run: loseAll(Kill),
@@ -156,6 +166,11 @@ var scenarios = []*Scenario{
 		Name: "slow-disk", Summary: "every write of the replica that serves waits up to two seconds",
 		Expect: "it goes on slowly, notices that the other disk is faster, and hands over by itself; nothing is lost",
 		Needs:  []Kind{SlowDisk, MendDisk}, SMTP: silent, IMAP: silent, Hold: 3 * time.Second, run: slowDisk,
+	},
+	{
+		Name: "hung-disk", Summary: "the disk of the replica that serves hangs: no write returns",
+		Expect: "its process ends by itself within seconds; the other one serves; it is back when the disk is mended",
+		Needs:  []Kind{HangDisk, MendDisk}, SMTP: silent, IMAP: silent, Hold: 3 * time.Second, run: hungDisk,
 	},
 	{
 		Name: "read-only-disk", Summary: "the file system of the replica that serves goes read-only",

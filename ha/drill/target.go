@@ -53,8 +53,11 @@ const (
 	SlowDisk     Kind = "slow-disk"      // every write and flush waits
 	ReadOnlyDisk Kind = "read-only-disk" // the file system takes no more writes
 	FailDisk     Kind = "fail-disk"      // flushes and all else fail with an I/O error
+	HangDisk     Kind = "hang-disk"      // no write and no flush returns
 	PowerCut     Kind = "power-cut"      // the process is gone and with it what was never flushed
 	MendDisk     Kind = "mend-disk"      // the node runs again, on the disk as it is after a check
+	LimitMemory  Kind = "limit-memory"   // the kernel kills the node when it wants more than it has
+	FreeMemory   Kind = "free-memory"
 	DNSOff       Kind = "dns-off"
 	DNSOn        Kind = "dns-on"
 	GossipOff    Kind = "gossip-off" // no packet of gossip arrives anywhere
@@ -73,7 +76,7 @@ const (
 // inverse says what takes a fault back.
 var inverse = map[Kind]Kind{
 	Kill: Start, Stop: Start, Pause: Resume, Cut: Mend, CutOneWay: Mend, Vanish: Mend, DirectoryOff: DirectoryOn, FillDisk: FreeDisk, Drain: Undrain,
-	SlowDisk: MendDisk, ReadOnlyDisk: MendDisk, FailDisk: MendDisk, PowerCut: MendDisk, DNSOff: DNSOn, GossipOff: GossipOn,
+	SlowDisk: MendDisk, ReadOnlyDisk: MendDisk, FailDisk: MendDisk, HangDisk: MendDisk, PowerCut: MendDisk, LimitMemory: FreeMemory, DNSOff: DNSOn, GossipOff: GossipOn,
 	SkewClock: SetClock, ExpireCert: RenewCert, Upgrade: Rollback,
 }
 
@@ -84,7 +87,7 @@ func IsFault(k Kind) bool { return inverse[k] != "" }
 func Kinds() []Kind {
 	return []Kind{
 		Kill, Stop, Start, Pause, Resume, Cut, CutOneWay, Vanish, Mend, DirectoryOff, DirectoryOn, DNSOff, DNSOn, GossipOff, GossipOn,
-		FillDisk, FreeDisk, SlowDisk, ReadOnlyDisk, FailDisk, PowerCut, MendDisk, SkewClock, SetClock, ExpireCert, RenewCert,
+		FillDisk, FreeDisk, SlowDisk, ReadOnlyDisk, FailDisk, HangDisk, PowerCut, MendDisk, LimitMemory, FreeMemory, SkewClock, SetClock, ExpireCert, RenewCert,
 		Upgrade, Rollback, Transfer, Drain, Undrain,
 	}
 }

@@ -59,6 +59,11 @@ func Clean(ctx context.Context) (removed []string, err error) {
 			removed = append(removed, thawed...)
 		}
 		if err == nil {
+			var groups []string
+			groups, err = f.removeGroups()
+			removed = append(removed, groups...)
+		}
+		if err == nil {
 			err = f.remove(ctx)
 		}
 		if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,6 +30,7 @@ const (
 	frozenFor   = 1900 * time.Millisecond
 	thawedFor   = 50 * time.Millisecond
 	slowerThan  = 500 * time.Millisecond // that a probe must take on a slow disk
+	hungFor     = 3 * time.Second        // that one must wait at least on one that hangs
 	unmountIn   = 10 * time.Second
 	probeOctets = 4096
 )
@@ -46,7 +48,7 @@ var diskTools = []string{"mkfs.ext4", "e2fsck", "mount", "umount", "losetup"}
 func haveDiskTools() error { return have(diskTools...) }
 
 // diskKinds can be done to disks of nodes.
-var diskKinds = []drill.Kind{drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.PowerCut, drill.MendDisk}
+var diskKinds = []drill.Kind{drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.HangDisk, drill.PowerCut, drill.MendDisk}
 
 // disk is the file system of a node.
 type disk struct {
@@ -163,7 +165,9 @@ func (lab *Lab) disk(ctx context.Context, a drill.Action) error {
 	defer d.mu.Unlock()
 	switch p := lab.procs[a.Node]; a.Kind {
 	case drill.SlowDisk:
-		return d.slowDown()
+		return d.slowDown(frozenFor)
+	case drill.HangDisk:
+		return d.slowDown(math.MaxInt64)
 	case drill.ReadOnlyDisk:
 		return d.breakIt(ctx)
 	case drill.FailDisk:
@@ -237,7 +241,8 @@ func (d *disk) release(ctx context.Context) error {
 	}
 }
 
-func (d *disk) slowDown() error {
+// slowDown freezes the file system for some time, again and again until speedUp.
+func (d *disk) slowDown(frozen time.Duration) error {
 	if d.slow != nil {
 		return nil
 	}
@@ -252,7 +257,7 @@ func (d *disk) slowDown() error {
 		defer close(s.done)
 		for ctx.Err() == nil {
 			_ = unix.IoctlSetInt(int(f.Fd()), freeze, 0) // a probe sees whether it is slow
-			pause(ctx, frozenFor)
+			pause(ctx, frozen)
 			_ = unix.IoctlSetInt(int(f.Fd()), thaw, 0)
 			pause(ctx, thawedFor)
 		}
@@ -295,6 +300,9 @@ func (lab *Lab) seeDisk(a drill.Action) (string, error) {
 		return "", err
 	}
 	began := time.Now()
+	if a.Kind == drill.HangDisk {
+		return d.seeHung()
+	}
 	err = d.probe()
 	took := time.Since(began).Round(time.Millisecond)
 	want := map[drill.Kind]error{drill.ReadOnlyDisk: unix.EROFS, drill.FailDisk: unix.EIO, drill.PowerCut: unix.EIO}[a.Kind]
@@ -307,6 +315,20 @@ func (lab *Lab) seeDisk(a drill.Action) (string, error) {
 		return "", fmt.Errorf("a write to the disk of %s: %v, want %v", a.Node, err, want)
 	}
 	return fmt.Sprintf("a write to the disk gives: %v", want), nil
+}
+
+// seeHung has a probe of its own wait for the disk, which ends when that is mended.
+func (d *disk) seeHung() (string, error) {
+	done := make(chan error, 1)
+	go func() { done <- d.probe() }()
+	t := time.NewTimer(hungFor)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		return "", fmt.Errorf("a write to the disk of %s has returned: %w", d.host, err)
+	case <-t.C:
+		return fmt.Sprintf("a write and a flush of %d octets have not returned after %v", probeOctets, hungFor), nil
+	}
 }
 
 func (d *disk) probe() error {

@@ -24,6 +24,8 @@ func (lab *Lab) Can(k drill.Kind) error {
 		}
 	case (k == drill.FillDisk || k == drill.FreeDisk) && lab.o.Disk != SmallDisk:
 		return errors.New("the disks of this cluster are too large to be filled")
+	case (k == drill.LimitMemory || k == drill.FreeMemory) && lab.memory == nil:
+		return errors.New("the memory of these nodes is the host's")
 	case slices.Contains(diskKinds, k) && lab.o.Disk != OwnDisk:
 		return errors.New("the disks of this cluster are the host's")
 	}
@@ -100,8 +102,12 @@ func (lab *Lab) Do(ctx context.Context, a drill.Action) error {
 		return lab.certs().Renew(a.Node, drill.LastsFor)
 	case drill.RenewCert:
 		return lab.certs().Renew(a.Node, 0)
-	case drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.PowerCut, drill.MendDisk:
+	case drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.HangDisk, drill.PowerCut, drill.MendDisk:
 		return lab.disk(ctx, a)
+	case drill.LimitMemory:
+		return lab.limitMemory(ctx, a.Node)
+	case drill.FreeMemory:
+		return lab.freeMemory(a.Node)
 	}
 	return fmt.Errorf("%s is not possible here", a.Kind)
 }

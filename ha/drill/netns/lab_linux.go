@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type Options struct {
 	Users  int    // 12
 	Bin    string // folder with the daemons; "": that of this program
 	Disk   Disk
+	Memory bool // that of each node can be limited
 	// Before has the pair begin with the formats of the release before, whose
 	// programs could not read the newest.
 	Before bool
@@ -66,6 +68,10 @@ func have(tools ...string) error {
 
 // Can returns nil or why a scenario is not possible here.
 func Can(s *drill.Scenario) error {
+	if slices.Contains(s.Needs, drill.LimitMemory) {
+		_, err := findMemory()
+		return err
+	}
 	if DiskFor(s) != OwnDisk {
 		return nil
 	}
@@ -83,6 +89,8 @@ type Lab struct {
 	spawner *spawner
 	procs   map[string]*process
 	disks   []*disk
+	memory  *memory  // nil: that of nodes is the host's
+	killed  int64    // kills of the node whose memory is limited, before it was
 	inbox   inbox    // elsewhere
 	alive   *os.File // locked
 	dials   chan struct{}
@@ -162,7 +170,7 @@ func (lab *Lab) build(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := lab.makeDisks(ctx); err != nil {
+	if err := errors.Join(lab.makeDisks(ctx), lab.makeGroups()); err != nil {
 		return err
 	}
 	if err := l.write(time.Now()); err != nil {
@@ -247,6 +255,9 @@ func (lab *Lab) startNodes() error {
 		p := &process{
 			host: host, ns: lab.f.ns(host), bin: filepath.Join(lab.o.Bin, program), config: lab.l.configFile(host),
 			log: filepath.Join(lab.l.dir, host+".log"), clock: lab.l.clockFile(host), spawn: lab.spawner.start,
+		}
+		if lab.memory != nil {
+			p.group = lab.memory.groupOf(lab.f, host)
 		}
 		lab.procs[host] = p
 		return p
@@ -358,7 +369,8 @@ func (lab *Lab) Close() error {
 	for _, n := range lab.nodes {
 		n.Admin.Close()
 	}
-	return errors.Join(lab.f.remove(ctx), os.RemoveAll(lab.l.dir), lab.alive.Close())
+	_, err := lab.f.removeGroups()
+	return errors.Join(err, lab.f.remove(ctx), os.RemoveAll(lab.l.dir), lab.alive.Close())
 }
 
 // Title says what it is.

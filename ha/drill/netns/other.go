@@ -17,6 +17,7 @@ type Options struct {
 	Bin           string
 	Disk          Disk
 	Before        bool
+	Memory        bool
 }
 
 // Possible returns why it is not.

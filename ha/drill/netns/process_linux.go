@@ -27,6 +27,7 @@ const (
 // process is a node under supervision.
 type process struct {
 	host, ns, bin, config, log, clock string
+	group                             string // control group; "": that of this process
 	spawn                             func(*exec.Cmd) error
 
 	mu     sync.Mutex
@@ -146,6 +147,11 @@ func (p *process) startLocked() error {
 	log.Close()
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.host, err)
+	}
+	if p.group != "" {
+		if err := put(p.group, cmd.Process.Pid); err != nil {
+			return fmt.Errorf("%s: %w", p.host, errors.Join(err, cmd.Process.Kill(), cmd.Wait()))
+		}
 	}
 	done := make(chan struct{})
 	p.cmd, p.done, p.lastID = cmd, done, cmd.Process.Pid

@@ -73,7 +73,9 @@ func (lab *Lab) Real(ctx context.Context, a drill.Action) (string, error) {
 		return lab.seeDNS(ctx)
 	case drill.GossipOff:
 		return lab.seeGossip(ctx)
-	case drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk:
+	case drill.LimitMemory:
+		return lab.seeMemory(a.Node)
+	case drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.HangDisk:
 		return lab.seeDisk(a)
 	case drill.FillDisk:
 		var st unix.Statfs_t

@@ -264,9 +264,14 @@ func (r *run) gather(ctx context.Context, sessions *sync.WaitGroup) {
 
 // setUp waits until everything is well and notes where the mailboxes stand.
 func (r *run) setUp(ctx context.Context) error {
+	var others []User
 	for _, u := range r.t.Users() {
-		if u.Pair == r.pair && len(r.users) < maxUsers {
+		switch {
+		case u.Pair != r.pair:
+		case len(r.users) < maxUsers:
 			r.users = append(r.users, u)
+		default:
+			others = append(others, u)
 		}
 	}
 	if len(r.users) == 0 {
@@ -290,6 +295,9 @@ func (r *run) setUp(ctx context.Context) error {
 		p := &mailbox.Prober{Access: &quick, User: r.mailUser(i % len(r.users)), Every: otherEvery, First: i}
 		if p.Idle = r.s.Idle; p.Idle {
 			p.Access = r.access
+			if len(others) > 0 { // who gets no mail
+				p.User = mailUser(&others[i%len(others)])
+			}
 		}
 		r.crowd = append(r.crowd, p)
 	}
@@ -316,8 +324,9 @@ func (r *run) setUp(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) mailUser(i int) mailbox.User {
-	u := &r.users[i]
+func (r *run) mailUser(i int) mailbox.User { return mailUser(&r.users[i]) }
+
+func mailUser(u *User) mailbox.User {
 	return mailbox.User{Login: u.Login, Password: u.Password, Address: u.Address}
 }
 

@@ -17,20 +17,23 @@ import (
 // of their coming, and cost memory.
 const (
 	handshakesPerCPU = 4
-	opensPerCPU      = 8
-	// lentFor is how long a login keeps others out: one that waits for its client,
-	// or for a replica that does not answer, goes on beside them.
-	lentFor = 200 * time.Millisecond
+	opensPerCPU      = 4
+	// handshakeFor and openFor are how long one keeps others out: what waits for its
+	// client, or for a replica that does not answer, goes on beside them. They are
+	// long, so that a machine that has too much to do is not given more.
+	handshakeFor = time.Second
+	openFor      = 2 * time.Second
 )
 
 // gate lets a few through at once.
 type gate struct {
 	places chan struct{}
+	lent   time.Duration // at most
 	queue  *atomic.Int64 // how many wait
 }
 
-func (s *Server) newGate(perCPU int) *gate {
-	return &gate{make(chan struct{}, perCPU*runtime.GOMAXPROCS(0)), &s.waiting}
+func (s *Server) newGate(perCPU int, lent time.Duration) *gate {
+	return &gate{make(chan struct{}, perCPU*runtime.GOMAXPROCS(0)), lent, &s.waiting}
 }
 
 // Waiting is the number of logins that wait for their turn.
@@ -39,7 +42,7 @@ func (s *Server) Waiting() int { return int(s.waiting.Load()) }
 // errCrowd is the end of a wait that took too long.
 var errCrowd = errors.New("too many log in at the same time")
 
-// enter waits for a place. leave gives it back; it is given back after lentFor too.
+// enter waits for a place. leave gives it back; it is given back after a while too.
 func (g *gate) enter(ctx context.Context, within time.Duration) (leave func(), err error) {
 	select {
 	case g.places <- struct{}{}:
@@ -62,7 +65,7 @@ func (g *gate) enter(ctx context.Context, within time.Duration) (leave func(), e
 
 func (g *gate) lend() (leave func()) {
 	back := sync.OnceFunc(func() { <-g.places })
-	t := time.AfterFunc(lentFor, back)
+	t := time.AfterFunc(g.lent, back)
 	return func() {
 		t.Stop()
 		back()
@@ -75,7 +78,7 @@ func (s *Server) gateOf(pair string) *gate {
 	defer s.mu.Unlock()
 	g := s.gates[pair]
 	if g == nil {
-		g = s.newGate(opensPerCPU)
+		g = s.newGate(opensPerCPU, openFor)
 		s.gates[pair] = g
 	}
 	return g

@@ -65,21 +65,21 @@ func TestGate(t *testing.T) {
 		if s.Waiting() != 1 {
 			t.Errorf("%d wait, want 1", s.Waiting())
 		}
-		time.Sleep(lentFor / 2)
+		time.Sleep(openFor / 2)
 		leave[0]()
 		leave[0]() // once
-		if err := <-entered; err != nil || time.Since(began) != lentFor/2 {
+		if err := <-entered; err != nil || time.Since(began) != openFor/2 {
 			t.Errorf("entered after %v: %v", time.Since(began), err)
 		}
 		leave[0], _ = g.enter(t.Context(), time.Minute) // of a replica that does not answer
 		go came()
-		if err := <-entered; err != nil || time.Since(began) != lentFor {
+		if err := <-entered; err != nil || time.Since(began) != openFor {
 			t.Errorf("entered after %v: %v", time.Since(began), err)
 		}
 		for _, l := range leave {
 			l()
 		}
-		time.Sleep(lentFor)
+		time.Sleep(openFor)
 		synctest.Wait()
 		if len(g.places) != 0 || s.Waiting() != 0 {
 			t.Errorf("%d places are taken, %d wait", len(g.places), s.Waiting())
@@ -92,7 +92,7 @@ func TestGateWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newCrowded(t).gateOf("pair1")
 		fill(t, g)
-		if _, err := g.enter(t.Context(), lentFor/2); !errors.Is(err, errCrowd) {
+		if _, err := g.enter(t.Context(), openFor/2); !errors.Is(err, errCrowd) {
 			t.Errorf("after its time: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())

@@ -110,7 +110,7 @@ type Server struct {
 // New checks cfg and fills in its defaults.
 func New(cfg Config) (*Server, error) {
 	s := &Server{conns: map[net.Conn]struct{}{}, byAddr: map[netip.Addr]int{}, gates: map[string]*gate{}}
-	s.keys = s.newGate(handshakesPerCPU)
+	s.keys = s.newGate(handshakesPerCPU, handshakeFor)
 	if err := s.Set(cfg); err != nil {
 		return nil, err
 	}

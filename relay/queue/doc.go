@@ -26,6 +26,10 @@ What it keeps true:
     about the disk any more, every later change is refused with ErrFailed and
     Config.Fatal is called.
 
+An address outside gets one copy of a message, however many messages of its root
+lead there: see given. Mail whose octets a list has changed has a root of its
+own, and a foreign LMTP server is asked each time.
+
 Room is reserved before work that may need it (Reserve), so that a transaction
 that has told a pair can still queue the rest. ErrFull says that there is none.
 

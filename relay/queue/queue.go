@@ -68,6 +68,7 @@ type Queue struct {
 	reaper  *reaper
 
 	active   activeFile
+	given    given
 	suspects []string // of the process before; set by Open
 
 	raising sync.Mutex // held by Raise
@@ -96,6 +97,7 @@ func Open(cfg Config) (*Queue, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	q := &Queue{cfg: cfg, early: map[string]bool{}}
+	q.given.open, q.given.files, q.given.gone = map[string][]string{}, map[string]bool{}, map[string]bool{}
 	q.room.limits = cfg.Limits
 	if err := fsx.MkdirAllSync(cfg.FS, cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
@@ -161,6 +163,8 @@ func (q *Queue) clean(dir string, names []string) error {
 		case ext == ".bad":
 			ours = id
 			q.damaged.Add(1)
+		case ext == givenExt:
+			q.given.files[id] = true
 		case fsx.IsTemp(name), ext == ".msg" && id != ours:
 			if err := q.cfg.FS.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
@@ -208,7 +212,9 @@ func ValidID(id string) bool { return new(Queue).dir(id) != nil }
 
 // Submit makes a message ours: when it returns nil, the message and its
 // envelope are durable, names included. The octets of body are those of the
-// message, in order; Size, Sum and Hash of it are set here. ErrExists: the queue holds
+// message, in order; Size, Sum and Hash of it are set here. Recipients outside that
+// another message of its root has already are taken out of it (see given); with
+// none left nothing is kept. ErrExists: the queue holds
 // this id already; ErrFull: no room; after any error the message is not ours.
 //
 // Room comes from r if that holds any, else it is found now.
@@ -238,14 +244,22 @@ func (q *Queue) Submit(ctx context.Context, r *Reservation, it *Item, body ...[]
 	if err := q.broken(); err != nil {
 		return err
 	}
-	buf := envelopes.Get().(*[]byte)
-	defer keepBuffer(buf)
-	env, err := q.encode(it, *buf)
-	*buf = env
+	c, err := q.claim(it)
 	if err != nil {
 		return err
 	}
-	if err := q.write(d, it.ID(), env, body); err != nil {
+	if len(it.Recipients) == 0 {
+		c.done(false)
+		return nil
+	}
+	q.given.added(it)
+	err = q.submit(d, it, body)
+	there := err == nil || errors.Is(err, ErrExists)
+	if !there && q.given.ended(it) {
+		q.dropGiven(it.Envelope.RootID)
+	}
+	c.done(there)
+	if err != nil {
 		return err
 	}
 	q.room.use(1, it.Size)
@@ -259,6 +273,18 @@ func (q *Queue) Submit(ctx context.Context, r *Reservation, it *Item, body ...[]
 		told(it)
 	}
 	return nil
+}
+
+// submit writes the two files of it.
+func (q *Queue) submit(d *dirSync, it *Item, body [][]byte) error {
+	buf := envelopes.Get().(*[]byte)
+	defer keepBuffer(buf)
+	env, err := q.encode(it, *buf)
+	*buf = env
+	if err != nil {
+		return err
+	}
+	return q.write(d, it.ID(), env, body)
 }
 
 // envelopes keeps buffers of envelope files, which are as long as a message has
@@ -392,6 +418,7 @@ func (q *Queue) Update(it *Item, durable bool) error {
 	if err != nil {
 		return err
 	}
+	q.given.note(it)
 	return q.replace(d, it.ID(), env, durable)
 }
 
@@ -413,6 +440,9 @@ func (q *Queue) Remove(it *Item, durable bool) error {
 		return q.diskError("remove", err)
 	}
 	q.room.use(-1, -it.Size)
+	if q.given.ended(it) {
+		defer q.dropGiven(it.Envelope.RootID)
+	}
 	if !durable {
 		q.reaper.add(d, it.ID())
 		return nil

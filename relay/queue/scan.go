@@ -41,6 +41,9 @@ func (q *Queue) Scan(ctx context.Context, found func(*Item) error) error {
 	q.mu.Unlock()
 	if first {
 		q.room.use(0, bytes)
+		for _, root := range q.given.seen() {
+			q.dropGiven(root)
+		}
 	}
 	return nil
 }
@@ -76,6 +79,7 @@ func (q *Queue) scanned(id string, body bool, found func(*Item) error) (int64, e
 	case !body && !q.bodyThere(id):
 		return 0, q.SetAside(id, errors.New("message file missing"))
 	}
+	q.given.note(it)
 	q.mu.Lock()
 	counted := q.early == nil || q.early[id]
 	q.mu.Unlock()

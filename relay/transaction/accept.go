@@ -145,7 +145,9 @@ func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, refus
 			if err := t.cfg.Queue.Submit(ctx, &room, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
 				return t.unqueued(err, &o)
 			}
-			t.logQueued(it)
+			if len(it.Recipients) > 0 {
+				t.logQueued(it)
+			}
 		}
 	} else {
 		metrics.MailThrough.Inc()

@@ -202,3 +202,38 @@ func TestListInPieces(t *testing.T) {
 		t.Errorf("%d stored in %d transactions, %d repeats, %d conflicts", len(r.sink.Stored()), messages, repeats, conflicts)
 	}
 }
+
+// Somebody outside who is in two lists, both too long for the client to wait, and
+// forwarded to, gets one copy, in however many messages the lists go out.
+func TestOutsideInTwoLists(t *testing.T) {
+	zone, routes := &dns.Zone{}, map[string]string{}
+	a := startRelay(t, "a.example", zone, routes)
+	b := startRelay(t, "b.example", zone, routes)
+	routes["a.example"], routes["b.example"] = a.addr, b.addr
+	by := map[string]*directory.Entry{}
+	for _, name := range []string{"one", "two"} {
+		e := &directory.Entry{Kind: directory.Group, DN: "cn=" + name, Mail: name + "@a.example"}
+		for i := range 700 {
+			e.MemberAddresses = append(e.MemberAddresses, fmt.Sprintf("%s%d@a.example", name, i))
+		}
+		for i := range 50 {
+			e.MemberAddresses = append(e.MemberAddresses, fmt.Sprintf("out%d@b.example", i))
+		}
+		by[name] = e
+	}
+	by["both"] = &directory.Entry{Kind: directory.Group, DN: "cn=both", Mail: "both@a.example", MemberAddresses: []string{"one@a.example", "two@a.example", "out7@b.example"}}
+	var err error
+	a.x, err = expand.New(expand.Config{Directory: groups{by: by}, Pair: expand.Pairs("pair1"), ListLimit: 100, ChunkSize: 300})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply := send(t, a.addr, "ann@c.example", hello, to("both@a.example", "two@a.example")...); reply.Code != 250 {
+		t.Fatal(reply)
+	}
+	await(t, "all members", func() bool {
+		return len(a.sink.Stored()) >= 1400 && len(b.sink.Stored()) >= 50 && a.q.Stats().Messages+b.q.Stats().Messages == 0
+	})
+	if len(a.sink.Stored()) != 1400 || len(b.sink.Stored()) != 50 {
+		t.Errorf("%d inside and %d outside", len(a.sink.Stored()), len(b.sink.Stored()))
+	}
+}

@@ -25,6 +25,7 @@ var (
 	MailBytes     = Relay.counter("postern_mail_accepted_bytes_total", "Octets of the messages answered 250.")
 	MailThrough   = Relay.counter("postern_mail_through_total", "Messages delivered to every pair before the 250.")
 	MailQueued    = Relay.counter("postern_mail_queued_total", "Messages that went through the queue.")
+	Duplicates    = Relay.counter("postern_queue_duplicates_total", "Recipients outside that were left out because another message of the same root has them.")
 	Deliveries    = Relay.counters("postern_deliveries_total", "Deliveries to a recipient, by channel and result.", "channel", "result")
 	LMTPRedirects = Relay.counter("postern_lmtp_redirects_total", "Answers of a replica that named another one.")
 	ProxyLogins   = Relay.counters("postern_proxy_logins_total", "Logins, by protocol and result.", "protocol", "result")

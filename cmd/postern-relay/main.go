@@ -216,9 +216,13 @@ func outsideConfig(in *inside) (outbound.Config, error) {
 // noticeConfig is how senders are told what became of their mail.
 func (r *relay) noticeConfig(in *inside) (bounce.Config, error) {
 	texts, err := noticeTexts(&in.c.Notices)
+	if err != nil {
+		return bounce.Config{}, err
+	}
+	tables, err := mappings(in.c.Expand.Mappings)
 	return bounce.Config{
 		Hostname: in.c.Hostname, Origin: in.c.Node, Door: r.acceptor, Lifetime: in.c.Retry.Lifetime,
-		Wanted: in.expander.Languages, Language: in.c.Notices.Language, Texts: texts, Log: r.n.Log, Mail: r.mailLog,
+		Wanted: in.expander.Languages, Language: in.c.Notices.Language, Texts: texts, Tables: tables, Log: r.n.Log, Mail: r.mailLog,
 	}, err
 }
 

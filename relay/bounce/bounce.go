@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postern-mail/postern/relay/mapping"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/mail"
@@ -33,10 +34,11 @@ type Config struct {
 
 	// Wanted finds the languages that a sender wants, as preferredLanguage has
 	// them; "" for a sender who is not ours or says nothing. An error puts the
-	// notification off. Nil: nobody's are known.
+	// notification off, for an hour at most. Nil: nobody's are known.
 	Wanted   func(ctx context.Context, sender mail.Address) (string, error)
-	Language string // of everybody else (default en)
-	Texts    *Texts // default those of LoadTexts(nil)
+	Language string          // of everybody else (default en)
+	Texts    *Texts          // default those of LoadTexts(nil)
+	Tables   *mapping.Tables // LanguageTable, if there is one, chooses before Wanted
 
 	Lifetime   time.Duration // told in delay warnings (default 12 days)
 	MaxContent int64         // octets of a message that is returned whole (default 1 MiB)
@@ -121,12 +123,9 @@ func (b *Bouncer) Report(ctx context.Context, it *queue.Item, rcpts []queue.Reci
 	if to.IsNull() || it.Report || len(rcpts) == 0 {
 		return nil
 	}
-	wanted := ""
-	if b.cfg().Wanted != nil {
-		var err error
-		if wanted, err = b.cfg().Wanted(ctx, to); err != nil {
-			return fmt.Errorf("language of a notification: %w", err)
-		}
+	wanted, err := b.languages(ctx, it, rcpts, msg)
+	if err != nil {
+		return err
 	}
 	n := b.compose(it, rcpts, msg, wanted)
 	if !b.admit(to) {
@@ -141,7 +140,7 @@ func (b *Bouncer) Report(ctx context.Context, it *queue.Item, rcpts []queue.Reci
 	if parent.State == queue.Pending {
 		parent.Notice = it.Notices + 1
 	}
-	err := b.cfg().Door.Inject(ctx, transaction.Injection{
+	err = b.cfg().Door.Inject(ctx, transaction.Injection{
 		Envelope: env, Recipients: []mail.Recipient{{Address: to, Notify: mail.NotifyNever}}, Report: true, Parent: parent,
 	}, n.bytes)
 	if err != nil && !mail.Permanent(err) {

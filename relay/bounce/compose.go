@@ -59,14 +59,11 @@ type notification struct {
 }
 
 // compose makes the notification about rcpts of it, whose octets are msg, for
-// somebody who wants a language.
-func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte, wanted string) notification {
-	n := notification{id: reportID(it, rcpts), date: it.Envelope.Arrival}
+// somebody who wants languages.
+func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte, wanted []string) notification {
+	n := notification{id: reportID(it, rcpts), date: outcomeTime(it, rcpts)}
 	lead := len(kinds) - 1
 	for i := range rcpts {
-		if r := &rcpts[i]; r.LastTry.After(n.date) {
-			n.date = r.LastTry
-		}
 		for k := range kinds {
 			if kinds[k].state == rcpts[i].State {
 				lead = min(lead, k)
@@ -77,7 +74,7 @@ func (b *Bouncer) compose(it *queue.Item, rcpts []queue.Recipient, msg []byte, w
 	n.utf8 = needsUTF8(it, rcpts)
 	n.from = b.author(rcpts, n.utf8)
 	content, whole := b.content(it, kinds[lead].action, msg)
-	tag, words := b.cfg().Texts.in(wanted, b.cfg().Language)
+	tag, words := b.cfg().Texts.in(append(wanted, b.cfg().Language))
 	text, textEncoding := transfer(b.text(words, it, lead, rcpts))
 	status := b.status(it, rcpts, n.utf8)
 	eight := !ascii(content) || !ascii(status)

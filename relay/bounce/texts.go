@@ -121,10 +121,14 @@ func readText(dir fs.FS, name string) (string, error) {
 	return string(b), err
 }
 
-// in are the texts for somebody who wants the languages of a preferredLanguage,
-// and their tag.
-func (t *Texts) in(wanted, usual string) (string, language) {
-	for _, tag := range append(directory.Languages(wanted), usual) {
+// in are the texts for somebody with these wishes, the first one first, each as
+// preferredLanguage has it, and their tag.
+func (t *Texts) in(wishes []string) (string, language) {
+	var tags []string
+	for _, w := range wishes {
+		tags = append(tags, directory.Languages(w)...)
+	}
+	for _, tag := range tags {
 		for {
 			if l := t.languages[tag]; l != nil {
 				return tag, l

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"mime"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"testing/synctest"
+	"time"
 
+	"github.com/postern-mail/postern/relay/mapping"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/shared/mail"
 )
@@ -96,14 +100,131 @@ func TestEveryText(t *testing.T) {
 }
 
 // TestLanguageUnknown: while the directory cannot answer the notification
-// waits.
+// waits, but neither for long nor for one answer.
 func TestLanguageUnknown(t *testing.T) {
 	down := errors.New("directory down")
+	last := rcpt("bob", queue.Failed, refusal)
+	last.LastTry = item().Envelope.Arrival.Add(time.Hour)
+	now := last.LastTry.Add(waitFor)
 	b, d := newBouncer(t, func(c *Config) {
+		c.Now = func() time.Time { return now }
 		c.Wanted = func(context.Context, mail.Address) (string, error) { return "", down }
 	})
-	if err := b.Report(t.Context(), item(), []queue.Recipient{rcpt("bob", queue.Failed, refusal)}, []byte(sample)); !errors.Is(err, down) || len(d.in) != 0 {
+	report := func() error {
+		return b.Report(t.Context(), item(), []queue.Recipient{last}, []byte("Accept-Language: de\r\n"+sample))
+	}
+	if err := report(); !errors.Is(err, down) || len(d.in) != 0 {
 		t.Errorf("%v, %d notifications", err, len(d.in))
+	}
+	now = now.Add(time.Second)
+	if err := report(); err != nil || len(d.in) != 1 {
+		t.Fatalf("%v, %d notifications", err, len(d.in))
+	}
+	if r := read(t, d.body[0]); r.language != "de" {
+		t.Errorf("in %q", r.language)
+	}
+}
+
+// TestLanguageHangs: a directory that does not answer holds nobody up.
+func TestLanguageHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, d := newBouncer(t, func(c *Config) {
+			c.Now = func() time.Time { return item().Envelope.Arrival }
+			c.Wanted = func(ctx context.Context, _ mail.Address) (string, error) {
+				<-ctx.Done()
+				return "", ctx.Err()
+			}
+		})
+		begin := time.Now()
+		err := b.Report(t.Context(), item(), []queue.Recipient{rcpt("bob", queue.Failed, refusal)}, []byte(sample))
+		if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || took != askFor || len(d.in) != 0 {
+			t.Errorf("%v after %v, %d notifications", err, took, len(d.in))
+		}
+	})
+}
+
+// TestHeaderLanguage: who has no language in the directory is told in that of
+// the message.
+func TestHeaderLanguage(t *testing.T) {
+	for _, tt := range []struct{ header, wanted, want string }{
+		{"Accept-Language: it, en;q=0.5\r\n", "", "it"},
+		{"Accept-Language: it\r\n", "de", "de"},
+		{"Accept-Language: it\r\n", "tlh", "it"},
+		{"X-Accept-Language: es\r\nPreferred-Language: fr-CA\r\n", "", "fr"},
+		{"X-Accept-Language: es\r\nAccept-Language: ../x\r\n", "", "es"},
+		{"", "", "en"},
+	} {
+		b, d := newBouncer(t, func(c *Config) {
+			c.Wanted = func(context.Context, mail.Address) (string, error) { return tt.wanted, nil }
+		})
+		if err := b.Report(t.Context(), item(), []queue.Recipient{rcpt("bob", queue.Failed, refusal)}, []byte(tt.header+sample)); err != nil {
+			t.Fatal(err)
+		}
+		if r := read(t, d.body[0]); r.language != tt.want {
+			t.Errorf("%q, %q: in %q, want %q", tt.header, tt.wanted, r.language, tt.want)
+		}
+	}
+}
+
+// TestLanguageTable: NOTIFICATION_LANGUAGE is asked first, with what the original
+// asks it, and is followed where there are texts.
+func TestLanguageTable(t *testing.T) {
+	tables, err := mapping.Parse("mappings", []byte(`NOTIFICATION_LANGUAGE
+
+  bounced|*|*|*|*          $Ija
+  delayed,delivered|*      $Iit
+  *|tcp_auth|*|*|*         $I/imta/lang/de/|Subject|utf-8
+  *|*|fr*|*|*              $Ifr
+  *|reprocess|*|*|*        $Ies
+  *|*|*|*.it|*             $Iit
+  *|*|*|*.ch|*             $Iklingon
+  *|*|*|*.at|*             de
+  *|*|*|*|bob2@*           $Ide
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		change func(*queue.Item)
+		states []queue.State
+		header string
+		wanted string
+		want   string
+	}{
+		"kind":            {states: []queue.State{queue.Returned}, want: "ja"},
+		"kinds":           {states: []queue.State{queue.Delivered, queue.Pending}, want: "it"},
+		"login":           {change: func(it *queue.Item) { it.Envelope.AuthUser = "ann" }, want: "de"},
+		"header":          {header: "Accept-Language: fr-CH\r\n", wanted: "ja", want: "fr"},
+		"directory":       {wanted: "fr", want: "fr"},
+		"made here":       {change: func(it *queue.Item) { it.Parent.ID = "x" }, want: "es"},
+		"country":         {change: func(it *queue.Item) { it.Envelope.ReversePath.Domain = "mail.example.it" }, want: "it"},
+		"no such texts":   {change: func(it *queue.Item) { it.Envelope.ReversePath.Domain = "example.ch" }, wanted: "es", want: "es"},
+		"no $I":           {change: func(it *queue.Item) { it.Envelope.ReversePath.Domain = "example.at" }, wanted: "es", want: "es"},
+		"first recipient": {states: []queue.State{queue.Failed, queue.Failed}, want: "en"},
+		"nothing":         {wanted: "ja", want: "ja"},
+	} {
+		asked := 0
+		b, d := newBouncer(t, func(c *Config) {
+			c.Tables = tables
+			c.Wanted = func(context.Context, mail.Address) (string, error) { asked++; return tt.wanted, nil }
+		})
+		it := item()
+		if tt.change != nil {
+			tt.change(it)
+		}
+		var rcpts []queue.Recipient
+		for i, s := range tt.states {
+			rcpts = append(rcpts, rcpt(fmt.Sprintf("bob%d", i+1), s, refusal))
+		}
+		if rcpts == nil {
+			rcpts = []queue.Recipient{rcpt("bob", queue.Failed, refusal)}
+		}
+		if err := b.Report(t.Context(), it, rcpts, []byte(tt.header+sample)); err != nil {
+			t.Fatal(err)
+		}
+		if r := read(t, d.body[0]); r.language != tt.want || asked > 1 || tt.header != "" && asked > 0 {
+			t.Errorf("%s: in %q, want %q; the directory was asked %d times", name, r.language, tt.want, asked)
+		}
 	}
 }
 

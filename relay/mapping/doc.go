@@ -25,7 +25,7 @@ In a template: $0 to $9 what wildcards matched; $\ $^ $_ what follows in lower
 case, upper case, as it is; $|NAME;text| what another table makes of text, and
 without a match there this entry does not match; $C go on with the next entry and
 the result as input, $L the same, and once more from the top when the table is at
-its end, $R from the first entry, $E end, as without any of them; $Y $N $F $T
+its end, $R from the first entry, $E end, as without any of them; $Y $N $F $T $I
 flags, which stay until another entry matches.
 
 What it keeps true:

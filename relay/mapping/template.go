@@ -23,9 +23,10 @@ const (
 	No    = 'N'
 	False = 'F'
 	True  = 'T'
+	Index = 'I' // the text names a set of texts
 )
 
-const flagLetters = "YNFT"
+const flagLetters = "YNFTI"
 
 // piece is one step of a template.
 type piece struct {

@@ -75,6 +75,16 @@ func (b *backend) heardAfterLogin(t *testing.T, n int) []string {
 	}
 }
 
+// endless is one octet again and again.
+type endless byte
+
+func (e endless) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = byte(e)
+	}
+	return len(b), nil
+}
+
 // TestHandOver moves sessions to another replica at moments of all kinds; the
 // client notices nothing.
 func TestHandOver(t *testing.T) {
@@ -120,6 +130,55 @@ func TestHandOver(t *testing.T) {
 		if got := b.heardAfterLogin(t, 3); len(got) != 3 || got[1] != "i IDLE" || got[2] != "DONE" {
 			t.Errorf("heard %q", got)
 		}
+	})
+	t.Run("with more under way than anybody buffers", func(t *testing.T) {
+		const each, appends, answer = 7 << 20, 3, 48 << 20
+		take := func(b *backend, r *bufio.Reader) {
+			b.line(r)
+			io.CopyN(io.Discard, r, each)
+			b.line(r)
+		}
+		a := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+			io.WriteString(c, "* OK hello\r\n")
+			b.line(r)
+			b.line(r)
+			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\n")
+			b.line(r)
+			for range appends {
+				take(b, r)
+			}
+			io.WriteString(c, "* OK [XRESUME c3RhdGU=] moving; leader=b\r\n")
+		})
+		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+			io.WriteString(c, "* OK hello\r\n")
+			for range 3 {
+				b.line(r)
+			}
+			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 OK\r\n")
+			b.line(r)
+			fmt.Fprintf(c, "* 1 FETCH (BODY[] {%d}\r\n", answer)
+			io.CopyN(c, endless('x'), answer)
+			io.WriteString(c, ")\r\nb OK done\r\n")
+			for i := range appends {
+				take(b, r)
+				fmt.Fprintf(c, "c%d OK done\r\n", i)
+			}
+			b.line(r)
+		})
+		c := pairOf(t, a, b)
+		go func() {
+			io.WriteString(c.c, "b FETCH 1 BODY[]\r\n")
+			for i := range appends {
+				fmt.Fprintf(c.c, "c%d APPEND x {%d+}\r\n", i, each)
+				io.CopyN(c.c, endless('y'), each)
+				io.WriteString(c.c, "\r\n")
+			}
+		}()
+		c.want("* 1 FETCH*")
+		if n, err := io.CopyN(io.Discard, c.r, answer); err != nil {
+			t.Fatalf("%d octets: %v", n, err)
+		}
+		c.want(")", "b OK done", "c0 OK done", "c1 OK done", "c2 OK done")
 	})
 	t.Run("before leave for a literal", func(t *testing.T) {
 		a, b := newBackend(t, leaving(1, silent)), newBackend(t, imapBackend)

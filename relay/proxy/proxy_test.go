@@ -341,6 +341,31 @@ func TestTooManyRefusedLogins(t *testing.T) {
 	c.wantEOF()
 }
 
+// TestSet: settings hold for sessions from then on; wrong ones for none.
+func TestSet(t *testing.T) {
+	f := start(t, IMAP, nil, nil)
+	before := dial(t, f.addr)
+	before.want("* OK *")
+	cfg := *f.cfg.Load()
+	cfg.Failures, cfg.Hostname = 1, "other.test"
+	if err := f.Set(cfg); err != nil {
+		t.Fatal(err)
+	}
+	bad := cfg
+	bad.Login, bad.Hostname = nil, "wrong.test"
+	if f.Set(bad) == nil {
+		t.Error("a configuration without Login is taken")
+	}
+	after := dial(t, f.addr)
+	after.want("* OK [CAPABILITY IMAP4rev1 IMAP4rev2 LITERAL+ SASL-IR ID STARTTLS AUTH=PLAIN AUTH=LOGIN] other.test ready")
+	after.send("a LOGIN ann no\r\n")
+	after.want("a NO *", "* BYE *")
+	after.wantEOF()
+	before.send("a LOGIN ann no\r\nb LOGIN ann no\r\nc LOGIN ann no\r\n")
+	before.want("a NO *", "b NO *", "c NO *", "* BYE *")
+	before.wantEOF()
+}
+
 func TestPasswordNeedsTLS(t *testing.T) {
 	b := newBackend(t, imapBackend)
 	f := start(t, IMAP, map[string]*backend{"a": b}, func(c *Config) { c.PlainWithoutTLS = nil })

@@ -125,8 +125,9 @@ func certificate(t *testing.T) *tls.Config {
 
 type house struct {
 	sink
-	addr string
-	tls  *tls.Config
+	service *Service
+	addr    string
+	tls     *tls.Config
 }
 
 func start(t *testing.T, role Role, change ...func(*Config)) *house {
@@ -144,6 +145,7 @@ func start(t *testing.T, role Role, change ...func(*Config)) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.service = s
 	srv, err := smtp.NewServer(smtp.ServerConfig{Hostname: "relay.example", TLS: h.tls, Mechanisms: []string{"PLAIN", "LOGIN"}, NewSession: s.NewSession})
 	if err != nil {
 		t.Fatal(err)
@@ -298,6 +300,49 @@ func TestSubmission(t *testing.T) {
 		if _, err := submit(t, h, user, "wrong", "bob@us.example", "x"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", user, err, want)
 		}
+	}
+}
+
+// TestSet: settings hold for sessions from then on; wrong ones for none.
+func TestSet(t *testing.T) {
+	h := start(t, MX)
+	const denied = "554 5.7.1 Relay access denied"
+	outside := []string{"EHLO x", "MAIL FROM:<a@b.example>", "RCPT TO:<x@other.example>"}
+	c, err := net.Dial("tcp", h.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	open := newLines(c)
+	open.reply()
+	cfg := *h.service.cfg.Load()
+	cfg.MayRelay = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	if err := h.service.Set(cfg); err != nil {
+		t.Fatal(err)
+	}
+	bad := cfg
+	bad.Acceptor, bad.MayRelay = nil, nil
+	if h.service.Set(bad) == nil {
+		t.Error("a configuration without an acceptor is taken")
+	}
+	if got := dialogue(t, h.addr, outside...); !strings.HasPrefix(got, "250 ") {
+		t.Errorf("a session after Set: %q", got)
+	}
+	got := ""
+	for _, line := range outside {
+		fmt.Fprintf(c, "%s\r\n", line)
+		got = open.reply()
+	}
+	if got != denied {
+		t.Errorf("a session from before Set: %q", got)
+	}
+	cfg.MayRelay = nil
+	if err := h.service.Set(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got := dialogue(t, h.addr, outside...); got != denied {
+		t.Errorf("a session after the second Set: %q", got)
 	}
 }
 

@@ -450,3 +450,51 @@ func TestBoundsPerHour(t *testing.T) {
 		}
 	})
 }
+
+// TestSetRules: rules hold for what is delivered from then on, and what was
+// answered this hour counts.
+func TestSetRules(t *testing.T) {
+	a, d := newAgent(t, yes(), func(c *Config) { c.PerHour = 2 })
+	n := 0
+	answered := func(text string, r *mail.Autoreply) bool {
+		before := len(d.in)
+		n++
+		a.Deliver(t.Context(), msg(fmt.Sprint("root", n), text, r))
+		return len(d.in) > before
+	}
+	for i, want := range []bool{true, true, false} {
+		if answered(sample, reply()) != want {
+			t.Errorf("message %d of two an hour: answered is %v", i+1, !want)
+		}
+	}
+	a.SetRules(Rules{PerHour: 3})
+	for i, want := range []bool{true, false} {
+		if answered(sample, reply()) != want {
+			t.Errorf("message %d after three an hour: answered is %v", i+1, !want)
+		}
+	}
+	const spam = "X-Ours: yes\r\n" + sample
+	a.SetRules(Rules{PerHour: 100})
+	if !answered(spam, reply()) {
+		t.Error("not answered because of a field that says nothing")
+	}
+	a.SetRules(Rules{PerHour: 100, Spam: []string{"X-Ours"}})
+	if answered(spam, reply()) || !answered("X-Spam: yes\r\n"+sample, reply()) {
+		t.Error("the fields that say spam are not those of now")
+	}
+	echo := reply()
+	echo.Mode = mail.AutoreplyEcho
+	echoes := func() bool {
+		if !answered(sample, echo) {
+			t.Fatal("no echo")
+		}
+		return bytes.Contains(d.body[len(d.body)-1], []byte("the body"))
+	}
+	if !echoes() {
+		t.Error("the body does not come back")
+	}
+	a.SetRules(Rules{PerHour: 100, MaxContent: 10})
+	if echoes() {
+		t.Error("the body comes back although it is too long now")
+	}
+}

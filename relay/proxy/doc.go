@@ -30,8 +30,9 @@ the connection of a POP3 client is closed. Of a client with 1000 commands that a
 not answered no more is read.
 
 When more log in at once than the processors have time for, as all users of a pair
-do after a failover, they wait in the order of their coming, for half of
-Config.PreAuth at most; mail that the same host takes goes on (gate).
+do after a failover, they take turns in the order of their coming (gate): for the
+keys of a handshake, and at the pair's replicas, for which one waits for half of
+Config.PreAuth at most. Mail that the same host takes goes on.
 
 A session that is idle holds no buffer. Package proxy does not check passwords
 (Config.Login does) and does not know who serves (Config.Routes does).

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -16,11 +18,11 @@ import (
 // logins at a pair's replicas are under way at once; the others wait in the order
 // of their coming, and cost memory.
 const (
-	handshakesPerCPU = 4
-	opensPerCPU      = 4
-	// handshakeFor and openFor are how long one keeps others out: what waits for its
-	// client, or for a replica that does not answer, goes on beside them. They are
-	// long, so that a machine that has too much to do is not given more.
+	handshakesPerCPU = 2
+	opensPerCPU      = 2
+	// handshakeFor and openFor are how long one keeps others out: what waits for a
+	// replica that does not answer goes on beside them. They are long, so that a
+	// machine that has too much to do is not given more.
 	handshakeFor = time.Second
 	openFor      = 2 * time.Second
 )
@@ -93,4 +95,50 @@ func (f *front) open(user User, state string) (*back, error) {
 	}
 	defer leave()
 	return f.cfg.open(f.ctx, user, f.client, state)
+}
+
+// keyed is a client's connection under a handshake. It takes its turn when the
+// client has said what it wants, and until the client is to answer: however far
+// away that is, it keeps nobody out.
+type keyed struct {
+	net.Conn
+	srv   *Server
+	leave func() // nil: it is not its turn
+}
+
+func (k *keyed) enter(ctx context.Context, within time.Duration) (err error) {
+	k.leave, err = k.srv.keys.enter(ctx, within)
+	return err
+}
+
+func (k *keyed) Read(p []byte) (int, error) {
+	k.done()
+	return k.Conn.Read(p)
+}
+
+func (k *keyed) done() {
+	if k.leave != nil {
+		k.leave()
+		k.leave = nil
+	}
+}
+
+// inTurn is conf for handshakes over keyed connections.
+func inTurn(conf *tls.Config, within time.Duration) *tls.Config {
+	if conf == nil {
+		return nil
+	}
+	own := conf.Clone()
+	own.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if k, ok := hello.Conn.(*keyed); ok {
+			if err := k.enter(hello.Context(), within); err != nil {
+				return nil, err
+			}
+		}
+		if conf.GetConfigForClient != nil {
+			return conf.GetConfigForClient(hello)
+		}
+		return nil, nil
+	}
+	return own
 }

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -101,4 +103,41 @@ func TestGateWait(t *testing.T) {
 			t.Errorf("after the end: %v", err)
 		}
 	})
+}
+
+// TestInTurn: a handshake keeps nobody out while it waits for its client.
+func TestInTurn(t *testing.T) {
+	s := newCrowded(t)
+	here, there := net.Pipe()
+	defer here.Close()
+	k := &keyed{Conn: here, srv: s}
+	if err := k.enter(t.Context(), time.Minute); err != nil || len(s.keys.places) != 1 {
+		t.Errorf("%d places are taken by a client that has spoken: %v", len(s.keys.places), err)
+	}
+	there.Close()
+	if _, err := k.Read(make([]byte, 1)); err == nil || len(s.keys.places) != 0 {
+		t.Errorf("%d places are taken while the client is to answer: %v", len(s.keys.places), err)
+	}
+	fill(t, s.keys)
+	if err := k.enter(t.Context(), time.Millisecond); !errors.Is(err, errCrowd) {
+		t.Errorf("no turn came: %v", err)
+	}
+	k.done()
+	if len(s.keys.places) != cap(s.keys.places) {
+		t.Error("a place was given back that was not taken")
+	}
+}
+
+// TestInTurnTLS: every handshake by a server's configuration goes through its gate.
+func TestInTurnTLS(t *testing.T) {
+	s := newCrowded(t)
+	fill(t, s.keys)
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	go tls.Client(there, &tls.Config{InsecureSkipVerify: true}).Handshake()
+	k := &keyed{Conn: here, srv: s}
+	if err := tls.Server(k, inTurn(&tls.Config{MinVersion: tls.VersionTLS12}, time.Millisecond)).HandshakeContext(t.Context()); !errors.Is(err, errCrowd) {
+		t.Errorf("a handshake past a full gate: %v", err)
+	}
 }

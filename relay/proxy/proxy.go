@@ -148,6 +148,7 @@ func (s *Server) Set(cfg Config) error {
 	if cfg.PlainWithoutTLS == nil {
 		cfg.PlainWithoutTLS = func(netip.AddrPort) bool { return false }
 	}
+	cfg.TLS = inTurn(cfg.TLS, cfg.PreAuth)
 	s.cfg.Store(&cfg)
 	return nil
 }
@@ -266,12 +267,9 @@ type front struct {
 }
 
 func (f *front) startTLS() error {
-	leave, err := f.srv.keys.enter(f.ctx, f.cfg.PreAuth)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	tc := tls.Server(f.conn, f.cfg.TLS)
+	k := &keyed{Conn: f.conn, srv: f.srv}
+	defer k.done()
+	tc := tls.Server(k, f.cfg.TLS)
 	if err := tc.HandshakeContext(f.ctx); err != nil {
 		return err
 	}

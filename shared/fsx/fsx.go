@@ -108,12 +108,21 @@ func IsTemp(name string) bool { return filepath.Ext(name) == tempSuffix }
 // durable; after an error or a crash name has either the old or the new
 // content, whole. There is one writer to a name at a time.
 func WriteFileAtomic(fsys FS, name string, data []byte) error {
+	return WriteAtomic(fsys, name, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// WriteAtomic is WriteFileAtomic of what write writes, in pieces as they come.
+// An error of write ends it.
+func WriteAtomic(fsys FS, name string, write func(io.Writer) error) error {
 	tmp := name + tempSuffix
 	f, err := fsys.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(data, 0)
+	err = write(&appender{f: f})
 	if err == nil {
 		err = f.Sync()
 	}
@@ -128,6 +137,18 @@ func WriteFileAtomic(fsys FS, name string, data []byte) error {
 		return err
 	}
 	return fsys.SyncDir(filepath.Dir(name))
+}
+
+// appender writes to a file one piece behind the other.
+type appender struct {
+	f  File
+	at int64
+}
+
+func (a *appender) Write(b []byte) (int, error) {
+	n, err := a.f.WriteAt(b, a.at)
+	a.at += int64(n)
+	return n, err
 }
 
 // MkdirAllSync makes a directory and those above it and makes the names

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -68,6 +69,26 @@ func (p *Persistence) fill() {
 type writer struct {
 	b      []byte
 	secret func(attribute string) bool
+
+	out     io.Writer // takes what b has, now and then
+	written int
+	err     error // of out
+}
+
+// record ends a record.
+func (w *writer) record() {
+	if len(w.b) >= 1<<16 {
+		w.flush()
+	}
+}
+
+// flush gives what b has to out.
+func (w *writer) flush() {
+	if w.err == nil {
+		_, w.err = w.out.Write(w.b)
+	}
+	w.written += len(w.b)
+	w.b = w.b[:0]
 }
 
 func (w *writer) string(s string) {
@@ -112,12 +133,25 @@ func guarded(e *directory.Entry) bool { return e.List != nil && e.List.Password 
 // whole. When they are more than p.Bytes some are left out.
 func (c *Cache) Save(p Persistence) error {
 	p.fill()
-	w := &writer{b: make([]byte, 0, 1<<16), secret: p.secret}
+	return fsx.WriteAtomic(p.FS, p.Path, func(file io.Writer) error {
+		sum := sha256.New()
+		w := &writer{b: make([]byte, 0, 1<<17), secret: p.secret, out: io.MultiWriter(file, sum)}
+		c.write(w, &p)
+		if w.flush(); w.err != nil {
+			return w.err
+		}
+		_, err := file.Write(sum.Sum(nil))
+		return err
+	})
+}
+
+// write writes all but the checksum.
+func (c *Cache) write(w *writer, p *Persistence) {
 	w.b = append(w.b, magic...)
 	w.time(time.Now())
 	w.string(p.About)
 	written := map[string]bool{} // domains
-	room := func() bool { return len(w.b) < p.Bytes }
+	room := func() bool { return w.err == nil && w.written+len(w.b) < p.Bytes }
 	each(c, c.domains, func(key string, domain *directory.Domain, at time.Time) {
 		// A domain without one of its owners would turn away what that one gets.
 		if !room() || slices.ContainsFunc(domain.CatchAllOwners, guarded) {
@@ -138,6 +172,7 @@ func (c *Cache) Save(p Persistence) error {
 		w.time(at)
 		w.string(key)
 		w.string(string(text))
+		w.record()
 		written[d.Name] = true
 	})
 	each(c, c.addresses, func(key string, ans *directory.Answer, at time.Time) {
@@ -165,6 +200,7 @@ func (c *Cache) Save(p Persistence) error {
 		for _, e := range ans.Entries {
 			w.entry(e)
 		}
+		w.record()
 	})
 	each(c, c.entries, func(key string, e *directory.Entry, at time.Time) {
 		if room() && !guarded(e) {
@@ -172,10 +208,9 @@ func (c *Cache) Save(p Persistence) error {
 			w.time(at)
 			w.string(key)
 			w.entry(e)
+			w.record()
 		}
 	})
-	sum := sha256.Sum256(w.b)
-	return fsx.WriteFileAtomic(p.FS, p.Path, append(w.b, sum[:]...))
 }
 
 func (w *writer) withoutSecrets(raw directory.Attributes) directory.Attributes {

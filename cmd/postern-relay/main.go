@@ -46,6 +46,8 @@ func main() {
 		Common: func(c *config.Relay) *config.Common { return &c.Common },
 		Check:  check,
 		Start:  start,
+
+		HeapGrowth: func(c *config.Relay) config.Size { return c.HeapGrowth },
 	}.Main())
 }
 

@@ -52,6 +52,7 @@ type Runtime struct {
 type Relay struct {
 	Common     `mapstructure:",squash"`
 	Hostname   string
+	HeapGrowth Size `mapstructure:"heap_growth"`
 	Roles      []string
 	Public     PublicTLS
 	SMTP       SMTP

@@ -90,9 +90,10 @@ var Table = []Option{
 	{Name: "log.level", Type: String, Default: "info", Tier: every, Reload: true, Values: []string{"debug", "info", "warn", "error"}, Help: "Least severe message that is logged."},
 	{Name: "log.format", Type: String, Default: "json", Tier: every, Values: []string{"json", "text"}, Help: "Form of the log, on standard error."},
 	{Name: "runtime.gc_percent", Type: Int, Unit: "percent", Default: "400", Tier: every, Reload: true, Min: 10, Max: 10000, Help: "Growth of the heap between two collections. More uses more memory and less CPU."},
-	{Name: "runtime.memory_limit", Type: Octets, Default: "1GB", Tier: every, Reload: true, Help: "Memory from which on the collector works harder, whatever gc_percent says. 0: none."},
+	{Name: "runtime.memory_limit", Type: Octets, Default: "1GB", Tier: every, Reload: true, Help: "Memory from which on the collector works harder, whatever gc_percent says; what the directory cache remembers is not counted. 0: none."},
 
 	{Name: "hostname", Type: String, Tier: TierRelay, Need: true, Help: "Host name in banners, EHLO and trace fields."},
+	{Name: "heap_growth", Type: Octets, Default: "64MB", Tier: TierRelay, Help: "Growth of the heap between two collections from which on it is less than runtime.gc_percent, down to 100: of a larger heap that would be more garbage and hardly less work. 0: none."},
 	{Name: "roles", Type: Words, Default: "mx,submit,proxy,outbound", Tier: TierRelay, Values: []string{"mx", "submit", "proxy", "outbound"}, Help: "What this relay does: take mail from the Internet, take mail from users, let clients reach their mail, send to the Internet."},
 	{Name: "public.cert", Type: File, Default: "tls/public.pem", Tier: TierRelay, Help: "Certificate for clients and the Internet, PEM. Read again when it changes."},
 	{Name: "public.key", Type: File, Default: "tls/public-key.pem", Tier: TierRelay, Help: "Key of public.cert, PEM."},

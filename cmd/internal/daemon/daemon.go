@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -39,6 +38,9 @@ type Program[T config.Node] struct {
 	Tiers []*metrics.Tier
 	// Common finds what every node is told in T.
 	Common func(*T) *config.Common
+	// HeapGrowth bounds the growth of the heap between two collections, in octets.
+	// Nil, or 0: gc_percent alone says it.
+	HeapGrowth func(*T) config.Size
 	// Check reads what else the configuration names, for --check. Nil: nothing.
 	Check func(*T) error
 	// Start is the start-up list. What it starts by Go runs until the stop.
@@ -76,6 +78,7 @@ type Node[T config.Node] struct {
 	file     string // with the configuration
 	common   *config.Common
 	level    *slog.LevelVar
+	gc       collector
 	gossip   *gossip.Gossip
 	keysMu   sync.Mutex // guards keys and their file
 	keys     [][]byte   // of gossip, in use
@@ -183,7 +186,10 @@ func (p *Program[T]) configure(args []string, stdout, stderr io.Writer) (c *T, f
 // main is the life of the node.
 func (n *Node[T]) main(ctx context.Context) error {
 	var err error
-	n.collector(n.common.Runtime)
+	if p := n.program; p.HeapGrowth != nil {
+		n.gc.most = p.HeapGrowth(n.Config)
+	}
+	n.gc.set(n.common.Runtime)
 	if err := os.MkdirAll(n.common.Dir, 0o700); err != nil {
 		return err
 	}
@@ -217,6 +223,7 @@ func (n *Node[T]) main(ctx context.Context) error {
 		}
 		return errors.Join(err, n.shut(cancel))
 	}
+	n.Go("collector", n.gc.run)
 	n.Go("certificates", func(ctx context.Context) error { n.TLS.Watch(ctx, 10*time.Second, n.Log); return nil })
 	n.Go("certificate end", func(ctx context.Context) error { watchCertificate(ctx, n.TLS.NotAfter, n.Log); return nil })
 	n.Go("hangup", func(ctx context.Context) error { n.hangups(ctx); return nil })
@@ -341,11 +348,4 @@ func fatal(log *slog.Logger, err error) {
 	time.AfterFunc(time.Second, func() { os.Exit(exitFailed) })
 	log.Error("the process must end", "err", err)
 	os.Exit(exitFailed)
-}
-
-func (n *Node[T]) collector(r config.Runtime) {
-	debug.SetGCPercent(r.GCPercent)
-	if r.MemoryLimit > 0 {
-		debug.SetMemoryLimit(int64(r.MemoryLimit))
-	}
 }

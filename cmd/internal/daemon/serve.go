@@ -236,7 +236,7 @@ func (n *Node[T]) reload() (config.Change, error) {
 			}
 		}
 		setLevel(n.level, common.Log.Level)
-		n.collector(common.Runtime)
+		n.gc.set(common.Runtime)
 		return nil
 	})
 	if err != nil {

@@ -19,11 +19,8 @@ func TestTrimAndCompact(t *testing.T) {
 		must(t, err)
 		return first > 1
 	}
-	// The note has to come to lie below the floor.
-	c.Eventually("the first index moves", func() bool {
-		must(t, n.Propose("more", 100))
-		return trimmed(n) && trimmed(c.Other(n))
-	})
+	// Nothing more is committed, so that the floor may stay below the notes.
+	c.Eventually("the first index moves", func() bool { return trimmed(n) && trimmed(c.Other(n)) })
 	dropped := 0
 	for _, n := range []*node{n, c.Other(n)} {
 		for _, s := range n.R.Log().Segments() {

@@ -128,13 +128,13 @@ func TestClaims(t *testing.T) {
 	ask, claim := []string{"XVACATION", hash, "XCLAIM", "later"}, []string{"XVACATION", hash + ",only", "XCLAIM", first}
 	other := []string{"XVACATION", hash + ",only", "XCLAIM", second}
 	for name, tt := range map[string]struct {
-		compact bool
-		want    map[int]string
+		level uint32
+		want  map[int]string
 	}{
-		"now":    {true, map[int]string{0: due, 1: due, 2: given, 3: given, 4: refused, 5: none}},
-		"before": {false, map[int]string{0: due, 1: none, 2: given, 3: given, 4: given, 5: none}},
+		"now":    {2, map[int]string{0: due, 1: due, 2: given, 3: given, 4: refused, 5: none}},
+		"before": {1, map[int]string{0: due, 1: none, 2: given, 3: given, 4: given, 5: none}},
 	} {
-		boxes, log := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Compact = func() bool { return tt.compact } })
+		boxes, log := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Level = func() uint32 { return tt.level } })
 		c := serve(t, boxes, true)
 		for i, params := range [][]string{ask, ask, claim, claim, other, ask} {
 			if got := fmt.Sprint(send(t, c, text, to("ann", params...)).Data[0]); got != tt.want[i] {
@@ -146,7 +146,7 @@ func TestClaims(t *testing.T) {
 			if err != nil {
 				break
 			}
-			if !tt.compact && b[0] > 2 {
+			if tt.level < 2 && b[0] > 2 {
 				t.Errorf("entry %d has version %d", i, b[0])
 			}
 		}

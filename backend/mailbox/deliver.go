@@ -105,7 +105,7 @@ const maxTrace = 4096
 func (s *Service) deliver(ctx context.Context, d *Delivery, e *entry, rcpts []command.Recipient) (*command.Delivered, error) {
 	c := &command.Deliver{
 		Head: s.head(), Seed: s.seed(), KeyLife: int64(s.cfg.KeyLife), Message: e.message, Recipients: rcpts,
-		Compact: s.cfg.Compact != nil && s.cfg.Compact(),
+		Compact: s.level2(),
 	}
 	c.InternalDate = c.Time
 	if !d.Arrival.IsZero() {
@@ -247,7 +247,7 @@ func (s *Service) recipients(in []DeliveryRecipient, results []DeliveryResult) (
 			rc.Limit = &command.Limit{Bytes: q.Bytes, Messages: q.Messages, Stamp: q.Stamp}
 		}
 		if q := r.Autoreply; q != nil {
-			claims := s.cfg.Compact != nil && s.cfg.Compact()
+			claims := s.level2()
 			if q.By != (mail.DeliveryKey{}) && !claims {
 				results[i].Answer = answers // it was decided when it was asked
 				continue

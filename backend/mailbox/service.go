@@ -23,10 +23,11 @@ type Config struct {
 	KeyLife    time.Duration    // how long a delivery key is remembered, 8 days
 	Now        func() time.Time // time.Now
 
-	// Compact reports whether the pair is on a level of the format on which
-	// deliveries may be proposed in their compact form, and answers claimed;
-	// nil: no. Without claims an answer is given to the delivery that asks first.
-	Compact func() bool
+	// Level is that of the pair's format (command.Level); nil: 1. From level 2 on
+	// deliveries are proposed in their compact form, answers can be claimed and
+	// accounts removed. Without claims an answer is given to the delivery that asks
+	// first.
+	Level func() uint32
 
 	// Answers reports whether autoreplies are made at all; nil: yes. While they
 	// are not, nobody is remembered, and mail that is only to be answered is
@@ -41,6 +42,9 @@ type Service struct {
 	inFlight atomic.Int64 // octets reserved by take
 	bodies   bodies       // messages that a delivery may name
 }
+
+// level2 reports whether the pair can apply what level 2 of the format brings.
+func (s *Service) level2() bool { return s.cfg.Level != nil && s.cfg.Level() >= 2 }
 
 // New checks cfg.
 func New(cfg Config) (*Service, error) {

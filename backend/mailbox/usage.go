@@ -62,7 +62,7 @@ func (s *Service) Usage(ctx context.Context, after string, limit int) ([]Usage, 
 // Remove takes an account away with all its mail, for good, and returns what it
 // held. Mail for it afterwards makes a new account, with larger UIDVALIDITYs.
 func (s *Service) Remove(ctx context.Context, name string) (Usage, error) {
-	if s.cfg.Compact == nil || !s.cfg.Compact() {
+	if !s.level2() {
 		return Usage{}, ErrLevel
 	}
 	if err := s.cfg.Log.Confirm(ctx); err != nil {

@@ -59,8 +59,8 @@ func TestUsage(t *testing.T) {
 // is another that no client takes for it.
 func TestRemove(t *testing.T) {
 	ctx := context.Background()
-	level := false
-	s, log := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Compact = func() bool { return level } })
+	level := uint32(1)
+	s, log := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Level = func() uint32 { return level } })
 	a := account(t, s, "ann@example.test")
 	add(t, a, "INBOX", 3)
 	if _, err := a.Create(ctx, "deep/er", nil); err != nil {
@@ -71,7 +71,7 @@ func TestRemove(t *testing.T) {
 	if _, err := s.Remove(ctx, "ann@example.test"); !errors.Is(err, mailbox.ErrLevel) {
 		t.Fatalf("%v on level 1", err)
 	}
-	level = true
+	level = 2
 	log.SetAway(&mailbox.ErrNotServing{})
 	if _, err := s.Remove(ctx, "ann@example.test"); err == nil {
 		t.Fatal("removed by a replica that does not serve")

@@ -172,7 +172,7 @@ func (p *place) open(m voter.Config) (_ group.Running, err error) {
 	}
 	l.boxes, err = mailbox.New(mailbox.Config{
 		Log: l.log, Store: l.rows, Hub: l.hub, MaxMessage: int64(c.Mail.MaxSize), InFlight: int64(c.Store.InFlight),
-		Compact: func() bool { return l.machine.Level() >= 2 },
+		Level:   func() uint32 { return l.machine.Level() },
 		Answers: func() bool { return l.place.n.Live.Current().Mail.Answers },
 	})
 	if err != nil {

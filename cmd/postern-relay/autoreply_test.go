@@ -193,7 +193,7 @@ func (r *twin) queued() (answers []string, rest []*queue.Item) {
 // servePair serves a real mail store of one node by LMTP.
 func servePair(t *testing.T) (*route.Table, *mailbox.Service, *mailboxtest.Log) {
 	t.Helper()
-	boxes, log := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Compact = func() bool { return true } })
+	boxes, log := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Level = func() uint32 { return 2 } })
 	srv, err := lmtpd.New(lmtpd.Config{Mailboxes: boxes, Hostname: "pair1-a", PrivateFor: func(*smtp.ConnInfo) bool { return true }})
 	if err != nil {
 		t.Fatal(err)

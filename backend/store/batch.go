@@ -63,6 +63,9 @@ func (b *Batch) Commit() error {
 	if b.err != nil {
 		return b.err
 	}
+	if b.s.room != nil {
+		b.s.room.gathered.Add(int64(b.b.Len()))
+	}
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return fmt.Errorf("store: commit: %w", err)
 	}

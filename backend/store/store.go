@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -51,6 +52,7 @@ type Store struct {
 	keys   keyFilter // used by the batch only
 
 	readOnly bool
+	room     *room         // nil: nothing is written
 	stop     chan struct{} // closed by Close
 	done     chan struct{} // closed when the keys are loaded
 }
@@ -70,11 +72,20 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 	if o.OnDiskFailure == nil {
 		o.OnDiskFailure = func(err error) { panic(fmt.Sprintf("store: write in the background: %v", err)) }
 	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	s := &Store{bodies: bodies, readOnly: o.ReadOnly, stop: make(chan struct{}), done: make(chan struct{})}
+	if !o.ReadOnly {
+		s.room = newRoom(o.FS, dir, reserveTables*int64(o.MemTableSize))
+		s.room.kept = true // of the run before, perhaps
+		o.FS = s.room
+	}
 	po := &pebble.Options{
 		FS:                          o.FS,
 		CacheSize:                   o.CacheSize,
 		MemTableSize:                uint64(o.MemTableSize),
-		MemTableStopWritesThreshold: 3,
+		MemTableStopWritesThreshold: memTables,
 		MaxOpenFiles:                o.MaxOpenFiles,
 		DisableWAL:                  true,
 		ReadOnly:                    o.ReadOnly,
@@ -84,7 +95,11 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 		LBaseMaxBytes:               128 << 20,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      logger{o.Log, o.OnDiskFailure},
-		EventListener:               &pebble.EventListener{BackgroundError: o.OnDiskFailure},
+		EventListener: &pebble.EventListener{BackgroundError: func(err error) {
+			if !noRoom(err) { // a compaction, which comes again
+				o.OnDiskFailure(err)
+			}
+		}},
 	}
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -100,7 +115,10 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 		}
 		return nil, fmt.Errorf("store: open: %w", err)
 	}
-	s := &Store{db: db, bodies: bodies, readOnly: o.ReadOnly, stop: make(chan struct{}), done: make(chan struct{})}
+	s.db = db
+	if s.room != nil {
+		s.room.keep()
+	}
 	s.keys.loading, s.keys.unsure = true, forever
 	go func() {
 		defer close(s.done)
@@ -109,17 +127,27 @@ func Open(dir string, bodies Bodies, o Options) (*Store, error) {
 	return s, nil
 }
 
+// memTables is how many memtables there may be before writes wait.
+const memTables = 3
+
 // formatMajorVersion is the version of pebble's files. It is raised by a
 // release only after the one before it reads the new version.
 const formatMajorVersion = pebble.FormatValueSeparation
 
 // Close writes what is in memory and closes the store. Readers must be closed.
+// On a full disk it is ErrNoRoom: everything is as after a crash, but that the
+// files are let go of only when the process ends.
 func (s *Store) Close() error {
 	close(s.stop)
 	<-s.done
 	var ferr error
 	if !s.readOnly {
-		ferr = s.db.Flush()
+		ferr = s.Flush()
+		close(s.room.stop)
+		s.room.done.Wait()
+	}
+	if errors.Is(ferr, ErrNoRoom) {
+		return fmt.Errorf("store: close: %w", ferr)
 	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("store: close: %w", err)
@@ -130,18 +158,37 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Flush returns once everything committed before the call is on disk.
+// Flush returns once everything committed before the call is on disk. When the
+// disk is full and stays so, it is ErrNoRoom.
 func (s *Store) Flush() error {
-	if err := s.db.Flush(); err != nil {
+	if s.readOnly {
+		return fmt.Errorf("store: flush: %w", pebble.ErrReadOnly)
+	}
+	if s.room.isStuck() { // another memtable in the queue helps nobody
+		return fmt.Errorf("store: flush: %w", ErrNoRoom)
+	}
+	flushed, err := s.db.AsyncFlush()
+	if err != nil {
 		return fmt.Errorf("store: flush: %w", err)
 	}
-	return nil
+	tick := time.NewTicker(s.room.retry)
+	defer tick.Stop()
+	for {
+		select {
+		case <-flushed:
+			return nil
+		case <-tick.C:
+			if s.room.isStuck() {
+				return fmt.Errorf("store: flush: %w", ErrNoRoom)
+			}
+		}
+	}
 }
 
 // Checkpoint makes a consistent copy of the store in dir, which must not
 // exist, by hard links where the file system allows it.
 func (s *Store) Checkpoint(dir string) error {
-	if err := s.db.Flush(); err != nil { // there is no other log of what is in memory
+	if err := s.Flush(); err != nil { // there is no other log of what is in memory
 		return fmt.Errorf("store: checkpoint: %w", err)
 	}
 	if err := s.db.Checkpoint(dir); err != nil {
@@ -149,9 +196,6 @@ func (s *Store) Checkpoint(dir string) error {
 	}
 	return nil
 }
-
-// DiskUsage is how many octets the rows take on disk.
-func (s *Store) DiskUsage() uint64 { return s.db.Metrics().DiskSpaceUsage() }
 
 // logger sends pebble's words to slog. Pebble calls Fatalf when it cannot go
 // on, and expects that it does not return.

@@ -10,6 +10,7 @@ import (
 	"github.com/postern-mail/postern/backend/command"
 	"github.com/postern-mail/postern/backend/fsm"
 	"github.com/postern-mail/postern/backend/mailbox"
+	"github.com/postern-mail/postern/backend/store"
 	"github.com/postern-mail/postern/ha/replica"
 	"github.com/postern-mail/postern/shared/metrics"
 )
@@ -35,12 +36,13 @@ func (a *applier) Apply(batch []replica.Entry) []any {
 // takes commands and holds the bodies. It refuses everything until open.
 type pairLog struct {
 	r      *replica.Replica
+	rows   *store.Store
 	barred atomic.Bool // the replica is quarantined
 }
 
 var _ mailbox.Log = (*pairLog)(nil)
 
-func (l *pairLog) open(r *replica.Replica) { l.r = r }
+func (l *pairLog) open(r *replica.Replica, rows *store.Store) { l.r, l.rows = r, rows }
 
 // witness reports whether a member is one that no client can be sent to.
 func (l *pairLog) witness(name string) bool {
@@ -57,7 +59,7 @@ func (l *pairLog) Propose(ctx context.Context, data []byte) (any, uint64, error)
 	if l.barred.Load() {
 		return nil, 0, &mailbox.ErrNotServing{}
 	}
-	if addsMail(data) && l.r.Serving() && l.r.Log().Low() {
+	if l.r.Serving() && (addsMail(data) && l.r.Low() || l.rows != nil && l.rows.Full()) {
 		return nil, 0, mailbox.ErrNoRoom // what is left is for deleting
 	}
 	began := time.Now()

@@ -53,7 +53,7 @@ func startMember(t *testing.T, c *replicatest.Cluster, name string, bootstrap bo
 	cfg.Mark = func() (uint64, [16]byte) { return markOf(m.machine) }
 	m.r, err = replica.New(cfg)
 	must(err)
-	m.log.open(m.r)
+	m.log.open(m.r, m.rows)
 	m.boxes, err = mailbox.New(mailbox.Config{Log: m.log, Store: m.rows, Hub: hub})
 	must(err)
 	m.upkeep, err = newUpkeep(upkeepConfig{

@@ -198,14 +198,14 @@ func (l *live) join(m voter.Config) error {
 	m.Stream = l.give
 	m.Mark = func() (uint64, [16]byte) { return markOf(l.machine) }
 	seen := &memberFigures{pair: p.group.Pair}
-	r, err := replica.New(replica.Config{Config: m, FSM: &applier{FSM: l.machine}, OnMembers: seen.set, Draining: p.n.Draining})
+	r, err := replica.New(replica.Config{Config: m, FSM: &applier{FSM: l.machine}, OnMembers: seen.set, Draining: p.n.Draining, Low: l.rows.Low})
 	if err != nil {
 		return err
 	}
 	l.onStop(func(context.Context) error { seen.set(nil); return nil })
 	metrics.OpenMended.With(p.group.Pair).Add(float64(r.Log().Stats().Mended))
 	l.replica = r
-	l.log.open(r)
+	l.log.open(r, l.rows)
 	source := pair.NewSource(pair.SourceConfig{
 		Dir: p.group.Dir, Checkpoint: l.rows.Checkpoint, Applied: l.machine.Applied, CopyLog: r.Log().CopyTo, Base: r.Base,
 		Renew: l.renew, Rate: int64(p.n.Config.Raft.SeedRate), Log: p.n.Log,

@@ -57,7 +57,7 @@ func TestRestorePair(t *testing.T) {
 		Listener: l, ServerTLS: server, ClientTLS: client, Authorize: replicatest.Authorize("pair1"), OnFatal: func(err error) { t.Error(err) },
 	}})
 	n.check(err)
-	log.open(r)
+	log.open(r, rows)
 	ran := make(chan error, 1)
 	go func() { ran <- r.Run(context.Background()) }()
 	defer func() {

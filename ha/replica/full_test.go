@@ -43,9 +43,10 @@ func (f segmentFile) Allocate(size int64) error {
 func TestFull(t *testing.T) {
 	var full [2]atomic.Bool
 	flag := func(name string) *atomic.Bool { return &full[name[0]-'a'] }
+	var low [2]atomic.Bool // room for the state
 	c := newCluster(t, options{Keep: true, Segment: 64 << 10, Edit: func(n *node, cfg *replica.Config) {
 		if n.Name != "w" {
-			cfg.FS = fullDisk{fsx.OS, flag(n.Name)}
+			cfg.FS, cfg.Low = fullDisk{fsx.OS, flag(n.Name)}, low[n.Name[0]-'a'].Load
 		}
 	}})
 	n := c.Serving()
@@ -80,5 +81,31 @@ func TestFull(t *testing.T) {
 	flag(n.Name).Store(false)
 	flag(o.Name).Store(false)
 	c.Eventually("mail is taken again", func() bool { return propose(n, "much", 10<<10) == nil || propose(o, "much", 10<<10) == nil })
+
+	// The same when it is the state that has no room.
+	n = c.Serving()
+	o = c.Other(n)
+	alarm := func() bool { return strings.Contains(strings.Join(n.R.Local().Alarms, " "), "disk is full") }
+	low[n.Name[0]-'a'].Store(true)
+	c.Eventually("the other serves", o.R.Serving)
+	must(t, propose(o, "there is room", 10<<10))
+	if !alarm() {
+		t.Errorf("alarms: %q", n.R.Local().Alarms)
+	}
+	low[o.Name[0]-'a'].Store(true)
+	c.Eventually("one of them serves without room for the state", func() bool {
+		for _, m := range []*node{n, o} {
+			if m.R.Serving() && errors.Is(propose(m, "much", 10<<10), replica.ErrNoSpace) {
+				return propose(m, "a flag", 100) == nil
+			}
+		}
+		return false
+	})
+	low[0].Store(false)
+	low[1].Store(false)
+	c.Eventually("mail is taken once more", func() bool { return propose(n, "much", 10<<10) == nil || propose(o, "much", 10<<10) == nil })
+	if alarm() {
+		t.Errorf("alarms: %q", n.R.Local().Alarms)
+	}
 	sameLists(t, c, o, n)
 }

@@ -83,6 +83,9 @@ type note struct {
 // Persist implements raft.FSMSnapshot.
 func (n *note) Persist(sink raft.SnapshotSink) error {
 	applied, err := n.m.sm.Flush()
+	if errors.Is(err, ErrNoSpace) {
+		return fmt.Errorf("replica: the state is flushed when there is room: %w", err)
+	}
 	if err != nil {
 		err = fmt.Errorf("replica: flush of the state: %w", err)
 		n.m.v.Fatal(err)

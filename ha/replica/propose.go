@@ -72,7 +72,7 @@ func (r *Replica) admit(data []byte) error {
 		return fmt.Errorf("%d bytes: %w", len(data), ErrTooLarge)
 	case !r.Serving():
 		return r.notServing()
-	case len(data) > lowEntry && r.v.Log().Low():
+	case len(data) > lowEntry && r.Low():
 		return ErrNoSpace
 	case r.room.held.Load():
 		return fmt.Errorf("a member's log has no room: %w", ErrNoSpace)

@@ -73,7 +73,8 @@ type StateMachine interface {
 	// what the durable state holds.
 	Applied() uint64
 	// Flush makes the state durable and returns the index up to which it is:
-	// at least Applied at the time of the call. It runs beside Apply.
+	// at least Applied at the time of the call. It runs beside Apply. ErrNoSpace:
+	// not now; any other error is the end of the replica.
 	Flush() (applied uint64, err error)
 }
 
@@ -94,6 +95,10 @@ type Config struct {
 	// Draining says whether this replica should not serve while another one can.
 	// It is quick. Nil: never.
 	Draining func() bool
+	// Low says that the disk of the state has too little room for mail. The
+	// replica hands over as for a full log, and takes no large proposals. It is
+	// quick. Nil: never.
+	Low func() bool
 }
 
 // NewID returns a random id for a new replica or witness.
@@ -150,7 +155,7 @@ func New(cfg Config) (*Replica, error) {
 	}
 	r.fsm = &machine{sm: cfg.FSM}
 	v, err := voter.Open(cfg.Config, voter.Role{
-		Kind: manifest.Data, FSM: r.fsm, Serving: r.Serving, Draining: r.aside.any, OnDead: r.leaderDied,
+		Kind: manifest.Data, FSM: r.fsm, Serving: r.Serving, Draining: r.aside.any, Low: cfg.Low, OnDead: r.leaderDied,
 		SlowLeft: func() time.Duration { return r.slow.since(time.Now()) },
 		// The frames of the log are mail and stay.
 		Threshold: snapshotThreshold, Trailing: math.MaxInt64,
@@ -167,6 +172,10 @@ func New(cfg Config) (*Replica, error) {
 	}
 	return r, nil
 }
+
+// Low reports that the disk has no room for the log's next segment, or for the
+// state. What is left is for small entries, such as deletes.
+func (r *Replica) Low() bool { return r.v.Low() }
 
 // checkState compares state machine, snapshot and log at start. Nothing is
 // skipped and nothing forgotten: an answer that does not fit is refused.
@@ -311,6 +320,9 @@ func (r *Replica) Local() Status {
 		ID: me.ID, Name: me.Name, Term: s.Term, Serving: s.Serving, First: s.First, Last: s.Last,
 		Committed: s.Commit, Applied: s.Applied, Floor: r.v.Floor(), Members: r.v.Members(), Alarms: r.alarms.get(),
 		StoreTime: s.StoreTime, Expelled: r.v.Expelled(),
+	}
+	if r.Low() {
+		out.Alarms = append(out.Alarms, "the disk is full: no mail is taken here")
 	}
 	if out.Expelled {
 		out.Alarms = append(out.Alarms, "this member was taken out of the group: have it replaced")

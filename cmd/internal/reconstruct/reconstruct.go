@@ -211,6 +211,7 @@ func (r *Report) replace(meta, fresh string, now time.Time) error {
 	err := os.Rename(meta, aside)
 	if err == nil {
 		r.Aside = aside
+		_ = os.Remove(filepath.Join(aside, store.ReserveName)) // room for rows that nobody writes
 	} else if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

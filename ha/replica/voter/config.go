@@ -104,6 +104,7 @@ type Role struct {
 	FSM      raft.FSM
 	Serving  func() bool
 	Draining func() bool // rather not serving; nil: never
+	Low      func() bool // the disk of the state has no room for mail; nil: never
 	// SlowLeft is the time since a replica last handed over because of its disk;
 	// nil: never.
 	SlowLeft  func() time.Duration

@@ -100,8 +100,12 @@ func (v *Voter) Leader() (Peer, bool) {
 // Aside reports whether this member would rather not serve: it drains, or its
 // disk has no room for mail.
 func (v *Voter) Aside() bool {
-	return v.role.Draining != nil && v.role.Draining() || v.role.Kind == manifest.Data && v.log.Low()
+	return v.role.Draining != nil && v.role.Draining() || v.role.Kind == manifest.Data && v.Low()
 }
+
+// Low reports whether this member's disk has no room for mail: for the next
+// segment of the log, or for the state.
+func (v *Voter) Low() bool { return v.log.Low() || v.role.Low != nil && v.role.Low() }
 
 // Status implements raftnet.Handler.
 func (v *Voter) Status() raftnet.Status {

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"github.com/postern-mail/postern/backend/store/snapshot"
 	"github.com/postern-mail/postern/cmd/internal/logcopy"
+	"github.com/postern-mail/postern/ha/seglog"
 	"github.com/postern-mail/postern/shared/admin"
 )
 
@@ -20,6 +22,22 @@ const (
 	jobFailed = "failed"
 )
 
+// job is a task that an operator asked for, under way or the last of its kind.
+type job struct {
+	admin.UpkeepJob
+	progress *atomic.Int64
+}
+
+// slot is the kind of a task: there is one of each at a time. Compaction and
+// scrub, which may take hours, keep nobody from a backup, as they do not when
+// the schedules begin them.
+func slot(task string) string {
+	if task == admin.TaskCompact || task == admin.TaskScrub {
+		return task
+	}
+	return ""
+}
+
 // start begins a task that an operator asked for.
 func (u *upkeep) start(in admin.UpkeepTask) (admin.UpkeepJob, error) {
 	do, err := u.task(&in)
@@ -28,37 +46,47 @@ func (u *upkeep) start(in admin.UpkeepTask) (admin.UpkeepJob, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.job.State == jobRuns {
-		return u.job, fmt.Errorf("%w: %s is under way", admin.ErrConflict, u.job.Task)
+	kind := slot(in.Task)
+	if j := u.last[kind]; j != nil && j.State == jobRuns {
+		return j.UpkeepJob, fmt.Errorf("%w: %s is under way", admin.ErrConflict, j.Task)
 	}
 	if u.run.Err() != nil {
-		return u.job, fmt.Errorf("%w: the replica stops", admin.ErrConflict)
+		return admin.UpkeepJob{}, fmt.Errorf("%w: the replica stops", admin.ErrConflict)
 	}
-	u.job = admin.UpkeepJob{Pair: u.cfg.Pair, Node: u.cfg.Node, Task: in.Task, State: jobRuns, Began: u.cfg.Now().UTC()}
-	done := new(atomic.Int64)
-	u.progress = done
+	j := &job{
+		admin.UpkeepJob{Pair: u.cfg.Pair, Node: u.cfg.Node, Task: in.Task, State: jobRuns, Began: u.cfg.Now().UTC()}, new(atomic.Int64),
+	}
+	u.last[kind], u.newest = j, kind
 	u.jobs.Go(func() {
-		result, err := do(u.run, done)
+		result, err := do(u.run, j.progress)
 		u.mu.Lock()
 		defer u.mu.Unlock()
-		u.job.State, u.job.Result, u.job.Ended, u.job.Done = jobDone, result, u.cfg.Now().UTC(), done.Load()
+		j.State, j.Result, j.Ended, j.Done = jobDone, result, u.cfg.Now().UTC(), j.progress.Load()
 		if err != nil {
-			u.job.State, u.job.Error = jobFailed, err.Error()
+			j.State, j.Error = jobFailed, err.Error()
 		}
 	})
-	return u.job, nil
+	return j.UpkeepJob, nil
 }
 
-// poll says how far the last task is.
-func (u *upkeep) poll() admin.UpkeepJob {
+// poll says how far the last task is of the kind that is asked for; without one,
+// as releases before ask, the one that was begun last.
+func (u *upkeep) poll(task string) admin.UpkeepJob {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	job := u.job
-	job.Pair, job.Node = u.cfg.Pair, u.cfg.Node
-	if job.State == jobRuns {
-		job.Done = u.progress.Load()
+	kind := u.newest
+	if task != "" {
+		kind = slot(task)
 	}
-	return job
+	j := u.last[kind]
+	if j == nil {
+		return admin.UpkeepJob{Pair: u.cfg.Pair, Node: u.cfg.Node}
+	}
+	out := j.UpkeepJob
+	if out.State == jobRuns {
+		out.Done = j.progress.Load()
+	}
+	return out
 }
 
 type jobFunc func(ctx context.Context, done *atomic.Int64) (result string, err error)
@@ -81,7 +109,7 @@ func (u *upkeep) task(in *admin.UpkeepTask) (jobFunc, error) {
 	case admin.TaskRemove:
 		return func(context.Context, *atomic.Int64) (string, error) {
 			defer u.showSnapshots()
-			return "removed", u.keeper.Remove(in.Name)
+			return "removed", u.forget(in.Name)
 		}, nil
 	case admin.TaskVerify:
 		return func(ctx context.Context, _ *atomic.Int64) (string, error) {
@@ -127,6 +155,20 @@ func (u *upkeep) task(in *admin.UpkeepTask) (jobFunc, error) {
 		}, nil
 	}
 	return nil, bad("no task %q", in.Task)
+}
+
+// forget removes a snapshot. The last one stays while the log is compacted: what
+// the log no longer has is only there, and in rows that may be damaged one day.
+func (u *upkeep) forget(name string) error {
+	list, err := u.keeper.List()
+	if err != nil {
+		return err
+	}
+	compacted := slices.ContainsFunc(u.cfg.Log.Segments(), func(s seglog.Segment) bool { return s.Generation > 0 })
+	if compacted && len(list) == 1 && list[0].Name == name {
+		return fmt.Errorf("%w: %s is the last snapshot, and the log has been compacted: make another one first, or damaged rows cannot be made anew", admin.ErrConflict, name)
+	}
+	return u.keeper.Remove(name)
 }
 
 // backUp makes a snapshot that stays, and a copy of it elsewhere if asked.

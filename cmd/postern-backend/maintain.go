@@ -66,6 +66,7 @@ type upkeep struct {
 	scrubber  *scrub.Scrubber
 	differ    chan fsm.Comparison // room for one
 	agreed    atomic.Uint64       // last entry at which the replicas were equal
+	busy      business
 
 	compacting, scrubbing, checking sync.Mutex // one at a time of each
 
@@ -76,11 +77,42 @@ type upkeep struct {
 	lost       string // alarm of the scrub
 	unsure     string // alarm of a comparison
 	failed     map[string]string
-	job        admin.UpkeepJob
-	progress   *atomic.Int64 // of the job
+	last       map[string]*job // by their kind
+	newest     string          // kind of the one begun last
 	jobs       sync.WaitGroup
 	run        context.Context // of jobs and schedules
 	cancel     context.CancelFunc
+}
+
+// busyRate is how many commands a second are much, and busyOver the time that they
+// are counted over.
+const (
+	busyRate = 50
+	busyOver = 200 * time.Millisecond
+)
+
+// business tells whether a replica has much else to do, by what it applies: the one
+// that follows has as much of it as the one that serves.
+type business struct {
+	applied func() uint64
+	now     func() time.Time
+
+	mu    sync.Mutex // guards what follows
+	at    time.Time  // of the last count
+	count uint64
+	busy  bool
+}
+
+// look reports whether there were many commands since the last count.
+func (b *business) look() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now, count := b.now(), b.applied()
+	if took := now.Sub(b.at); took >= busyOver {
+		b.busy = !b.at.IsZero() && float64(count-b.count) > busyRate*took.Seconds()
+		b.at, b.count = now, count
+	}
+	return b.busy
 }
 
 // quarantineName is the file that keeps a replica from serving; it says why.
@@ -100,7 +132,8 @@ func newUpkeep(cfg upkeepConfig) (*upkeep, error) {
 		}
 	}
 	cfg.Logger = cfg.Logger.With("pair", cfg.Pair)
-	u := &upkeep{cfg: cfg, differ: make(chan fsm.Comparison, 1), failed: map[string]string{}}
+	u := &upkeep{cfg: cfg, differ: make(chan fsm.Comparison, 1), failed: map[string]string{}, last: map[string]*job{}}
+	u.busy = business{applied: cfg.Machine.Applied, now: time.Now}
 	u.run, u.cancel = context.WithCancel(context.Background())
 	dir := filepath.Join(cfg.Dir, "snapshots")
 	if cfg.Snapshots.Dir != "" {
@@ -113,12 +146,14 @@ func newUpkeep(cfg upkeepConfig) (*upkeep, error) {
 	u.compactor, err = compact.New(compact.Config{
 		Log: compactLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "compact.json"), Oldest: u.keeper.Oldest,
 		Share: float64(s.CompactShare) / 100, Age: s.CompactAge, Undelete: s.Undelete, Rate: int64(s.Rate), Logger: cfg.Logger, Now: cfg.Now,
+		Busy: u.busy.look,
 	})
 	if err != nil {
 		return nil, err
 	}
 	sc := scrub.Config{
 		Log: scrubLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "scrub.json"), Rate: int64(s.Rate), Logger: cfg.Logger, Now: cfg.Now,
+		Busy: u.busy.look,
 	}
 	if cfg.Peer != nil {
 		sc.Peer = cfg.Peer

@@ -270,7 +270,7 @@ func (n *node) do(in admin.UpkeepTask) admin.UpkeepJob {
 	_, err := n.upkeep.start(in)
 	n.check(err)
 	n.upkeep.jobs.Wait()
-	return n.upkeep.poll()
+	return n.upkeep.poll(in.Task)
 }
 
 func (n *node) mustDo(in admin.UpkeepTask) {
@@ -324,6 +324,63 @@ func TestCompactionGivesSpaceBack(t *testing.T) {
 	}
 	// What the expunge made dead is there in the snapshot.
 	n.mustDo(admin.UpkeepTask{Task: admin.TaskVerify, Name: n.snapshots()[0]})
+}
+
+// TestBusy: upkeep yields to a replica that applies many commands, and only then.
+func TestBusy(t *testing.T) {
+	at, applied := time.Unix(1000, 0), uint64(500)
+	b := business{applied: func() uint64 { return applied }, now: func() time.Time { return at }}
+	for i, step := range []struct {
+		after    time.Duration
+		commands uint64
+		want     bool
+	}{
+		{0, 0, false}, // the first look has nothing to compare with
+		{time.Second, 50, false},
+		{time.Second, 51, true},
+		{busyOver / 2, 0, true},  // not counted again so soon
+		{busyOver / 2, 0, false}, // both together are long enough
+		{time.Minute, 2999, false},
+		{time.Minute, 60_000, true},
+		{time.Hour, 0, false},
+	} {
+		at, applied = at.Add(step.after), applied+step.commands
+		if got := b.look(); got != step.want {
+			t.Errorf("look %d: busy is %v", i, got)
+		}
+	}
+}
+
+// TestTasksBeside has a scrub under way that takes long: a second one is refused,
+// a backup and a compaction are not.
+func TestTasksBeside(t *testing.T) {
+	n := &node{t: t, dir: t.TempDir(), clock: time.Now(), seg: 64 << 10, rate: 1}
+	n.start()
+	for i := range 3 {
+		n.deliver(eva, i, 3<<20) // beyond what may be read at once, the rest takes weeks
+	}
+	_, err := n.upkeep.start(admin.UpkeepTask{Task: admin.TaskScrub})
+	n.check(err)
+	if _, err := n.upkeep.start(admin.UpkeepTask{Task: admin.TaskScrub}); !errors.Is(err, admin.ErrConflict) {
+		t.Errorf("a second scrub: %v", err)
+	}
+	for _, task := range []string{admin.TaskSnapshot, admin.TaskCompact} {
+		_, err := n.upkeep.start(admin.UpkeepTask{Task: task})
+		n.check(err)
+		if j := n.upkeep.poll(""); j.Task != task {
+			t.Errorf("the newest task is %+v", j)
+		}
+		for n.upkeep.poll(task).State == jobRuns {
+			time.Sleep(time.Millisecond)
+		}
+		if j := n.upkeep.poll(task); j.Task != task || j.State != jobDone {
+			t.Errorf("%+v", j)
+		}
+	}
+	if j := n.upkeep.poll(admin.TaskScrub); j.Task != admin.TaskScrub || j.State != jobRuns {
+		t.Errorf("%+v", j)
+	}
+	n.stop()
 }
 
 func (n *node) snapshots() (names []string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,6 +79,52 @@ func TestReconstruct(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestReconstructCompacted loses the rows of a replica whose log has been
+// compacted: they are made anew from a snapshot that is older than the compaction,
+// and from one that is newer. The last snapshot of such a log cannot be removed.
+func TestReconstructCompacted(t *testing.T) {
+	n := filled(t, 200)
+	n.check(voter.WriteID(fsx.OS, n.dir, "pair1", memberID))
+	n.mustDo(admin.UpkeepTask{Task: admin.TaskSnapshot, Name: "older"})
+	n.expunge(eva, func(uid uint32) bool { return uid%4 != 0 })
+	n.clock = n.clock.Add(2 * time.Hour)
+	for i := range 20 {
+		n.deliver(eva, 1000+i, 3000)
+	}
+	if r, err := n.upkeep.compact(t.Context()); err != nil || r.Rewrote < 5 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	lose := func(from string) {
+		t.Helper()
+		want := n.bodies(eva, "INBOX")
+		index, digest := n.machine.Digest()
+		n.stop()
+		n.check(os.RemoveAll(filepath.Join(n.dir, "meta")))
+		r, err := reconstruct.Run(t.Context(), reconstruct.Options{Dir: n.dir, Repair: true})
+		if err != nil || !r.Repaired || r.Snapshot != from {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		n.start()
+		if at, sum := n.machine.Digest(); at != index || sum != digest {
+			t.Errorf("from %s: digest %v at %d, was %v at %d", from, sum, at, digest, index)
+		}
+		if got := n.bodies(eva, "INBOX"); !maps.Equal(got, want) {
+			t.Errorf("from %s: %d messages, want %d", from, len(got), len(want))
+		}
+	}
+	lose("older")
+	if job := n.do(admin.UpkeepTask{Task: admin.TaskRemove, Name: "older"}); job.State != jobFailed || !strings.Contains(job.Error, "last snapshot") {
+		t.Errorf("the last snapshot is removed: %+v", job)
+	}
+	n.mustDo(admin.UpkeepTask{Task: admin.TaskSnapshot, Name: "newer"})
+	n.mustDo(admin.UpkeepTask{Task: admin.TaskRemove, Name: "older"})
+	if _, err := n.upkeep.compact(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.deliver(eva, 5000, 3000)
+	lose("newer")
 }
 
 func eachFile(dir, pattern string, f func(string) error) error {

@@ -61,12 +61,12 @@ func (o *operator) handleUpkeep() {
 		}
 		return l.upkeep.start(in)
 	})
-	admin.Handle(s, admin.UpkeepPoll, func(_ context.Context, in admin.PairName) (admin.UpkeepJob, error) {
+	admin.Handle(s, admin.UpkeepPoll, func(_ context.Context, in admin.UpkeepQuery) (admin.UpkeepJob, error) {
 		l, err := o.running(in.Pair)
 		if err != nil {
 			return admin.UpkeepJob{}, err
 		}
-		return l.upkeep.poll(), nil
+		return l.upkeep.poll(in.Task), nil
 	})
 	admin.Handle(s, admin.PairRelease, func(_ context.Context, in admin.PairName) (admin.GroupStatus, error) {
 		l, err := o.running(in.Pair)

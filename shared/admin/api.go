@@ -52,7 +52,7 @@ var (
 	BackupList   = Method[PairName, BackupListing]{Name: "backup.list"}
 	BackupShow   = Method[BackupQuery, BackupContent]{Name: "backup.show"}
 	UpkeepRun    = Method[UpkeepTask, UpkeepJob]{Name: "upkeep.run", Mutating: true}
-	UpkeepPoll   = Method[PairName, UpkeepJob]{Name: "upkeep.poll"}
+	UpkeepPoll   = Method[UpkeepQuery, UpkeepJob]{Name: "upkeep.poll"}
 	PairRelease  = Method[PairName, GroupStatus]{Name: "pair.release", Mutating: true}
 	MailboxList  = Method[MailboxQuery, MailboxListing]{Name: "mailbox.list"}
 	MailboxUsage = Method[MailboxQuery, UsageListing]{Name: "mailbox.usage"}
@@ -190,7 +190,14 @@ type Restore struct {
 	To      string   `json:"to,omitempty"`     // folder; "": below "Restored", under its own name
 }
 
-// UpkeepJob is a task that runs or has ended. A replica does one at a time.
+// UpkeepQuery asks for the last task of a kind.
+type UpkeepQuery struct {
+	Pair string `json:"pair,omitempty"`
+	Task string `json:"task,omitempty"` // "": the one that was begun last
+}
+
+// UpkeepJob is a task that runs or has ended. A replica does one compaction, one
+// scrub and one of the other tasks at a time.
 type UpkeepJob struct {
 	Pair   string    `json:"pair"`
 	Node   string    `json:"node"`

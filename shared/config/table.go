@@ -274,7 +274,7 @@ var Table = []Option{
 	{Name: "store.cache", Type: Octets, Default: "64MB", Tier: TierBackend, Min: 1 << 20, Help: "Cache of metadata, of each group."},
 	{Name: "store.memtable", Type: Octets, Default: "32MB", Tier: TierBackend, Min: 1 << 20, Max: 1 << 30, Help: "Metadata in memory before it is written, of each group."},
 	{Name: "store.in_flight", Type: Octets, Default: "64MB", Tier: TierBackend, Min: 1 << 20, Help: "Entries proposed and not yet applied, of each group; beyond it 451."},
-	{Name: "upkeep.rate", Type: Octets, Default: "20MB", Tier: TierBackend, Min: 1 << 16, Help: "Octets a second that compaction and scrub each read and write, of each group. A tenth of what the disk does is a good value."},
+	{Name: "upkeep.rate", Type: Octets, Default: "20MB", Tier: TierBackend, Min: 1 << 16, Help: "Octets a second that compaction and scrub each read and write, of each group; a quarter of it while more than 50 commands a second come in. A tenth of what the disk does is a good value."},
 	{Name: "upkeep.compact_every", Type: Duration, Default: "24h", Tier: TierBackend, Help: "Time between two looks at what deleted mail has left. 0: never."},
 	{Name: "upkeep.compact_share", Type: Int, Unit: "percent", Default: "40", Tier: TierBackend, Min: 1, Max: 100, Help: "Dead part of a segment of the log from which on it is rewritten."},
 	{Name: "upkeep.compact_age", Type: Duration, Default: "720h", Tier: TierBackend, Min: 3600, Help: "Time after which deleted mail is gone from the log, however little of a segment it is. Snapshots and backups keep it longer."},

@@ -74,8 +74,11 @@ type Config struct {
 	Age      time.Duration // longest that dead octets stay; 30 days
 	Undelete time.Duration // age of a segment before it is touched; 7 days, at least MinUndelete
 	Rate     int64         // octets read and written a second; 20 MB
-	Logger   *slog.Logger  // silent
-	Now      func() time.Time
+	// Busy reports whether much mail comes in: Rate is then shared by BusyShare. It is
+	// quick. Nil: never.
+	Busy   func() bool
+	Logger *slog.Logger // silent
+	Now    func() time.Time
 }
 
 // MinUndelete is the least age of a segment. A delivery in several entries may
@@ -101,6 +104,9 @@ type Compactor struct {
 	seen    map[uint64]count // what the last passes found
 	fresh   bool             // there were no notes
 }
+
+// BusyShare is how much slower compaction is while much mail comes in.
+const BusyShare = 4
 
 // burst bounds what is read and written at once.
 const burst = 4 << 20
@@ -291,6 +297,9 @@ func (c *Compactor) read(s Segment) (out count, live map[uint64]bool, err error)
 
 // wait takes octets from the allowance.
 func (c *Compactor) wait(ctx context.Context, n int) error {
+	if c.cfg.Busy != nil && c.cfg.Busy() {
+		n *= BusyShare
+	}
 	for n > 0 {
 		k := min(n, burst)
 		if err := c.limiter.WaitN(ctx, k); err != nil {

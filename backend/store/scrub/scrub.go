@@ -65,12 +65,15 @@ type Peer interface {
 
 // Config is what New needs. Zero fields take the default named.
 type Config struct {
-	Log    Log
-	Rows   *store.Store
-	Peer   Peer   // nil: damage is found and not repaired
-	Notes  string // file that says how far a pass is
-	FS     fsx.FS // of Notes; fsx.OS
-	Rate   int64  // octets read a second; 20 MB
+	Log   Log
+	Rows  *store.Store
+	Peer  Peer   // nil: damage is found and not repaired
+	Notes string // file that says how far a pass is
+	FS    fsx.FS // of Notes; fsx.OS
+	Rate  int64  // octets read a second; 20 MB
+	// Busy reports whether much mail comes in: Rate is then shared by BusyShare. It is
+	// quick. Nil: never.
+	Busy   func() bool
 	Logger *slog.Logger
 	Now    func() time.Time
 }
@@ -106,6 +109,9 @@ type Scrubber struct {
 	mu    sync.Mutex // guards shown
 	shown Report
 }
+
+// BusyShare is how much slower a scrub is while much mail comes in.
+const BusyShare = 4
 
 const (
 	burst    = 4 << 20
@@ -373,6 +379,9 @@ func (s *Scrubber) repair(ctx context.Context, n *store.Snapshot, index uint64, 
 func (s *Scrubber) wait(ctx context.Context, n int) error {
 	if n == 0 {
 		return ctx.Err()
+	}
+	if s.cfg.Busy != nil && s.cfg.Busy() {
+		n *= BusyShare
 	}
 	for n > 0 {
 		k := min(n, burst)

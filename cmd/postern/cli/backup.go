@@ -225,8 +225,10 @@ pair transfer.`,
 func (a *app) backupRemoveCmd() *cobra.Command {
 	var on onReplica
 	c := &cobra.Command{
-		Use:     "remove NAME",
-		Short:   "Remove a snapshot",
+		Use:   "remove NAME",
+		Short: "Remove a snapshot",
+		Long: `remove removes a snapshot. The last one of a replica whose log has been compacted
+is refused: without it damaged metadata could not be made anew there.`,
 		Example: `  postern backup remove --dir ~/mail before-upgrade`,
 		Args:    cobra.ExactArgs(1),
 		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {

@@ -61,7 +61,7 @@ func Do(ctx context.Context, n *Node, task admin.UpkeepTask, seen func(admin.Upk
 		case <-ctx.Done():
 			return job, fmt.Errorf("%s: %s goes on, nobody waits for it: %w", n.Title(), task.Task, ctx.Err())
 		}
-		if job, err = Call(ctx, n, admin.UpkeepPoll, admin.PairName{Pair: n.Pair}); err == nil && seen != nil {
+		if job, err = Call(ctx, n, admin.UpkeepPoll, admin.UpkeepQuery{Pair: n.Pair, Task: task.Task}); err == nil && seen != nil {
 			seen(job)
 		}
 	}

@@ -144,7 +144,12 @@ type rows struct {
 
 func openRows(t *testing.T, d *smallDisk) *rows {
 	t.Helper()
-	s, err := Open("meta", nil, Options{FS: d, MemTableSize: 16 << 10, OnDiskFailure: func(err error) { t.Errorf("the process would end: %v", err) }})
+	return openRowsOn(t, d, "meta")
+}
+
+func openRowsOn(t *testing.T, d FS, dir string) *rows {
+	t.Helper()
+	s, err := Open(dir, nil, Options{FS: d, MemTableSize: 16 << 10, OnDiskFailure: func(err error) { t.Errorf("the process would end: %v", err) }})
 	if err != nil {
 		t.Fatal(err)
 	}

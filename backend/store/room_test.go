@@ -287,7 +287,7 @@ func fullDisk(t *testing.T, taken bool) {
 		}
 	}
 	t.Logf("the disk was found full %d times, rows waited %d times", found, waited)
-	if found < 20 || waited > 0 != taken {
+	if found < 20 || taken && waited == 0 {
 		t.Errorf("the disk was found full %d times, rows waited %d times", found, waited)
 	}
 }

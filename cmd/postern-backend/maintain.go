@@ -48,6 +48,7 @@ type upkeepConfig struct {
 
 	Propose func(ctx context.Context, data []byte) error
 	Serving func() bool
+	Low     func() bool                                      // the disk has no room for mail; nil: not known
 	Trim    func() error                                     // lets raft forget what is in every state
 	Base    func() (json.RawMessage, error)                  // for snapshots
 	Yield   func(ctx context.Context) error                  // hands over to the other replica
@@ -264,7 +265,8 @@ func (u *upkeep) outcome(task string, err error) {
 	u.cfg.Logger.Error("upkeep failed", "task", task, "err", err)
 }
 
-// guard hands over when a quarantined replica has come to serve.
+// guard hands over when a quarantined replica has come to serve, and shows whether
+// there is room for mail.
 func (u *upkeep) guard() {
 	for {
 		c, stop := u.cfg.After(time.Second)
@@ -273,6 +275,13 @@ func (u *upkeep) guard() {
 		case <-u.run.Done():
 			stop()
 			return
+		}
+		if u.cfg.Low != nil {
+			low := 0.0
+			if u.cfg.Low() {
+				low = 1
+			}
+			metrics.StoreLow.With(u.cfg.Pair).Set(low)
 		}
 		if u.quarantined() == "" || !u.cfg.Serving() {
 			continue

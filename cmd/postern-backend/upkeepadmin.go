@@ -16,6 +16,7 @@ func (l *live) maintain() error {
 		Log: l.replica.Log(), Rows: l.rows, Machine: l.machine, Boxes: l.boxes, Logger: p.n.Log,
 		Propose: func(ctx context.Context, data []byte) error { _, _, err := l.log.Propose(ctx, data); return err },
 		Serving: l.replica.Serving,
+		Low:     l.replica.Low,
 		Trim:    l.replica.Trim,
 		Base: func() (json.RawMessage, error) {
 			b, err := l.replica.Base(false)

@@ -86,6 +86,7 @@ var (
 	SnapshotTime   = Backend.gauges("postern_snapshot_timestamp_seconds", "When the newest snapshot was made.", "pair")
 	SnapshotCount  = Backend.gauges("postern_snapshots", "Snapshots there are.", "pair")
 	DigestDiffers  = Backend.gauges("postern_digest_differs", "1 when the replicas' digests differed at the last comparison.", "pair")
+	StoreLow       = Backend.gauges("postern_store_low", "1 while the disk of this replica has no room for mail: for the next segment of the log, or for rows.", "pair")
 	Quarantined    = Backend.gauges("postern_quarantined", "1 while this replica is quarantined.", "pair")
 	UpkeepFailures = Backend.counters("postern_upkeep_failures_total", "Tasks of upkeep that failed, by task.", "pair", "task")
 )

@@ -359,3 +359,21 @@ func TestAway(t *testing.T) {
 		t.Errorf("the domain's hours: %s", h)
 	}
 }
+
+// TestInboxOnly: a site's own way to the pairs, without the folder, has what is
+// sent to a subaddress in INBOX.
+func TestInboxOnly(t *testing.T) {
+	for want, options := range map[string][]string{
+		"tcp_lmtpcs pair1 ann@example.test/work": nil,
+		"tcp_lmtpcs pair1 ann@example.test":      {`#*mailbox=@$X.LMTP:$M%$\$2I@lmtpcs-daemon`},
+	} {
+		x, err := New(Config{Directory: fixture(), Pair: Pairs("pair1"), Options: options})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rs, err := x.Rcpt(t.Context(), nil, mail.Recipient{Address: mail.Address{Local: "ann+work", Domain: "example.test"}})
+		if got := show(rs); err != nil || len(got) != 1 || got[0] != want {
+			t.Errorf("%q, %v, want %s", got, err, want)
+		}
+	}
+}

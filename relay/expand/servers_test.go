@@ -2,10 +2,13 @@ package expand
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/postern-mail/postern/relay/mapping"
 	"github.com/postern-mail/postern/shared/directory"
@@ -14,6 +17,7 @@ import (
 	trees "github.com/postern-mail/postern/shared/directory/fixture"
 	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/metrics"
 )
 
 // people is the specification's fixture, and lists and users that ask for more.
@@ -338,7 +342,12 @@ mgrpDeliverTo: ldap:///ou=people,%[1]s??sub?(objectClass=inetMailUser)
 	}
 	t.Run("cut short", func(t *testing.T) {
 		s := dirtest.OpenLDAP(t, tree, "sizelimit 300")
-		d := dirtest.Dial(t, s, patient, func(c *ldap.Config) { c.BindDN, c.Password = "", "" })
+		var out logBook
+		d := dirtest.Dial(t, s, patient, func(c *ldap.Config) {
+			c.BindDN, c.Password, c.Log = "", "", slog.New(slog.NewTextHandler(&out, nil))
+		})
+		incomplete := func() float64 { return testutil.ToFloat64(metrics.DirFaults.With("incomplete")) }
+		before := incomplete()
 		x, err := New(Config{Directory: d, Pair: Pairs("pair1")})
 		if err != nil {
 			t.Fatal(err)
@@ -350,6 +359,9 @@ mgrpDeliverTo: ldap:///ou=people,%[1]s??sub?(objectClass=inetMailUser)
 		}
 		if rs, err = comeBack(t, x, &mail.Envelope{}, r); err == nil || mail.Permanent(err) || len(rs) > 0 {
 			t.Errorf("later: %d results, %v", len(rs), err)
+		}
+		if n := incomplete() - before; n != 2 || !strings.Contains(out.String(), "directory question failed") || !strings.Contains(out.String(), "fault=incomplete") {
+			t.Errorf("%v faults were counted, want 2: %s", n, out.String())
 		}
 	})
 }

@@ -19,9 +19,13 @@ var (
 	ErrSlow = errors.New("directory: no answer in time")
 )
 
-// Faults are the kinds of failure that FaultOf returns.
+// Faults are the kinds of failure that FaultOf returns, and three that are counted
+// though a question may have its answer all the same: values that cannot be
+// read, a server that goes out of use, and a replica that does not know yet what
+// the master knows.
 var Faults = []string{
-	"unavailable", "slow", "incomplete", "misconfigured", "ambiguous", "too_many", "bad_url", "broken_value", "other",
+	"unavailable", "slow", "incomplete", "misconfigured", "ambiguous", "too_many", "bad_url", "other",
+	"broken_value", "server_down", "replica_lags",
 }
 
 // FaultOf names the kind of a failure: one of Faults, or "" for nil, for

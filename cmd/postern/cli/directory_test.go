@@ -216,6 +216,12 @@ func TestDirectoryLintOpenLDAP(t *testing.T) {
 			for _, f := range got.Findings {
 				rules[f.Rule] = true
 			}
+			// What the tool of the original finds (directory.md 2.6 e).
+			for _, rule := range []string{"domain-overlap", "domain-name", "bad-domain"} {
+				if rules[rule] != (tt.rules > 0) {
+					t.Errorf("rule %s: %v", rule, rules[rule])
+				}
+			}
 			if len(rules) < tt.rules || tt.rules == 0 && len(got.Findings) > 0 {
 				t.Errorf("%d findings by %d rules: %s", len(got.Findings), len(rules), out)
 			}

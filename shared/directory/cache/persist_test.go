@@ -77,9 +77,13 @@ func TestBootWithoutServer(t *testing.T) {
 	}
 	s.Stop()
 
+	var out bytes.Buffer
+	p.Log = slog.New(slog.NewTextHandler(&out, nil))
+	unavailable := func() float64 { return testutil.ToFloat64(metrics.DirFaults.With("unavailable")) }
+	failed := unavailable()
 	after := New(dirtest.Dial(t, s), Config{})
-	if n := after.Load(p); n != 4+6+1 {
-		t.Errorf("%d answers were loaded, want 11", n)
+	if n := after.Load(p); n != 4+6+1 || !strings.Contains(out.String(), "directory cache of the last run is loaded") {
+		t.Errorf("%d answers were loaded, want 11: %s", n, out.String())
 	}
 	for address, want := range map[string]string{
 		"ana@example.org": "ana@example.org", "BOB+X@example.net": "bob@example.org", "whoever@all.example": "rest@all.example", "bob@example.com": "bob@example.com",
@@ -97,6 +101,9 @@ func TestBootWithoutServer(t *testing.T) {
 		if _, err := ask(t, after, address); err == nil || answered(err) {
 			t.Errorf("%s: %v, want a temporary failure", address, err)
 		}
+	}
+	if unavailable() == failed {
+		t.Error("no fault unavailable was counted")
 	}
 	// A password is not remembered: nobody logs in by what is on a disk.
 	e, err := after.Entry(t.Context(), "uid=eve,ou=people,"+fixture.Base("example.org"))

@@ -104,7 +104,10 @@ func (d *Directory) finish(ctx context.Context, dom *directory.Domain, name stri
 		names[i] = "@" + names[i]
 	}
 	found, err := d.search(ctx, dom.BaseDN, ldap.ScopeWholeSubtree, anyEqual(d.catchAll, names), d.entry, maxMatches)
-	if err != nil {
+	switch {
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
+		return nil, fmt.Errorf("%w: base %q of %q does not exist: %w", directory.ErrMisconfigured, dom.BaseDN, dom.DN, err)
+	case err != nil:
 		return nil, fmt.Errorf("catch-all: %w", err)
 	}
 	for i := range found {

@@ -22,8 +22,10 @@ import (
 func TestMaster(t *testing.T) {
 	replica := dirtest.Embedded(t, fixture.Tree("x.test", 5, 1))
 	master := dirtest.Embedded(t, fixture.Tree("x.test", 6, 1))
-	d := dirtest.Dial(t, replica, func(c *ldap.Config) { c.Master, c.DefaultDomain = master.URL, "x.test" })
+	var out logged
+	d := dirtest.Dial(t, replica, func(c *ldap.Config) { c.Master, c.DefaultDomain, c.Log = master.URL, "x.test", out.log() })
 	dom := domain(t, d, "x.test")
+	late, away := faults("replica_lags"), faults("unavailable")
 	for n, want := range map[int]bool{5: true, 6: true, 7: false} {
 		_, err := d.Lookup(t.Context(), dom, user(n))
 		if want != (err == nil) || !want && !errors.Is(err, directory.ErrNotFound) {
@@ -33,6 +35,9 @@ func TestMaster(t *testing.T) {
 		if want != (err == nil) || !want && !errors.Is(err, directory.ErrNotFound) {
 			t.Errorf("Login of user %d: %v", n, err)
 		}
+	}
+	if n := faults("replica_lags") - late; n != 2 || strings.Count(out.String(), "directory replica lags") != 1 {
+		t.Errorf("%v faults were counted, want 2 and one line a minute: %s", n, out.String())
 	}
 	before := trips()
 	if _, err := d.Lookup(t.Context(), dom, user(5)); err != nil || trips()-before != 1 {
@@ -46,6 +51,9 @@ func TestMaster(t *testing.T) {
 		if _, err := d.Lookup(t.Context(), dom, user(5)); err != nil {
 			t.Errorf("Lookup of a known user without the master: %v", err)
 		}
+	}
+	if n := faults("unavailable") - away; n != 3 || !strings.Contains(out.String(), "fault=unavailable") {
+		t.Errorf("%v faults were counted, want 3: %s", n, out.String())
 	}
 	same := dirtest.Dial(t, replica, func(c *ldap.Config) { c.Master = replica.URL })
 	if _, err := same.Lookup(t.Context(), dom, user(6)); !errors.Is(err, directory.ErrNotFound) {
@@ -138,6 +146,7 @@ func TestOrder(t *testing.T) {
 			}
 		}
 	}
+	down := faults("server_down")
 	seen.take()
 	ask()
 	if n := seen.take(); n != [4]int{20} {
@@ -150,6 +159,9 @@ func TestOrder(t *testing.T) {
 	}
 	if s := out.String(); !strings.Contains(s, "directory server failed") || !strings.Contains(s, one.URL) {
 		t.Errorf("log: %s", s)
+	}
+	if n := faults("server_down") - down; n != 1 {
+		t.Errorf("%v faults were counted, want 1", n)
 	}
 	// It comes back at the same address.
 	s, err := embedded.New(embedded.Config{LDIF: tree, RootDN: one.BindDN, RootPassword: one.Password})
@@ -240,8 +252,9 @@ func TestSlow(t *testing.T) {
 	tree := fixture.Tree("x.test", 5, 1)
 	one := dirtest.Embedded(t, tree)
 	var net lazy
+	var out logged
 	d := dirtest.Dial(t, one, func(c *ldap.Config) {
-		c.Dial, c.Timeout, c.SearchConns, c.RetryMin = net.dial, 100*time.Millisecond, 1, time.Hour
+		c.Dial, c.Timeout, c.SearchConns, c.RetryMin, c.Log = net.dial, 100*time.Millisecond, 1, time.Hour, out.log()
 	})
 	dom := domain(t, d, "x.test")
 	net.slow(one, 300*time.Millisecond)
@@ -253,6 +266,9 @@ func TestSlow(t *testing.T) {
 	}
 	if n := faults("slow") - before; n != 2 {
 		t.Errorf("%v faults were counted, want 2", n)
+	}
+	if s := out.String(); !strings.Contains(s, "fault=slow") {
+		t.Errorf("log: %s", s)
 	}
 	for range 3 {
 		_, _ = d.Lookup(t.Context(), dom, user(1)) // until it counts as down

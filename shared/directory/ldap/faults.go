@@ -56,6 +56,14 @@ func (d *Directory) note(subject string, err error) error {
 	return err
 }
 
+// lags counts and tells that only the master knew the answer to a question.
+func (d *Directory) lags(subject string) {
+	metrics.DirFaults.With("replica_lags").Inc()
+	if d.reports.due("replica_lags", time.Now()) {
+		d.cfg.Log.Warn("directory replica lags behind the master", "fault", "replica_lags", "question", subject)
+	}
+}
+
 // broken counts and tells values of an entry that cannot be read. They never
 // hide the entry.
 func (d *Directory) broken(dn string, faults []string) {

@@ -21,7 +21,9 @@ func (d *Directory) Lookup(ctx context.Context, dom *directory.Domain, a mail.Ad
 	}
 	ans, err := d.lookup(ctx, dom, a)
 	if errors.Is(err, directory.ErrNotFound) && d.master != nil {
-		ans, err = d.master.lookup(ctx, dom, a)
+		if ans, err = d.master.lookup(ctx, dom, a); err == nil {
+			d.lags("lookup of " + a.String())
+		}
 	}
 	if errors.Is(err, directory.ErrNotFound) && len(dom.CatchAllOwners) > 0 && dom.Vanity == "" {
 		ans, err = &directory.Answer{CatchAll: true}, nil
@@ -196,7 +198,9 @@ func (d *Directory) Login(ctx context.Context, login string) (*directory.Entry, 
 	}
 	e, err := d.login(ctx, login)
 	if errors.Is(err, directory.ErrNotFound) && d.master != nil {
-		e, err = d.master.login(ctx, login)
+		if e, err = d.master.login(ctx, login); err == nil {
+			d.lags("login of " + e.DN)
+		}
 	}
 	if err != nil {
 		return nil, d.note("login", err)

@@ -236,6 +236,7 @@ func (p *pool) fail(s *server, cause error) {
 	if p.closed || !s.down.CompareAndSwap(false, true) {
 		return
 	}
+	metrics.DirFaults.With("server_down").Inc()
 	p.cfg.Log.Warn("directory server failed", "server", s.url, "error", cause)
 	p.wg.Add(1)
 	go func() {

@@ -41,8 +41,13 @@ func (r *run) domains() error {
 			return err
 		}
 		r.hosted = append(r.hosted, own)
-		if r.byBase[base] == nil {
+		switch first := r.byBase[base]; {
+		case first == nil:
 			r.byBase[base] = own
+		case base != noBase && first.Name != own.Name:
+			if err := r.say("domain-canonical", d.DN, r.canonicalAttribute(d), d.Name, first.DN); err != nil {
+				return err
+			}
 		}
 		return r.domainSettings(d)
 	})
@@ -92,10 +97,20 @@ func (r *run) nameAttribute(d *directory.Domain, name string) string {
 	return r.s.PreferredDomain
 }
 
+// canonicalAttribute is where a domain has its canonical name from.
+func (r *run) canonicalAttribute(d *directory.Domain) string {
+	if r.d.InTree(d.DN) {
+		return r.s.CanonicalDomain
+	}
+	return r.s.PreferredDomain
+}
+
+// noBase is the base of domains without a usable one.
+const noBase = "\x00"
+
 // checkBase returns the folded base of d. Without a usable base it is one that
 // nothing is below.
 func (r *run) checkBase(d *directory.Domain) (string, error) {
-	const none = "\x00"
 	fold, err := ldap.FoldName(d.BaseDN)
 	if err == nil && r.assumed(d.BaseDN) {
 		return fold, nil
@@ -107,9 +122,9 @@ func (r *run) checkBase(d *directory.Domain) (string, error) {
 	case err == nil:
 		return fold, nil
 	case errors.Is(err, directory.ErrNotFound), errors.Is(err, directory.ErrURL), fold == "":
-		return none, r.say("domain-base", d.DN, r.s.DomainBaseDN, d.BaseDN)
+		return noBase, r.say("domain-base", d.DN, r.s.DomainBaseDN, d.BaseDN)
 	}
-	return none, err
+	return noBase, err
 }
 
 func (r *run) domainSettings(d *directory.Domain) error {

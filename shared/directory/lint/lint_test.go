@@ -220,6 +220,33 @@ func TestLayouts(t *testing.T) {
 	})
 }
 
+// TestSharedUsers: two nodes lead to the same users, and say otherwise, or not,
+// whose they are (directory.md 2.6 e).
+func TestSharedUsers(t *testing.T) {
+	for canonical, want := range map[string]int{"": 1, "inetCanonicalDomainName: twin.example\n": 1, "inetCanonicalDomainName: example.com\n": 0} {
+		tree := append(fixture.Schema1(), "dn: dc=twin,dc=example,o=internet\nobjectClass: domain\nobjectClass: inetDomain\nobjectClass: inetDomainAuthInfo\nobjectClass: mailDomain\ndc: twin\ninetDomainBaseDN: o=example.com,o=isp\n"+canonical+"\n"...)
+		d := dirtest.Dial(t, dirtest.Embedded(t, tree), func(c *ldap.Config) {
+			c.Schema, _ = directory.Preset("sun-schema1")
+			c.DCRoot = fixture.DCRoot
+		})
+		found, _ := check(t, d)
+		n := 0
+		for _, f := range found {
+			if f.Rule != "domain-canonical" {
+				continue
+			}
+			n++
+			both := []string{f.DN, strings.Join(f.Others, " ")}
+			if slices.Sort(both); !slices.Equal(both, []string{"dc=example,dc=com,o=internet", "dc=twin,dc=example,o=internet"}) || f.Attribute != "inetCanonicalDomainName" {
+				t.Errorf("%+v", f)
+			}
+		}
+		if n != want {
+			t.Errorf("%q: %d findings, want %d", canonical, n, want)
+		}
+	}
+}
+
 func TestEnd(t *testing.T) {
 	s := dirtest.Embedded(t, append(fixture.Tree("example.org", 20, 3), faults...))
 	d := dirtest.Dial(t, s)

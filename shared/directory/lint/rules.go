@@ -92,7 +92,11 @@ var rules = map[string]kind{
 	"domain-name":     {Error, "the entry has the class of a domain and no usable name: the domain is unknown", "set sunPreferredDomain"},
 	"bad-domain":      {Error, "the name of the domain is not well formed: no address can have it", "correct or remove it"},
 	"domain-overlap":  {Error, "several domains have this name: all mail for it is refused for now", "leave the name to one of them"},
-	"domain-alias":    {Error, "the alias leads to no domain, or in a circle: mail for it waits", "correct aliasedObjectName"},
-	"domain-base":     {Error, "the base of the domain's users does not exist or is outside of the bases: mail for the domain waits", "correct inetDomainBaseDN, or add the entry"},
-	"catch-all":       {Error, "the address for everybody else of the domain is malformed or nobody's", "correct mailDomainCatchallAddress"},
+	"domain-canonical": {
+		Error, "domains with the same users have different canonical names: a user has a mailbox under each of them",
+		"give them the same canonical name, or make one an alias of the other",
+	},
+	"domain-alias": {Error, "the alias leads to no domain, or in a circle: mail for it waits", "correct aliasedObjectName"},
+	"domain-base":  {Error, "the base of the domain's users does not exist or is outside of the bases: mail for the domain waits", "correct inetDomainBaseDN, or add the entry"},
+	"catch-all":    {Error, "the address for everybody else of the domain is malformed or nobody's", "correct mailDomainCatchallAddress"},
 }

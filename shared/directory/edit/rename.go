@@ -18,12 +18,13 @@ import (
 // done, or nothing; what ended in between is gone on with by the same request.
 func (ed *Editor) rename(ctx context.Context, req Request) (*Result, error) {
 	return ed.whole(ctx, func() (*Result, error) {
-		it, dn, old, err := ed.unfinished(ctx, asked("", req.Kind, req.Name, req.To, req.Values["uid"]...))
+		request := asked("", req.Kind, req.Name, req.To, req.Values["uid"]...)
+		it, dn, old, err := ed.unfinished(ctx, request)
 		if err != nil {
 			return nil, err
 		}
 		if it == nil {
-			it = &intent{request: asked("", req.Kind, req.Name, req.To, req.Values["uid"]...)}
+			it = &intent{request: request}
 			if dn, old, err = ed.Show(ctx, req.Kind, req.Name); err != nil {
 				return nil, err
 			}

@@ -30,7 +30,7 @@ const undoTime = time.Minute
 // whether a write was done, because the server does not answer: the same request
 // goes on then.
 func (ed *Editor) whole(ctx context.Context, f func() (*Result, error)) (*Result, error) {
-	ed.undo = []change{}
+	ed.undo, ed.unsure = []change{}, false
 	res, err := f()
 	done, unsure := ed.undo, ed.unsure
 	ed.undo, ed.unsure = nil, false

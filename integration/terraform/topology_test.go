@@ -69,6 +69,10 @@ var shapes = []struct {
 			m3   = { site = "a", zone = "data", address = "10.77.2.53", failure_domain = "3" }
 		}
 		placement = { pair2 = { a = "m2", b = "m3", witness = "m1" } }`, 6},
+	{"a zone of the relays", `
+		relays            = 2
+		public_addresses6 = { relay2 = "2001:db8::2" }
+		dns_zone          = { name = "mx.example.com", names = ["imap.mx.example.com"], contact = "dns@example.com" }`, 5},
 	{"roles apart", `
 		relays      = 3
 		relay_roles = { relay1 = ["mx"], relay2 = ["submit", "outbound"], relay3 = ["proxy"] }

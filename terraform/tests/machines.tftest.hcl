@@ -17,6 +17,7 @@ run "plan" {
     ssh_port  = 22
 
     public_addresses = { relay1 = "203.0.113.1" }
+    dns_zone         = { name = "mx.example.com" }
   }
 
   assert {
@@ -54,6 +55,10 @@ run "told" {
   assert {
     condition     = alltrue([for text in concat(values(output.user_data), values(output.complete)) : !strcontains(text, "PRIVATE KEY")])
     error_message = "a secret"
+  }
+  assert {
+    condition     = [for name, text in output.complete : name if strcontains(text, "postern-dns.socket")] == ["relay1", "relay2"] && output.security.in["relay udp/53 0.0.0.0/0"].id == "zone" && output.security.in["relay tcp/53 0.0.0.0/0"].id == "zone"
+    error_message = "the zone of the relays: ${output.complete.relay1}"
   }
 
   # The rules of security groups are the rows of the matrix, no more and no fewer.

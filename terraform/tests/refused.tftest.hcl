@@ -391,3 +391,40 @@ run "witness_site_full" {
   }
   expect_failures = [output.pairs]
 }
+
+run "zone_outside_the_domain" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    dns_zone = { name = "mx.example.org" }
+  }
+  expect_failures = [var.dns_zone]
+}
+
+run "zone_name_outside_the_zone" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    dns_zone = { name = "mx.example.com", names = ["imap.example.com"] }
+  }
+  expect_failures = [var.dns_zone]
+}
+
+run "zone_without_time" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    dns_zone = { name = "mx.example.com", ttl = 0 }
+  }
+  expect_failures = [var.dns_zone]
+}
+
+run "zone_of_unlike_relays" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    relay_roles = { relay2 = ["outbound"] }
+    dns_zone    = { name = "mx.example.com" }
+  }
+  expect_failures = [output.cluster]
+}

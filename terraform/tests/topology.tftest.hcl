@@ -328,6 +328,61 @@ run "ipv6" {
   }
 }
 
+# A zone that the relays answer for: configuration, port 53 in the matrix, in both
+# firewalls and for the probe, delegation with glue. Without one none of it.
+run "zone_of_the_relays" {
+  command = plan
+  module { source = "./modules/topology" }
+  variables {
+    public_addresses  = { relay1 = "198.51.100.1", relay2 = "198.51.100.2" }
+    public_addresses6 = { relay2 = "2001:db8::2" }
+    dns_zone          = { name = "mx.example.com", names = ["imap.mx.example.com"], contact = "dns@example.com", ttl = 20 }
+  }
+  assert {
+    condition     = yamldecode(output.configs.relay1).dns.serve == { listen = [":53"], zone = "mx.example.com", names = ["imap.mx.example.com"], ttl = "20s", contact = "dns@example.com" }
+    error_message = output.configs.relay1
+  }
+  assert {
+    condition     = yamldecode(output.configs.relay1).public == { addresses = ["198.51.100.1"] } && yamldecode(output.configs.relay2).public == { addresses = ["198.51.100.2", "2001:db8::2"] }
+    error_message = "what relays tell of themselves"
+  }
+  assert {
+    condition     = [for r in output.rules : "${r.from} ${r.to} ${join("+", r.protocols)} ${join(",", r.ports)}" if r.id == "zone"] == ["internet relay tcp+udp 53"] && output.nodes.relay1.services.dns == [53] && !can(output.nodes["pair1-a"].services.dns)
+    error_message = jsonencode(output.rules)
+  }
+  assert {
+    condition     = [for r in output.probe.rules : join(",", r.services) if r.id == "zone"] == ["dns"] && [for n in output.probe.nodes : n.name if can(n.services.dns)] == ["relay1", "relay2"]
+    error_message = jsonencode(output.probe)
+  }
+  assert {
+    condition = alltrue([for text in [output.firewalls.machine.relay2, output.firewalls.zone.outer] :
+      length(regexall("ip saddr != .* ip daddr .* (tcp|udp) dport \\{ 53 \\} accept comment \"zone\"", text)) == 2 && length(regexall("ip6 saddr 2000::/3 ip6 daddr .*2001:db8::2.* (tcp|udp) dport \\{ 53 \\} accept comment \"zone\"", text)) == 2
+    ]) && !strcontains(output.firewalls.zone.inner, "\"zone\"") && !strcontains(output.firewalls.machine["pair1-a"], "\"zone\"")
+    error_message = "${output.firewalls.machine.relay2}${output.firewalls.zone.outer}"
+  }
+  assert {
+    condition = toset([for r in output.dns.records : "${r.name} ${r.type} ${r.value}" if r.type == "MX" || strcontains(r.name, "mx.example.com")]) == toset([
+      "example.com MX 10 mx.example.com.",
+      "mx.example.com NS relay1.mx.example.com.", "mx.example.com NS relay2.mx.example.com.",
+      "relay1.mx.example.com A 198.51.100.1", "relay2.mx.example.com A 198.51.100.2", "relay2.mx.example.com AAAA 2001:db8::2",
+    ])
+    error_message = output.dns.zone_file
+  }
+  assert {
+    condition     = output.certificates.relay1.public.dns_names == tolist(["relay1.example.com", "mail.example.com", "mx.example.com", "relay1.mx.example.com", "imap.mx.example.com"])
+    error_message = jsonencode(output.certificates.relay1)
+  }
+}
+
+run "no_zone_of_the_relays" {
+  command = plan
+  module { source = "./modules/topology" }
+  assert {
+    condition     = !can(yamldecode(output.configs.relay1).dns.serve) && !contains(output.rules[*].id, "zone") && !strcontains("${output.firewalls.machine.relay1}${output.firewalls.zone.outer}", "\"zone\"") && !can(output.nodes.relay1.services.dns)
+    error_message = "port 53 is open, and nobody has asked for it"
+  }
+}
+
 run "growth_moves_nobody" {
   command = plan
   module { source = "./modules/topology" }

@@ -8,6 +8,10 @@ variable "plan" {
     error_message = "plan: the machines exist already (hosts); a cloud gives every node one of its own."
   }
   validation {
+    condition     = alltrue([for n in try(values(var.plan.nodes), []) : n.address6 == ""])
+    error_message = "plan: this module's networks are IPv4 only; public_addresses6 would be published and lead nowhere."
+  }
+  validation {
     condition     = alltrue([for s in keys(try(var.plan.zones, { none = {} })) : can(regex("^[a-z]{2}(-[a-z]+)+-[0-9][a-z]$", s))])
     error_message = "plan: want the outputs of the topology module, with availability zones as sites."
   }

@@ -27,10 +27,11 @@ locals {
       mounts   = [["LABEL=postern", n.dir, "ext4", "defaults,noatime,nodev,nosuid,noexec", "0", "2"]]
   } : k => v if contains(keys(var.data_device), n.tier) }))}" }
 
-  # The sockets of a relay's roles.
+  # The sockets of a relay's roles, and of the zone that it answers for.
   sockets = { for name, n in local.nodes : name => concat(
     contains(n.roles, "mx") ? ["postern-mx.socket"] : [],
     contains(n.roles, "submit") ? ["postern-submit.socket"] : [],
+    can(n.services.dns) ? ["postern-dns.socket"] : [],
   contains(n.roles, "proxy") ? ["postern-proxy.socket"] : []) }
 
   complete = { for name, n in local.nodes : name => templatefile("${path.module}/complete.sh.tftpl", {

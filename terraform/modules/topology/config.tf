@@ -35,7 +35,9 @@ locals {
       var.directory.bind_dn == "" ? {} : { bind_dn = var.directory.bind_dn, password_file = var.directory.password_file },
       var.directory.start_tls ? { start_tls = true } : {},
     var.directory.ca == "" ? {} : { ca = var.directory.ca })
-    dns = { servers = [for a in var.resolvers : "${a}:53"] }
+    dns = merge({ servers = [for a in var.resolvers : "${a}:53"] }, [for z in local.dns_zones : { serve = merge(
+      { listen = [":${n.services.dns[0]}"], zone = z.name, names = z.names, ttl = "${z.ttl}s" }, z.contact == "" ? {} : { contact = z.contact })
+    }]...)
     pairs = flatten([for pair in local.pair_names : [for m in local.members[pair] : {
       pair = pair
       node = m.node
@@ -43,7 +45,7 @@ locals {
       imap = "${local.nodes[m.node].address}:${local.nodes[m.node].services.pair_imap[index(local.nodes[m.node].groups, pair)]}"
       pop3 = "${local.nodes[m.node].address}:${local.nodes[m.node].services.pair_pop3[index(local.nodes[m.node].groups, pair)]}"
     } if !m.witness]])
-  }, contains(keys(local.public6), name) ? { public = { addresses = [local.public[name], local.public6[name]] } } : {}) }
+  }, contains(keys(local.public6), name) || length(local.dns_zones) > 0 ? { public = { addresses = compact([local.public[name], lookup(local.public6, name, "")]) } } : {}) }
 
   store_files = { for name, n in merge(local.backend_nodes, local.witness_nodes) : name => merge(local.common[name], {
     raft = { listen = "${n.address}:${n.services.raft[0]}" }
@@ -69,7 +71,7 @@ locals {
       addresses = []
     }
     public = {
-      dns_names = n.tier == "relay" ? distinct([local.hostnames[name], "mail.${var.domain}"]) : []
+      dns_names = n.tier == "relay" ? distinct(concat([local.hostnames[name], "mail.${var.domain}"], flatten([for z in local.dns_zones : concat([z.name, "${name}.${z.name}"], z.names)]))) : []
       addresses = n.tier == "relay" ? distinct(concat([n.address, lookup(var.public_addresses, name, n.address)], [for x, a in local.public6 : a if x == name])) : []
     }
   } }

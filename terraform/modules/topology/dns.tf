@@ -10,7 +10,15 @@ locals {
   dns_records = concat(
     [for name, a in local.public : { name = local.hostnames[name], type = "A", value = a }],
     [for name, a in local.public6 : { name = local.hostnames[name], type = "AAAA", value = a }],
-    [for name in local.with.mx : { name = var.domain, type = "MX", value = "10 ${local.hostnames[name]}." }],
+    [for name in local.with.mx : { name = var.domain, type = "MX", value = "10 ${local.hostnames[name]}." } if length(local.dns_zones) == 0],
+    # The relays' own zone: its servers are all relays, below it, with their addresses
+    # as glue.
+    flatten([for z in local.dns_zones : concat(
+      [{ name = var.domain, type = "MX", value = "10 ${z.name}." }],
+      [for name in keys(local.relay_nodes) : { name = z.name, type = "NS", value = "${name}.${z.name}." }],
+      [for name, a in local.public : { name = "${name}.${z.name}", type = "A", value = a }],
+      [for name, a in local.public6 : { name = "${name}.${z.name}", type = "AAAA", value = a }],
+    )]),
     [for name in local.client : { name = "mail.${var.domain}", type = "A", value = local.public[name] }],
     [for name in local.client : { name = "mail.${var.domain}", type = "AAAA", value = local.public6[name] } if contains(keys(local.public6), name)],
     length(local.with.submit) == 0 ? [] : [{ name = "_submissions._tcp.${var.domain}", type = "SRV", value = "0 1 ${var.ports.submissions} mail.${var.domain}." }],

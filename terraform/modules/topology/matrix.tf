@@ -14,6 +14,7 @@ locals {
     { id = "mx", from = ["internet"], to = ["relay"], protocols = ["tcp"], services = ["smtp"], purpose = "mail from the Internet" },
     { id = "submission", from = ["internet"], to = ["relay"], protocols = ["tcp"], services = ["submission", "submissions"], secret = "password", purpose = "mail from users" },
     { id = "access", from = ["internet"], to = ["relay"], protocols = ["tcp"], services = ["imap", "imaps", "pop3", "pop3s"], secret = "password", purpose = "users reach their mail" },
+    { id = "zone", from = ["internet"], to = ["relay"], protocols = ["tcp", "udp"], services = ["dns"], purpose = "the zone that relays answer for, where dns_zone is given" },
     { id = "outbound", from = ["relay"], to = ["internet"], protocols = ["tcp"], ports = [25], purpose = "mail to the Internet" },
     { id = "dns", from = ["relay"], to = ["internet"], protocols = ["tcp", "udp"], ports = [53], purpose = "DNS" },
     { id = "resolver", from = ["relay"], to = ["resolver"], protocols = ["tcp", "udp"], ports = [53], purpose = "DNS" },

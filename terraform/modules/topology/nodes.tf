@@ -9,6 +9,9 @@ locals {
   p   = var.ports
   ssh = var.ssh_port == 0 ? {} : { ssh = [var.ssh_port] }
 
+  # The zone that relays answer for: one or none.
+  dns_zones = var.dns_zone == null ? [] : [var.dns_zone]
+
   default_roles = lookup(var.relay_roles, "default", ["mx", "submit", "proxy", "outbound"])
   relay_nodes = { for i, r in local.relay_spots : r.name => merge(r, {
     tier    = "relay"
@@ -20,7 +23,7 @@ locals {
       contains(lookup(var.relay_roles, r.name, local.default_roles), "mx") ? { smtp = [local.p.smtp] } : {},
       contains(lookup(var.relay_roles, r.name, local.default_roles), "submit") ? { submission = [local.p.submission], submissions = [local.p.submissions] } : {},
       contains(lookup(var.relay_roles, r.name, local.default_roles), "proxy") ? { imap = [local.p.imap], imaps = [local.p.imaps], pop3 = [local.p.pop3], pop3s = [local.p.pop3s] } : {},
-    { gossip = [local.p.gossip], admin = [local.p.admin], metrics = [local.p.metrics] }, local.ssh)
+    { gossip = [local.p.gossip], admin = [local.p.admin], metrics = [local.p.metrics] }, length(local.dns_zones) == 0 ? {} : { dns = [local.p.dns] }, local.ssh)
   }) }
 
   # Data replicas, by the machine that holds them.

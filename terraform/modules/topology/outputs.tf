@@ -11,6 +11,10 @@ output "cluster" {
     error_message = "relay_roles: no relay takes mail from the Internet (mx)."
   }
   precondition {
+    condition     = length(local.dns_zones) == 0 || length(distinct([for n in values(local.relay_nodes) : join(" ", sort(n.roles))])) == 1
+    error_message = "dns_zone: it names relays without asking for what; all of them want the same roles."
+  }
+  precondition {
     condition     = alltrue([for r in keys(var.public_addresses) : contains(keys(local.relay_nodes), r)])
     error_message = "public_addresses: there is no relay of that name."
   }

@@ -199,6 +199,7 @@ variable "ports" {
     gossip      = optional(number, 7946)
     admin       = optional(number, 8443)
     metrics     = optional(number, 9154)
+    dns         = optional(number, 53)
   })
   default  = {}
   nullable = false
@@ -208,7 +209,7 @@ variable "ports" {
     error_message = "ports: want 1 to 65525."
   }
   validation {
-    condition     = length(distinct([for k in ["smtp", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "gossip", "admin", "metrics"] : var.ports[k]])) == 10
+    condition     = length(distinct([for k in ["smtp", "submission", "submissions", "imap", "imaps", "pop3", "pop3s", "gossip", "admin", "metrics", "dns"] : var.ports[k]])) == 11
     error_message = "ports: two services of relays have the same."
   }
   validation {
@@ -352,6 +353,35 @@ variable "public_addresses6" {
   }
 }
 
+variable "dns_zone" {
+  description = <<-T
+    Zone that the relays themselves answer for, as their own name servers: it names the
+    relays that are fit, and no other. The MX of the domain leads there. name is below
+    the domain, names are further ones below it for clients, contact is a mail address,
+    ttl in seconds. Null: they answer nothing, and port 53 is closed.
+  T
+  type = object({
+    name    = string
+    names   = optional(list(string), [])
+    contact = optional(string, "")
+    ttl     = optional(number, 30)
+  })
+  default = null
+
+  validation {
+    condition     = var.dns_zone == null || try(endswith(var.dns_zone.name, ".${var.domain}") && length(var.dns_zone.name) <= 220 && can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z0-9-]+$", var.dns_zone.name)) && var.dns_zone.name != "mail.${var.domain}", false)
+    error_message = "dns_zone: name is a host name in lower case below the domain, such as mx.example.com, and not that of the clients, mail."
+  }
+  validation {
+    condition     = try(alltrue([for n in var.dns_zone.names : endswith(n, ".${var.dns_zone.name}") && can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z0-9-]+$", n))]), var.dns_zone == null)
+    error_message = "dns_zone: names are host names in lower case below its name."
+  }
+  validation {
+    condition     = try(var.dns_zone.ttl >= 1 && var.dns_zone.ttl <= 86400 && floor(var.dns_zone.ttl) == var.dns_zone.ttl && can(regex("^$|^[A-Za-z0-9._+-]+@[a-z0-9.-]+$", var.dns_zone.contact)), var.dns_zone == null)
+    error_message = "dns_zone: ttl is 1 to 86400, and contact a mail address."
+  }
+}
+
 variable "dns_ttl" {
   description = "Time to live of the DNS records, in seconds."
   type        = number
@@ -415,7 +445,7 @@ variable "options" {
         pop3       = ["listen", "tls_listen"]
         raft       = ["listen"]
         serve      = ["lmtp", "imap", "pop3"]
-        dns        = ["servers"]
+        dns        = ["servers", "serve"]
         directory  = ["urls", "base", "default_domain", "schema", "bind_dn", "password", "password_file", "start_tls", "ca", "master"]
     }, name, []))) == 0]]))
     error_message = "options: addresses, ports, the directory and the resolvers have variables of their own, from which the firewalls are made too; a password has no place here."

@@ -57,9 +57,12 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
+// unitTests are the files with the unit tests of the alerts.
+var unitTests = []string{filepath.Join(alerts, "postern_test.yml"), filepath.Join(alerts, "postern_weeks_test.yml")}
+
 func TestRules(t *testing.T) {
 	promtool(t, nil, "check", "rules", filepath.Join(alerts, "postern.yml"))
-	promtool(t, nil, "test", "rules", filepath.Join(alerts, "postern_test.yml"))
+	promtool(t, nil, append([]string{"test", "rules"}, unitTests...)...)
 }
 
 var alertName = regexp.MustCompile(`(?m)^ *- alert: (\w+)$`)
@@ -67,7 +70,10 @@ var alertName = regexp.MustCompile(`(?m)^ *- alert: (\w+)$`)
 // TestRunbook: every alert has a page and two unit tests, every page an alert,
 // and every command of a page exists with its flags.
 func TestRunbook(t *testing.T) {
-	rules, tests := read(t, filepath.Join(alerts, "postern.yml")), read(t, filepath.Join(alerts, "postern_test.yml"))
+	rules, tests := read(t, filepath.Join(alerts, "postern.yml")), ""
+	for _, file := range unitTests {
+		tests += read(t, file)
+	}
 	var want []string
 	for _, m := range alertName.FindAllStringSubmatch(rules, -1) {
 		want = append(want, m[1]+".md")
@@ -208,7 +214,7 @@ func TestExported(t *testing.T) {
 			exported[m[1]] = true
 		}
 	}
-	for _, file := range []string{filepath.Join(alerts, "postern.yml"), filepath.Join(alerts, "postern_test.yml"), dashboard} {
+	for _, file := range append(slices.Clone(unitTests), filepath.Join(alerts, "postern.yml"), dashboard) {
 		names := metricName.FindAllString(read(t, file), -1)
 		if len(names) == 0 {
 			t.Errorf("%s reads no figure", file)

@@ -24,6 +24,7 @@ peers: ## install the outside programs that tests talk to (Debian, root)
 
 test: peers ## all tests with the race detector, on real peers and real binaries
 	$(GO) test -race -shuffle=on -timeout 25m $(PKGS)
+	$(GO) test -run '^(TestIdleMemory|TestQresyncForgotten|TestCorpus)$$' ./backend/imapd # what the race detector would measure, or take too long for
 
 dev: ## a whole cluster on loopback in the foreground; ^C ends it
 	$(GO) run ./cmd/postern dev
@@ -51,6 +52,7 @@ nightly: peers ## every crash state, a thousand simulated seeds, each planted bu
 	@integration/tools/soak 1h
 	$(GO) test ./integration/sim -run TestSeeds -seeds 1000 -timeout 120m
 	POSTERN_NIGHTLY=1 $(GO) test -race -shuffle=on -timeout 120m $(PKGS)
+	POSTERN_LINT_MEMORY=1 $(GO) test -run '^TestMemory$$' ./shared/directory/lint # the race detector takes minutes for it
 	@integration/chaos/planted
 	@integration/tools/fuzz 5m $(FUZZJOBS)
 

@@ -163,7 +163,13 @@ func moduleRoot() (string, error) {
 // ready. The cluster ends with the test.
 func Start(t testing.TB, args ...string) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, Dir: filepath.Join(t.TempDir(), "c"), Bin: Binaries(t), args: args}
+	return StartFrom(t, Binaries(t), args...)
+}
+
+// StartFrom is Start with the programs in bin.
+func StartFrom(t testing.TB, bin string, args ...string) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, Dir: filepath.Join(t.TempDir(), "c"), Bin: bin, args: args}
 	t.Cleanup(func() {
 		c.Stop()
 		if t.Failed() {

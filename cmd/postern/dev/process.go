@@ -261,7 +261,7 @@ func openLog(name string) (*os.File, error) {
 }
 
 // passed are the options of all nodes that may be given to dev in its environment.
-var passed = []string{"POSTERN_LOG_LEVEL", "POSTERN_RAFT_NEW_PAIR", "POSTERN_TRACING_ENDPOINT", "POSTERN_TRACING_SAMPLE"}
+var passed = []string{"POSTERN_DRILL_CLOCK", "POSTERN_LOG_LEVEL", "POSTERN_RAFT_NEW_PAIR", "POSTERN_TRACING_ENDPOINT", "POSTERN_TRACING_SAMPLE"}
 
 // nodeEnv is env without the options of a node that was started by hand: a
 // node of a development cluster has them from its file.

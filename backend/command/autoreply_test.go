@@ -141,6 +141,7 @@ func FuzzDecode(f *testing.F) {
 		deliverOf(plain), deliverOf(answered, unstored), &Part{Head: Head{Tail: []byte("x")}}, &Digest{},
 		&Store{UIDs: UIDSet{{1, 2}, {4, 9}}, Keywords: []string{"$a"}}, &Account{Name: "a"}, &Quota{Account: "a"},
 		compactOf(plain, answered, nodomain), compactOf(due, claim), &Format{Level: 2}, &Remove{Account: 7, Limit: 20_000},
+		&Move{Step: MoveDrop, Account: "ann@x", Token: Key{7}, Limit: 9}, importedAccount(Head{}), importedMailbox(Head{}),
 	} {
 		f.Add(Append(nil, c))
 	}

@@ -17,7 +17,8 @@ const (
 
 // Level is the newest format of a pair that this release knows. A pair is on
 // level 1 until a Format entry raises it, for all its replicas at one index. On
-// level 2 entries of version 3 may be proposed: compact deliveries, and Remove.
+// level 2 entries of version 3 may be proposed: compact deliveries, Remove, Move
+// and Import.
 const Level = 2
 
 // Limits of one entry. Decode refuses what is beyond them.
@@ -57,13 +58,15 @@ const (
 	OpDigest    Op = 13
 	OpFormat    Op = 14
 	OpRemove    Op = 15
+	OpMove      Op = 16
+	OpImport    Op = 17
 )
 
 var opNames = [...]string{
 	OpPart: "part", OpDeliver: "deliver", OpAppend: "append", OpAccount: "account", OpCreate: "create",
 	OpDelete: "delete", OpRename: "rename", OpSubscribe: "subscribe", OpStore: "store", OpExpunge: "expunge",
 	OpCopy: "copy", OpQuota: "quota", OpDigest: "digest", OpFormat: "format",
-	OpRemove: "remove",
+	OpRemove: "remove", OpMove: "move", OpImport: "import",
 }
 
 func (o Op) String() string {
@@ -104,7 +107,7 @@ func AppendHead(b []byte, c Command, tail int) []byte {
 // versionOf is the format that c needs.
 func versionOf(c Command) byte {
 	switch c := c.(type) {
-	case *Format, *Remove:
+	case *Format, *Remove, *Move, *Import:
 		return Version
 	case *Digest:
 		if c.MarkIndex != 0 {
@@ -187,6 +190,13 @@ func tailInUse(c Command, n int) bool {
 			}
 		}
 		return true
+	case *Import:
+		for i := range c.Rows {
+			if m := c.Rows[i].Message; m != nil && !m.inTail(n) {
+				return false
+			}
+		}
+		return true
 	}
 	return n == 0
 }
@@ -248,6 +258,12 @@ func newCommand(op Op) (Command, *Head) {
 		return c, &c.Head
 	case OpRemove:
 		c := new(Remove)
+		return c, &c.Head
+	case OpMove:
+		c := new(Move)
+		return c, &c.Head
+	case OpImport:
+		c := new(Import)
 		return c, &c.Head
 	}
 	return nil, nil

@@ -21,7 +21,8 @@ A pair is on a level, which says what its replicas may be asked to apply. It is
 raised by a Format entry, when every member runs a release that knows the level;
 until then nothing is written that the release before cannot read. Level 2 brings
 version 3 of Deliver, which names the domain of many recipients once, and can claim
-an answer, and Remove, which takes an account away.
+an answer, Remove, which takes an account away, and Move and Import, by which an
+account goes to another pair.
 
 Decode is total: it never panics, allocates in proportion to its input, and
 accepts only what Append can write. A version or an operation that it does not

@@ -17,6 +17,9 @@ func TestGoldenFormat(t *testing.T) {
 	head := Head{Time: 1_700_000_000_000_000_000}
 	golden(t, "testdata/format-v3.hex", &Format{Head: head, Level: 2})
 	golden(t, "testdata/remove-v3.hex", &Remove{Head: head, Account: 300, Limit: 20_000})
+	golden(t, "testdata/move-v3.hex", &Move{Head: head, Step: MoveArrive, Account: "ann@x", Peer: "pair1", Token: Key{7}, Limit: 20_000})
+	golden(t, "testdata/import-account-v3.hex", importedAccount(head))
+	golden(t, "testdata/import-mailbox-v3.hex", importedMailbox(head))
 }
 
 func golden(t *testing.T, file string, c Command) {

@@ -15,7 +15,8 @@ const (
 	QuotaZero // the account may hold nothing
 	AtLimit   // mailboxes, keywords, subscriptions, UIDs
 	KeyMismatch
-	Again // more to do than one entry may: repeat
+	Again  // more to do than one entry may: repeat
+	Moving // the account is on its way to another pair, or has gone there
 )
 
 // Delivered is the answer to Deliver.
@@ -32,10 +33,12 @@ type DeliveredTo struct {
 	UIDValidity uint32
 	UID         uint32 // 0 when the message was not to be stored
 	Answer      bool   // the message is to be answered, or the claim is granted; for a duplicate, as long as nobody has claimed it
+	Peer        string // with Moving: the pair that has the account now, "" while it is on its way
+	Epoch       int64  // with Peer: when it went there, Unix nanoseconds
 }
 
-// Done is the answer to Account, Create, Delete, Remove, Rename, Subscribe and
-// Quota. With Again it names the mailbox that is to be emptied first.
+// Done is the answer to Account, Create, Delete, Remove, Rename, Subscribe, Quota,
+// Move and Import. With Again it names the mailbox that is to be emptied first.
 type Done struct {
 	Code    Code
 	Account uint64

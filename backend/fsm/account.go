@@ -22,6 +22,7 @@ const inbox = "INBOX"
 // account is an account with all its mailboxes, in memory.
 type account struct {
 	store.Account
+	move  store.Move          // where it goes, if it does
 	boxes []*mailbox          // in the order of names
 	ids   map[uint64]*mailbox // of more than fewBoxes
 	names map[string]bool     // subscriptions, nil until they are needed
@@ -163,6 +164,9 @@ func (f *FSM) load(id uint64) (*account, error) {
 	if err != nil {
 		return nil, err
 	}
+	if a.move, err = f.store.Move(a.Name); err != nil {
+		return nil, err
+	}
 	err = n.Mailboxes(id, func(m *store.Mailbox, c *store.Counters) bool {
 		a.add(&mailbox{Mailbox: *m, n: *c})
 		a.bytes += c.Size
@@ -218,8 +222,12 @@ func (f *FSM) openAccount(name string, seed uint32) (*account, error) {
 	if a != nil || err != nil {
 		return a, err
 	}
+	was, err := f.store.Move(name)
+	if err != nil {
+		return nil, err
+	}
 	f.st.NextID++
-	a = &account{names: make(map[string]bool)}
+	a = &account{names: make(map[string]bool), move: was}
 	a.Account = store.Account{ID: f.st.NextID, Name: name, UIDValidity: max(seed, 1) - 1, LimitBytes: -1, LimitCount: -1}
 	f.keep(a)
 	for _, u := range usual {
@@ -288,6 +296,9 @@ func (f *FSM) create(c *command.Create) (any, error) {
 	if a == nil || err != nil {
 		return &command.Done{Code: command.NoAccount}, err
 	}
+	if f.closed(a) {
+		return &command.Done{Code: command.Moving}, nil
+	}
 	if m := a.box(c.Name); m != nil {
 		return &command.Done{Code: command.Exists, Account: a.ID, Mailbox: m.ID}, nil
 	}
@@ -305,6 +316,8 @@ func (f *FSM) deleteMailbox(c *command.Delete) (any, error) {
 	}
 	m := a.box(c.Name)
 	switch {
+	case f.closed(a):
+		return &command.Done{Code: command.Moving}, nil
 	case m == nil && len(a.below(c.Name)) > 0:
 		return &command.Done{Code: command.HasChildren}, nil
 	case m == nil:
@@ -317,13 +330,10 @@ func (f *FSM) deleteMailbox(c *command.Delete) (any, error) {
 	if err := f.settle(m); err != nil {
 		return nil, err
 	}
-	if _, err := f.take(m, everything, false, func(*store.Row) bool { return true }); err != nil {
+	if err := f.takeMailbox(m); err != nil {
 		return nil, err
 	}
 	a.drop(m)
-	f.batch.DeleteMailbox(&m.Mailbox, &m.n)
-	m.gone = true
-	f.wake = append(f.wake, m.ID)
 	return &command.Done{Account: a.ID, Mailbox: m.ID}, nil
 }
 
@@ -333,6 +343,9 @@ func (f *FSM) removeAccount(c *command.Remove) (any, error) {
 	a, err := f.owner(c.Account)
 	if a == nil || err != nil {
 		return &command.Done{Code: command.NoAccount}, err
+	}
+	if f.closed(a) {
+		return &command.Done{Code: command.Moving}, nil
 	}
 	var most *mailbox
 	var count uint64
@@ -345,31 +358,47 @@ func (f *FSM) removeAccount(c *command.Remove) (any, error) {
 	if count > uint64(c.Limit) {
 		return &command.Done{Code: command.Again, Account: a.ID, Mailbox: most.ID}, nil
 	}
+	return &command.Done{Account: a.ID}, f.takeAccount(a)
+}
+
+// takeAccount takes away a with all that belongs to it.
+func (f *FSM) takeAccount(a *account) error {
 	if f.commit(); f.failed != nil { // rows that wait could not be read
-		return nil, f.failed
+		return f.failed
 	}
 	for _, m := range a.boxes {
-		if _, err := f.take(m, everything, false, func(*store.Row) bool { return true }); err != nil {
-			return nil, err
+		if err := f.takeMailbox(m); err != nil {
+			return err
 		}
-		f.batch.DeleteMailbox(&m.Mailbox, &m.n)
-		m.gone = true
-		f.wake = append(f.wake, m.ID)
 	}
 	if err := f.batch.DeleteAccount(&a.Account); err != nil {
-		return nil, err
+		return err
 	}
 	a.boxes, a.ids = nil, nil
 	delete(f.byID, a.ID)
 	delete(f.byName, a.Name)
 	f.settled = true
-	return &command.Done{Account: a.ID}, nil
+	return nil
+}
+
+// takeMailbox takes away m, which is settled; its account still lists it.
+func (f *FSM) takeMailbox(m *mailbox) error {
+	if _, err := f.take(m, everything, false, func(*store.Row) bool { return true }); err != nil {
+		return err
+	}
+	f.batch.DeleteMailbox(&m.Mailbox, &m.n)
+	m.gone = true
+	f.wake = append(f.wake, m.ID)
+	return nil
 }
 
 func (f *FSM) rename(c *command.Rename) (any, error) {
 	a, err := f.owner(c.Account)
 	if a == nil || err != nil {
 		return &command.Done{Code: command.NoAccount}, err
+	}
+	if f.closed(a) {
+		return &command.Done{Code: command.Moving}, nil
 	}
 	if c.From == inbox {
 		return f.renameInbox(a, c.To), nil
@@ -417,6 +446,9 @@ func (f *FSM) subscribe(c *command.Subscribe) (any, error) {
 	if a == nil || err != nil {
 		return &command.Done{Code: command.NoAccount}, err
 	}
+	if f.closed(a) {
+		return &command.Done{Code: command.Moving}, nil
+	}
 	names, err := f.subscriptions(a)
 	if err != nil {
 		return nil, err
@@ -428,6 +460,9 @@ func (f *FSM) subscribe(c *command.Subscribe) (any, error) {
 }
 
 func (f *FSM) quota(c *command.Quota) (any, error) {
+	if code, _, err := f.elsewhere(c.Account); code != command.OK || err != nil {
+		return &command.Done{Code: code}, err
+	}
 	a, err := f.openAccount(c.Account, c.Seed)
 	if err != nil {
 		return nil, err

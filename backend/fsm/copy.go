@@ -14,6 +14,9 @@ func (f *FSM) copy(c *command.Copy) (any, error) {
 	if from == nil || err != nil {
 		return &command.Copied{Code: command.NoMailbox}, err
 	}
+	if f.closed(from.owner) {
+		return &command.Copied{Code: command.Moving}, nil
+	}
 	to := from.owner.box(c.To)
 	if to == nil {
 		return &command.Copied{Code: command.NoMailbox}, nil

@@ -91,6 +91,11 @@ func (f *FSM) deliverTo(to *command.DeliveredTo, c *command.Deliver, rc *command
 			return err
 		}
 	}
+	code, gone, err := f.elsewhere(rc.Account)
+	if code != command.OK || err != nil {
+		to.Code, to.Peer, to.Epoch = code, gone.Peer, gone.Since
+		return err
+	}
 	if q := rc.Autoreply; q != nil && q.By != (command.Key{}) { // who is gone answers nobody
 		a, err := f.lookup(rc.Account)
 		if a == nil || err != nil {
@@ -110,7 +115,7 @@ func (f *FSM) deliverTo(to *command.DeliveredTo, c *command.Deliver, rc *command
 		if to.Answer, err = f.answer(a, q); err != nil {
 			return err
 		}
-		f.remember(to, rc, m, 0)
+		f.remember(to, rc, m, a, 0)
 		return nil
 	}
 	if !rc.Force {
@@ -143,16 +148,19 @@ func (f *FSM) deliverTo(to *command.DeliveredTo, c *command.Deliver, rc *command
 			return err
 		}
 	}
-	f.remember(to, rc, m, box.ID)
+	f.remember(to, rc, m, a, box.ID)
 	return nil
 }
 
 // remember keeps what became of a recipient under its key.
-func (f *FSM) remember(to *command.DeliveredTo, rc *command.Recipient, m *store.Message, box uint64) {
+func (f *FSM) remember(to *command.DeliveredTo, rc *command.Recipient, m *store.Message, a *account, box uint64) {
 	if rc.Key == (command.Key{}) {
 		return
 	}
 	d := store.Delivered{Hash: m.Hash, Mailbox: box, UIDValidity: to.UIDValidity, UID: to.UID, Answer: to.Answer}
+	if f.Level() > 1 { // what the release before reads has no room for it
+		d.Account = a.ID
+	}
 	f.batch.PutDelivered(rc.Key, &d)
 	f.keys[rc.Key] = d
 	f.expiry = append(f.expiry, rc.Key[:]...)
@@ -249,6 +257,9 @@ func (f *FSM) append(e *Entry, c *command.AppendMessages) (any, error) {
 }
 
 func (f *FSM) mayAppend(a *account, c *command.AppendMessages) command.Code {
+	if f.closed(a) {
+		return command.Moving
+	}
 	box := a.box(c.Name)
 	if box == nil {
 		return command.NoMailbox

@@ -142,6 +142,9 @@ func (f *FSM) setFlags(c *command.Store) (any, error) {
 	if m == nil || err != nil {
 		return &command.Stored{Code: command.NoMailbox}, err
 	}
+	if f.closed(m.owner) {
+		return &command.Stored{Code: command.Moving}, nil
+	}
 	if err := f.settle(m); err != nil {
 		return nil, err
 	}
@@ -220,6 +223,9 @@ func (f *FSM) expunge(c *command.Expunge) (any, error) {
 	m, err := f.mailbox(c.Account, c.Mailbox)
 	if m == nil || err != nil {
 		return &command.Expunged{Code: command.NoMailbox}, err
+	}
+	if f.closed(m.owner) {
+		return &command.Expunged{Code: command.Moving}, nil
 	}
 	if err := f.settle(m); err != nil {
 		return nil, err

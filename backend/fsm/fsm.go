@@ -260,6 +260,9 @@ func (f *FSM) apply(e *Entry, c command.Command) (any, error) {
 	case *command.Copy:
 		return f.copy(c)
 	case *command.Account:
+		if code, _, err := f.elsewhere(c.Name); code != command.OK || err != nil {
+			return &command.Done{Code: code}, err
+		}
 		a, err := f.openAccount(c.Name, c.Seed)
 		if err != nil {
 			return nil, err
@@ -271,6 +274,10 @@ func (f *FSM) apply(e *Entry, c command.Command) (any, error) {
 		return f.deleteMailbox(c)
 	case *command.Remove:
 		return f.removeAccount(c)
+	case *command.Move:
+		return f.move(c)
+	case *command.Import:
+		return f.importInto(e, c)
 	case *command.Rename:
 		return f.rename(c)
 	case *command.Subscribe:

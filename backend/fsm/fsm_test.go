@@ -227,6 +227,9 @@ func (g *generator) next() command.Command {
 	head := command.Head{Time: g.now}
 	a := g.account()
 	m := g.box(a)
+	if g.pick(16) == 0 {
+		return g.moving(head)
+	}
 	switch op := g.pick(100); {
 	case op < 35:
 		c := delivery(g.n-g.pick(2), g.pick(500), g.now)

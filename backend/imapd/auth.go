@@ -158,6 +158,10 @@ func (s *session) loginUnavailable(err error) error {
 		s.srv.cfg.Metrics.Login(false)
 	}
 	text := "Mailbox not available now, try again later"
+	var moved *mailbox.ErrMoved
+	if errors.As(err, &moved) && moved.Pair != "" {
+		text = "Mailbox is not here; pair=" + moved.Pair
+	}
 	var not *mailbox.ErrNotServing
 	if errors.As(err, &not) {
 		text = "This replica does not serve now"

@@ -147,8 +147,11 @@ func (s *session) end(err error) {
 		f   *farewell
 		io  ioError
 		not *mailbox.ErrNotServing
+		mov *mailbox.ErrMoved
 	)
 	switch {
+	case errors.As(err, &mov):
+		s.w.WriteString("* BYE [UNAVAILABLE] The mailbox moves to another server, connect again\r\n")
 	case errors.Is(err, errOver), errors.Is(err, errCut):
 	case errors.As(err, &f):
 		s.w.WriteString("* BYE ")

@@ -341,7 +341,12 @@ func (s *Server) result(r *mailbox.DeliveryRecipient, a mail.Address, res *mailb
 func (s *Server) reply(err error) *smtp.Reply {
 	var ns *mailbox.ErrNotServing
 	var classified *mail.Error
+	var moved *mailbox.ErrMoved
 	switch {
+	case errors.As(err, &moved) && moved.Pair == "":
+		return &smtp.Reply{Code: 451, Status: mail.Status{4, 2, 1}, Text: "mailbox moves, try again"}
+	case errors.As(err, &moved):
+		return &smtp.Reply{Code: 451, Status: mail.StatusNotServing, Text: "not mine; pair=" + moved.Pair + " epoch=" + strconv.FormatInt(moved.Epoch, 10)}
 	case errors.As(err, &ns):
 		text := "not serving"
 		if ns.Leader != "" {

@@ -55,6 +55,19 @@ func (e *ErrNotServing) Error() string {
 	return fmt.Sprintf("not serving, ask %s", e.Leader)
 }
 
+// ErrMoved says that the account is at another pair, or on its way between two.
+type ErrMoved struct {
+	Pair  string // to ask; "" while it is on its way: try again
+	Epoch int64  // when it went there, Unix nanoseconds: of two answers the later one holds
+}
+
+func (e *ErrMoved) Error() string {
+	if e.Pair == "" {
+		return "mailbox moves between pairs"
+	}
+	return "mailbox is not here, ask " + e.Pair
+}
+
 // Flags are a message's flags as bits: the five system flags below, then one
 // bit for each keyword of the mailbox, named by View.Keywords. A mailbox has at
 // most MaxKeywords keywords.

@@ -300,6 +300,8 @@ func resultOf(to *command.DeliveredTo) DeliveryResult {
 		fail(552, mail.Status{5, 2, 2}, "Mailbox may hold no mail", ErrOverQuota)
 	case command.AtLimit:
 		fail(452, mail.StatusOverQuota, "Mailbox at its limit", ErrLimit)
+	case command.Moving:
+		r.Err = &ErrMoved{Pair: to.Peer, Epoch: to.Epoch}
 	case command.KeyMismatch: // a fault of ours: never bounced
 		fail(451, mail.StatusNotServing, "Delivery refused, see the log", ErrKeyMismatch)
 	default:

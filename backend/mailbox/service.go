@@ -40,6 +40,7 @@ type Config struct {
 type Service struct {
 	cfg      Config
 	inFlight atomic.Int64 // octets reserved by take
+	most     atomic.Int64 // of them; Config.InFlight at first
 	bodies   bodies       // messages that a delivery may name
 }
 
@@ -63,7 +64,9 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg: cfg}, nil
+	s := &Service{cfg: cfg}
+	s.SetInFlight(cfg.InFlight)
+	return s, nil
 }
 
 // Ready returns nil when this replica serves, or *ErrNotServing.
@@ -80,6 +83,9 @@ func (s *Service) Account(ctx context.Context, name string) (*Account, error) {
 		return nil, err
 	}
 	if err := s.cfg.Log.Confirm(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.here(name); err != nil {
 		return nil, err
 	}
 	id, err := s.cfg.Store.AccountID(name)
@@ -123,9 +129,12 @@ func (s *Service) head() command.Head { return command.Head{Time: s.cfg.Now().Un
 // account that is made again later has a larger one.
 func (s *Service) seed() uint32 { return uint32(s.cfg.Now().Unix()) }
 
+// SetInFlight makes n the bound of what is written from now on, in octets.
+func (s *Service) SetInFlight(n int64) { s.most.Store(n) }
+
 // take reserves n octets of what may be in flight.
 func (s *Service) take(n int64) (release func(), err error) {
-	if s.inFlight.Add(n) > s.cfg.InFlight {
+	if s.inFlight.Add(n) > s.most.Load() {
 		s.inFlight.Add(-n)
 		return nil, ErrBusy
 	}
@@ -174,6 +183,8 @@ func codeError(c command.Code) error {
 		return ErrLimit
 	case command.KeyMismatch:
 		return ErrKeyMismatch
+	case command.Moving:
+		return &ErrMoved{}
 	}
 	return fmt.Errorf("mailbox: code %d: %w", c, ErrUnknownState)
 }

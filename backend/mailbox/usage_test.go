@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/postern-mail/postern/backend/mailbox"
@@ -99,5 +100,30 @@ func TestRemove(t *testing.T) {
 	again := account(t, s, "ann@example.test")
 	if now := open(t, again, "INBOX").Info(); again.ID() == a.ID() || now.Messages != 0 || now.UIDValidity < old.UIDValidity || now.ID == old.ID {
 		t.Errorf("%+v, before %+v", now, old)
+	}
+}
+
+// TestSetInFlight: other octets may be on their way from now on.
+func TestSetInFlight(t *testing.T) {
+	s, _ := mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.InFlight = 1000 })
+	give := func() error {
+		r, err := s.Deliver(t.Context(), &mailbox.Delivery{
+			Message: []byte("Subject: x\r\n\r\n" + strings.Repeat("x\r\n", 1000)), Recipients: []mailbox.DeliveryRecipient{{Account: "eva@example.test"}},
+		})
+		if err != nil {
+			return err
+		}
+		return r[0].Err
+	}
+	if err := give(); !errors.Is(err, mailbox.ErrBusy) {
+		t.Errorf("more than fits: %v", err)
+	}
+	s.SetInFlight(100_000)
+	if err := give(); err != nil {
+		t.Errorf("it would fit: %v", err)
+	}
+	s.SetInFlight(1000)
+	if err := give(); !errors.Is(err, mailbox.ErrBusy) {
+		t.Errorf("more than fits again: %v", err)
 	}
 }

@@ -165,6 +165,13 @@ func (v *View) Sync(ctx context.Context, expunge bool) (_ Changes, err error) {
 			v.info, v.uids, v.gone = before.info, before.uids, before.gone
 		}
 	}()
+	mv, err := n.Move(v.a.name)
+	if err == nil {
+		err = v.a.s.moved(&mv)
+	}
+	if err != nil {
+		return Changes{}, err
+	}
 	m, err := n.Mailbox(v.a.id, v.id)
 	var c store.Counters
 	if err == nil {

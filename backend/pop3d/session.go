@@ -346,6 +346,11 @@ func (s *session) authenticate(mech, authz, user, password string) error {
 			s.say("-ERR [XRESUME] the maildrop is another one")
 			return errQuit
 		}
+		var moved *mailbox.ErrMoved
+		if errors.As(err, &moved) && moved.Pair != "" {
+			s.say("-ERR [SYS/TEMP] not here; pair=%s", moved.Pair)
+			return errQuit
+		}
 		s.srv.cfg.Log.Warn("pop3 maildrop cannot be opened", "account", name, "err", err)
 		return refusal("[SYS/TEMP] maildrop not available, try again later")
 	}

@@ -152,3 +152,22 @@ func CheckMessage(m *Message, from Bodies) error {
 	b := &Body{s: &Store{bodies: from}, m: *m, at: -1}
 	return b.Check()
 }
+
+// Octets reads a run of extents, in order.
+func (s *Store) Octets(at []Extent) ([]byte, error) {
+	b := Body{s: s, m: Message{Body: at}, at: -1}
+	for _, x := range at {
+		b.m.Size += int64(x.Len)
+	}
+	return b.Bytes(0, b.m.Size)
+}
+
+// HashOf returns the hash of a stored message.
+func (s *Store) HashOf(id uint64) (hash [HashSize]byte, err error) {
+	b, err := s.Body(id)
+	if err != nil {
+		return hash, err
+	}
+	defer b.Close()
+	return b.m.Hash, nil
+}

@@ -16,6 +16,7 @@ const (
 	kindJournal     = 'j' // mailbox, MODSEQ -> what a command changed
 	kindKey         = 'k' // delivery key -> Delivered
 	kindMessage     = 'm' // message -> Message
+	kindMove        = 'o' // account name -> Move
 	kindPart        = 'q' // index of a part entry -> message
 	kindRefs        = 'r' // message -> reference count, when not the first one
 	kindRow         = 'u' // mailbox, UID -> Row

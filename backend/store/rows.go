@@ -80,8 +80,9 @@ type Delivered struct {
 	Mailbox     uint64
 	UIDValidity uint32
 	UID         uint32
-	Fallback    bool // it went to INBOX because the folder was missing
-	Answer      bool // the message was to be answered
+	Fallback    bool   // it went to INBOX because the folder was missing
+	Answer      bool   // the message was to be answered
+	Account     uint64 // whose it was; 0 where the pair's format did not have it yet
 }
 
 // State is what the store has of itself.
@@ -229,7 +230,11 @@ func (d *Delivered) encode(b []byte) []byte {
 	if d.Answer {
 		bits |= deliveredAnswer
 	}
-	return append(b, bits)
+	b = append(b, bits)
+	if d.Account != 0 {
+		b = putUint(b, d.Account)
+	}
+	return b
 }
 
 func (d *Delivered) decode(v []byte) error {
@@ -238,6 +243,9 @@ func (d *Delivered) decode(v []byte) error {
 	d.Mailbox, d.UIDValidity, d.UID = r.uint(), r.uint32(), r.uint32()
 	bits := r.uint()
 	d.Fallback, d.Answer = bits&deliveredFallback != 0, bits&deliveredAnswer != 0
+	if d.Account = 0; len(r.b) > 0 {
+		d.Account = r.uint()
+	}
 	return r.end()
 }
 

@@ -56,7 +56,7 @@ func (v *verifier) row(key, value []byte) error {
 		id = binary.BigEndian.Uint64(key[1:])
 	}
 	switch key[0] {
-	case kindPart, kindExpiry:
+	case kindPart, kindExpiry, kindMove:
 		v.sum.Add(rowSum(key, value))
 	case kindAccount:
 		v.sum.Add(rowSum(key, value))

@@ -28,6 +28,7 @@ var (
 	Duplicates    = Relay.counter("postern_queue_duplicates_total", "Recipients outside that were left out because another message of the same root has them.")
 	Deliveries    = Relay.counters("postern_deliveries_total", "Deliveries to a recipient, by channel and result.", "channel", "result")
 	LMTPRedirects = Relay.counter("postern_lmtp_redirects_total", "Answers of a replica that named another one.")
+	UserRedirects = Relay.counters("postern_user_redirects_total", "Answers of a pair that named another one, to which the user has moved, by service.", "service")
 	ProxyLogins   = Relay.counters("postern_proxy_logins_total", "Logins, by protocol and result.", "protocol", "result")
 	ProxyResumed  = Relay.counter("postern_proxy_sessions_resumed_total", "Sessions that went on at another replica after a hand-over.")
 	DirSearches   = Relay.counters("postern_directory_searches_total", "Questions to the directory, by result.", "result")

@@ -187,6 +187,14 @@ func (r *relay) flush(_ context.Context, in admin.FlushRequest) (out admin.Flush
 	return out, err
 }
 
+// moved forgets what is remembered of a user who is at another pair than the
+// directory said.
+func (r *relay) moved(mailbox string) {
+	if a, err := mail.ParseAddress(mailbox, true); err == nil {
+		r.now().dir.cache.FlushAddress(a)
+	}
+}
+
 // schemaOf is the preset with the names that the configuration changes.
 func schemaOf(d *config.Directory) (directory.Schema, error) {
 	s, err := directory.Preset(d.Schema)

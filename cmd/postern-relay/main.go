@@ -175,7 +175,7 @@ func (r *relay) openPairs() error {
 func (r *relay) poolConfig(in *inside) lmtp.Config {
 	c := &in.c.LMTP
 	return lmtp.Config{
-		Hello: in.c.Hostname, Routes: r.n.Routes, TLS: r.backendTLS(),
+		Hello: in.c.Hostname, Routes: r.n.Routes, TLS: r.backendTLS(), Moved: r.moved,
 		MaxIdle: c.Connections, MaxConns: c.Connections, IdleTime: c.IdleTimeout, MaxRecipients: c.Recipients,
 	}
 }

@@ -211,7 +211,7 @@ func (r *relay) proxyConfig(in *inside, s *accessService) proxy.Config {
 	return proxy.Config{
 		Protocol: s.protocol, Hostname: in.c.Hostname, TLS: r.cert, Implicit: s.implicit, PlainWithoutTLS: loopback(in.c),
 		Login: countLogins(s.name, r.checker(in).Proxy), Routes: r.n.Routes, BackendTLS: r.n.TLS.Client("", tlsconf.Backend),
-		Within: c.BackendTimeout, PreAuth: c.LoginTimeout, Idle: c.IdleTimeout,
+		Moved: r.moved, Within: c.BackendTimeout, PreAuth: c.LoginTimeout, Idle: c.IdleTimeout,
 		MaxConns: c.MaxSessions, PerAddress: c.MaxPerAddress, Spool: in.c.Dir, Log: r.n.Log,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/ha/route"
+	"github.com/postern-mail/postern/shared/metrics"
 )
 
 // back is the backend's side of a session, logged in.
@@ -19,6 +20,7 @@ type back struct {
 	conn net.Conn
 	r    *bufio.Reader // holds what came behind the answer to the login
 	node string
+	pair string
 	stay context.Context // ends when another node has come to serve
 	// text is the backend's answer to the login behind its status word: for
 	// IMAP "[CAPABILITY ...] ...".
@@ -33,22 +35,38 @@ func (cfg *Config) open(ctx context.Context, user User, c Client, state string) 
 	defer cancel()
 	var last error
 	wait := 20 * time.Millisecond
+	moved := false
 	for {
 		news := cfg.Routes.While(user.Pair, "")
 		asked := map[string]bool{}
 		prefer := ""
 		for n := next(cfg.Routes.Candidates(user.Pair), asked, prefer); n != nil; n = next(cfg.Routes.Candidates(user.Pair), asked, prefer) {
 			asked[n.Name] = true
-			b, leader, err := cfg.openOn(ctx, n, user, c, state)
+			b, hint, err := cfg.openOn(ctx, n, user, c, state)
 			if err == nil {
+				b.pair = user.Pair
 				return b, nil
 			}
 			last = fmt.Errorf("%s: %w", n.Name, err)
 			if errors.Is(err, errNoResume) {
 				return nil, last
 			}
-			if prefer = leader; leader != "" {
-				cfg.Routes.Redirect(user.Pair, leader)
+			if pair := nameIn(hint, "pair="); pair != "" {
+				if state != "" { // the other pair knows nothing of the session
+					return nil, fmt.Errorf("%w: %w", errNoResume, last)
+				}
+				if cfg.Moved != nil {
+					cfg.Moved(user.Account)
+				}
+				if !moved && len(cfg.Routes.Candidates(pair)) > 0 {
+					moved, user.Pair = true, pair
+					metrics.UserRedirects.With(cfg.Protocol.String()).Inc()
+					asked, prefer = map[string]bool{}, ""
+					continue
+				}
+			}
+			if prefer = nameIn(hint, "leader="); prefer != "" {
+				cfg.Routes.Redirect(user.Pair, prefer)
 			}
 			if ctx.Err() != nil {
 				return nil, last
@@ -90,8 +108,9 @@ var (
 	errNoResume   = errors.New("the session cannot go on")
 )
 
-// openOn logs in on one node. leader is the node that it says to ask instead.
-func (cfg *Config) openOn(ctx context.Context, n *route.Node, user User, c Client, state string) (b *back, leader string, err error) {
+// openOn logs in on one node. hint is what it says when it does not take the
+// login: it may name who to ask instead.
+func (cfg *Config) openOn(ctx context.Context, n *route.Node, user User, c Client, state string) (b *back, hint string, err error) {
 	addr := n.Addr[cfg.Protocol.service()]
 	if addr == "" {
 		return nil, "", fmt.Errorf("no %s address known", cfg.Protocol)
@@ -122,12 +141,12 @@ func (cfg *Config) openOn(ctx context.Context, n *route.Node, user User, c Clien
 	b = &back{conn: conn, r: bufio.NewReaderSize(conn, 4<<10), node: n.Name, stay: stay}
 	defer context.AfterFunc(stay, func() { conn.SetDeadline(past) })()
 	if cfg.Protocol == POP3 {
-		leader, err = b.loginPOP3(user, state)
+		hint, err = b.loginPOP3(user, state)
 	} else {
-		leader, err = b.loginIMAP(user, c, state)
+		hint, err = b.loginIMAP(user, c, state)
 	}
 	if err != nil {
-		return nil, leader, err
+		return nil, hint, err
 	}
 	conn.SetDeadline(time.Time{})
 	return b, "", nil
@@ -150,7 +169,7 @@ func (b *back) leave() (stop func() bool) {
 
 // loginIMAP reads the greeting and logs in with one write, in which it gives the
 // state of a session that is to go on.
-func (b *back) loginIMAP(user User, c Client, state string) (leader string, err error) {
+func (b *back) loginIMAP(user User, c Client, state string) (hint string, err error) {
 	secured := "no"
 	if c.TLS != nil {
 		secured = "yes"
@@ -172,7 +191,7 @@ func (b *back) loginIMAP(user User, c Client, state string) (leader string, err 
 		status, text, _ := strings.Cut(rest, " ")
 		switch {
 		case word == "*" && strings.EqualFold(status, "BYE"):
-			return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
+			return text, fmt.Errorf("%w: %s", errNotServing, text)
 		case word == "P1" && strings.EqualFold(status, "OK"):
 			b.text = text
 			if state == "" {
@@ -183,7 +202,7 @@ func (b *back) loginIMAP(user User, c Client, state string) (leader string, err 
 		case word == "P2":
 			return "", fmt.Errorf("%w: %s", errNoResume, text)
 		case word == "P1":
-			return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
+			return text, fmt.Errorf("%w: %s", errNotServing, text)
 		}
 	}
 	return "", errors.New("backend does not answer the login")
@@ -191,7 +210,7 @@ func (b *back) loginIMAP(user User, c Client, state string) (leader string, err 
 
 // loginPOP3 reads the greeting and logs in with one write, as loginIMAP does. A
 // replica of an older release refuses XRESUME, and its session ends with it.
-func (b *back) loginPOP3(user User, state string) (leader string, err error) {
+func (b *back) loginPOP3(user User, state string) (hint string, err error) {
 	_, err = fmt.Fprintf(b.conn, "XRESUME %d\r\n%sAUTH EXTERNAL %s\r\n", strings.Count(state, "\n"), state, identity(user.Account))
 	if err != nil {
 		return "", err
@@ -211,7 +230,7 @@ func (b *back) loginPOP3(user User, state string) (leader string, err error) {
 		case strings.HasPrefix(text, "[IN-USE]"):
 			return "", nil
 		}
-		return leaderIn(text), fmt.Errorf("%w: %s", errNotServing, text)
+		return text, fmt.Errorf("%w: %s", errNotServing, text)
 	}
 	return "", nil
 }
@@ -228,9 +247,10 @@ func (b *back) line() (string, error) {
 // response.
 func identity(account string) string { return base64.StdEncoding.EncodeToString([]byte(account)) }
 
-// leaderIn finds "leader=NODE" in a backend's text.
-func leaderIn(text string) string {
-	_, after, ok := strings.Cut(text, "leader=")
+// nameIn finds the name behind a word in a backend's text: "leader=NODE", or
+// "pair=PAIR" of a user who has moved.
+func nameIn(text, word string) string {
+	_, after, ok := strings.Cut(text, word)
 	if !ok {
 		return ""
 	}

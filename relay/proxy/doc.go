@@ -20,6 +20,10 @@ What it keeps true:
     guess. So it does a second after another replica has come to serve: the one
     before may be frozen or cut off, and would leave its clients waiting.
 
+A pair may answer a login with the name of another one, to which the user has
+moved ("pair=NAME"): what Config.Login knew was old. The proxy then asks there, one
+time, and Config.Moved is told.
+
 A replica that hands over ends its sessions between two commands and gives each
 one's state (XRESUME, packages imapd and pop3d). The proxy takes it to the replica
 that serves, sends again there what the first has not answered, and the client

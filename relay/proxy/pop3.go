@@ -365,7 +365,7 @@ func (p *popPipe) keepState(r *bufio.Reader, n int, text string) error {
 		state.Write(trimCRLF(line))
 		state.WriteString("\r\n")
 	}
-	if leader := leaderIn(text); leader != "" {
+	if leader := nameIn(text, "leader="); leader != "" {
 		p.front.cfg.Routes.Redirect(p.front.user.Pair, leader)
 	}
 	p.state = state.String()

@@ -81,7 +81,9 @@ type Config struct {
 	Routes     Routes
 	BackendTLS *tls.Config // with this relay's relay-proxy certificate
 	Dial       func(ctx context.Context, network, addr string) (net.Conn, error)
-	Within     time.Duration // to find a serving replica, 5 s
+	// Moved is told of an account that a pair says is at another one; nil: nobody.
+	Moved  func(account string)
+	Within time.Duration // to find a serving replica, 5 s
 
 	PreAuth    time.Duration // from connect to login, 60 s
 	Idle       time.Duration // without a byte from the client after login, 35 min (RFC 9051 5.4 asks for 30)
@@ -306,8 +308,8 @@ func (f *front) login(cred auth.Credentials) (*back, error) {
 		f.cfg.Log.Warn("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "status", "unavailable", "err", err)
 		return nil, errUnavailable
 	}
-	f.user = user
-	f.cfg.Log.Info("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "node", b.node, "status", "ok")
+	f.user, f.user.Pair = user, b.pair
+	f.cfg.Log.Info("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", b.pair, "node", b.node, "status", "ok")
 	return b, nil
 }
 

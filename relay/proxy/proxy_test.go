@@ -427,6 +427,44 @@ func TestFollowsTheLeader(t *testing.T) {
 	c.wantEOF()
 }
 
+// TestUserMoved: a login goes to the pair that the one asked names, once.
+func TestUserMoved(t *testing.T) {
+	sendsOn := func(pair string) *backend {
+		return newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+			io.WriteString(c, "* OK hello\r\n")
+			b.line(r)
+			b.line(r)
+			io.WriteString(c, "P0 OK\r\nP1 NO [UNAVAILABLE] Mailbox is not here; pair="+pair+"\r\n")
+		})
+	}
+	for name, tt := range map[string]struct {
+		now  *backend
+		want string
+	}{
+		"moved":           {newBackend(t, imapBackend), "a OK *"},
+		"sent on by both": {sendsOn("pair1"), "a NO [UNAVAILABLE] *"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var told atomic.Int32
+			f := start(t, IMAP, map[string]*backend{"a": sendsOn("pair2")}, func(c *Config) {
+				c.Moved = func(account string) {
+					if account == "ann@example.test" {
+						told.Add(1)
+					}
+				}
+			})
+			f.table.Update(route.Node{Name: "b", Pair: "pair2", Alive: true, Serving: true, Addr: map[route.Service]string{route.IMAP: tt.now.l.Addr().String()}})
+			c := dial(t, f.addr)
+			c.want("* OK *")
+			c.send("a LOGIN ann secret\r\n")
+			c.want(tt.want)
+			if told.Load() == 0 {
+				t.Error("nobody was told")
+			}
+		})
+	}
+}
+
 // TestMoved: a replica that is frozen holds nobody up once another one serves,
 // neither a session nor a login.
 func TestMoved(t *testing.T) {

@@ -255,7 +255,7 @@ func (p *pipe) keepState(r *imapwire.Reader, piece imapwire.Piece) (err error) {
 	if !ok || strings.ContainsAny(state, " \r\n") {
 		return nil // the session ends with BYE
 	}
-	if leader := leaderIn(text); leader != "" {
+	if leader := nameIn(text, "leader="); leader != "" {
 		p.front.cfg.Routes.Redirect(p.front.user.Pair, leader)
 	}
 	p.state = state

@@ -13,6 +13,7 @@ import (
 	"github.com/postern-mail/postern/ha/route"
 	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/smtp"
 )
 
@@ -41,6 +42,11 @@ type Config struct {
 	// TLS returns the configuration for connections to a node, which start
 	// with the handshake. Nil, or a nil result, connects in the clear.
 	TLS func(node string) *tls.Config
+
+	// Moved is told of a mailbox (uid@domain) that a pair says is at another one:
+	// what is remembered of the directory is old. Nil: nobody. It is called in the
+	// course of a delivery.
+	Moved func(mailbox string)
 
 	MaxIdle       int           // idle connections kept per node (default 64)
 	MaxConns      int           // connections per node (default 256)
@@ -240,8 +246,37 @@ func (a *Agent) Deliver(ctx context.Context, d *deliver.Delivery) []deliver.Resu
 		to := min(from+most, len(results))
 		t := try{a: a, d: d, rcpts: d.Recipients[from:to], results: results[from:to], name: name, named: named}
 		t.run(ctx)
+		t.elsewhere(ctx)
 	}
 	return results
+}
+
+// elsewhere asks the pairs that the one asked has named, once: its answer is the
+// result of recipients who have moved there.
+func (t *try) elsewhere(ctx context.Context) {
+	byPair := map[string][]int{}
+	for i, pair := range t.pairs {
+		if t.a.cfg().Moved != nil {
+			t.a.cfg().Moved(t.rcpts[i].Mailbox)
+		}
+		if len(t.a.cfg().Routes.Candidates(pair)) > 0 {
+			byPair[pair] = append(byPair[pair], i)
+		}
+	}
+	for pair, at := range byPair {
+		metrics.UserRedirects.With("lmtp").Add(float64(len(at)))
+		next := try{a: t.a, d: t.d, rcpts: make([]mail.Recipient, len(at)), results: make([]deliver.Result, len(at)), name: t.name, named: t.named, claim: t.claim}
+		for k, i := range at {
+			next.rcpts[k] = t.rcpts[i]
+			next.rcpts[k].NextHop = pair
+		}
+		next.run(ctx)
+		for k, i := range at {
+			if r := next.results[k]; t.results[i].Outcome != deliver.Unknown || r.Outcome != deliver.Deferred {
+				t.results[i] = r // else an earlier transaction may have stored it
+			}
+		}
+	}
 }
 
 // noAnswer is the result of a recipient that nobody has answered for yet.

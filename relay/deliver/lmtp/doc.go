@@ -35,6 +35,11 @@ answered; a recipient whose mail is only to be answered is then not sent to them
 at all, and counts as delivered. To peers that list XCLAIM too, the question says
 that the answer will be claimed, which Claim does.
 
+A pair may answer that a user has moved to another one ("not mine; pair=NAME
+epoch=N"): what the relay knew of the directory was old. The recipient is then
+given to that pair at once, one time, and Config.Moved is told. While a mailbox is
+on its way ("mailbox moves") it is asked for again, as where nobody serves.
+
 A recipient with a Welcome is sent with XWELCOME=1 to peers that list it; a reply
 that ends in "welcome=N" says that the mailbox was made at that Unix time and has
 had no welcome, which is Result.Created.

@@ -37,6 +37,7 @@ type try struct {
 	leader  string // who the last peer said serves
 	foreign *Foreign
 	hops    int
+	pairs   map[int]string // where recipients, by index, have moved
 }
 
 func (t *try) run(ctx context.Context) {
@@ -206,6 +207,12 @@ func (t *try) settle(n *node, res *smtp.Result, err error) {
 			r.Relay = n.name
 		}
 		retry := t.judge(r, reply, phase)
+		if pair := t.gone(reply); pair != "" {
+			if t.pairs == nil {
+				t.pairs = map[int]string{}
+			}
+			t.pairs[i] = pair
+		}
 		if was.Outcome == deliver.Unknown && r.Outcome == deliver.Deferred {
 			// An earlier transaction of this attempt may have stored it.
 			r.Outcome = deliver.Unknown
@@ -247,6 +254,12 @@ func (t *try) judge(r *deliver.Result, reply *smtp.Reply, afterData bool) (retry
 		return true
 	}
 	switch s := r.Status; {
+	case t.gone(reply) != "":
+		r.Busy = true
+		return false
+	case t.keyed && strings.HasPrefix(reply.Text, "mailbox moves"):
+		r.Busy = true
+		return true
 	case reply.Code == 421 || s == mail.StatusShuttingDown:
 		r.Busy = true
 		return true
@@ -267,9 +280,20 @@ func (t *try) judge(r *deliver.Result, reply *smtp.Reply, afterData bool) (retry
 	return false
 }
 
+// gone is the pair that the mailbox has moved to, if a reply says so.
+func (t *try) gone(reply *smtp.Reply) string {
+	if reply == nil || !t.keyed || !reply.Temporary() || !strings.HasPrefix(reply.Text, "not mine") {
+		return ""
+	}
+	return named(reply.Text, "pair=")
+}
+
 // leaderOf finds "leader=NODE" in a reply.
-func leaderOf(text string) string {
-	_, rest, ok := strings.Cut(text, "leader=")
+func leaderOf(text string) string { return named(text, "leader=") }
+
+// named finds the name behind a word in a reply.
+func named(text, word string) string {
+	_, rest, ok := strings.Cut(text, word)
 	if !ok {
 		return ""
 	}

@@ -34,6 +34,7 @@ func (a *Agent) Claim(ctx context.Context, env *mail.Envelope, c *mail.Autoreply
 	results := make([]deliver.Result, 1)
 	t := try{a: a, d: &d, rcpts: d.Recipients, results: results, claim: &q}
 	t.run(ctx)
+	t.elsewhere(ctx)
 	return results[0]
 }
 

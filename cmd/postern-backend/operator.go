@@ -49,6 +49,7 @@ func (o *operator) handle() {
 	admin.Handle(s, admin.MailboxShow, o.account)
 	admin.Handle(s, admin.MailboxUsage, o.usage)
 	admin.Handle(s, admin.MailboxRemove, o.removeAccount)
+	o.handleMoves()
 	o.handleMembers()
 	o.handleUpkeep()
 	for _, p := range o.places {

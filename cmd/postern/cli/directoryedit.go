@@ -24,9 +24,14 @@ var sample = map[edit.Kind]struct{ name, arg, add, set string }{
 }
 
 func (a *app) directoryKindCmd(d *directoryFlags, kind edit.Kind) *cobra.Command {
-	return group(string(kind), "Add, change, show, list and delete "+string(kind)+"s", "",
+	verbs := []*cobra.Command{
 		a.directoryAddCmd(d, kind), a.directorySetCmd(d, kind), a.directoryShowCmd(d, kind),
-		a.directoryListCmd(d, kind), a.directoryRenameCmd(d, kind), a.directoryDeleteCmd(d, kind))
+		a.directoryListCmd(d, kind), a.directoryRenameCmd(d, kind), a.directoryDeleteCmd(d, kind),
+	}
+	if kind == edit.User {
+		verbs = append(verbs, a.directoryMoveCmd(d))
+	}
+	return group(string(kind), "Add, change, show, list and delete "+string(kind)+"s", "", verbs...)
 }
 
 // fieldFlags are the flags for the fields of a kind.

@@ -31,10 +31,18 @@ type jobFlags struct {
 }
 
 func (a *app) jobFlags(c *cobra.Command) *jobFlags {
-	j, t, f := &jobFlags{}, &a.target, c.Flags()
+	j, f := &jobFlags{}, c.Flags()
 	f.StringVar(&j.domain, "domain", "", "only this domain, by its canonical name")
 	f.StringSliceVar(&j.elsewhere, "elsewhere", nil, "values of mailHost that are no pairs, but hosts of others")
 	f.StringVar(&j.metrics, "metrics", "", "file for figures of the run, for a collector of text files")
+	a.clusterFlags(c)
+	return j
+}
+
+// clusterFlags are those that name the nodes, of a command that works on the
+// directory too.
+func (a *app) clusterFlags(c *cobra.Command) {
+	t, f := &a.target, c.Flags()
 	f.StringSliceVar(&t.nodes, "node", nil, "admin port of a node, host:port; more than one with commas")
 	f.StringVar(&t.cert, "cert", "", "certificate of role admin, for --node")
 	f.StringVar(&t.key, "key", "", "key of --cert")
@@ -42,18 +50,23 @@ func (a *app) jobFlags(c *cobra.Command) *jobFlags {
 	for _, name := range []string{"cert", "key", "cluster-ca"} {
 		_ = c.MarkFlagFilename(name, "pem")
 	}
-	return j
+}
+
+// openFor opens the cluster of a command that works on the directory too.
+func (a *app) openFor(ctx context.Context, d *directoryFlags) (*fleet.Fleet, error) {
+	a.target.timeout = d.timeout
+	if len(a.target.nodes) == 0 { // a development cluster
+		a.target.dir = d.dir
+	}
+	return a.open(ctx)
 }
 
 // withJob runs f on the directory and the pairs. write says that something may
 // be changed.
 func (a *app) withJob(d *directoryFlags, j *jobFlags, write func() bool, f func(ctx context.Context, cfg housekeeping.Config) (job, error)) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
-		a.target.timeout, d.faulty = d.timeout, true
-		if len(a.target.nodes) == 0 { // a development cluster
-			a.target.dir = d.dir
-		}
-		fl, err := a.open(c.Context())
+		d.faulty = true
+		fl, err := a.openFor(c.Context(), d)
 		if err != nil {
 			return err
 		}

@@ -182,6 +182,14 @@ func TestSessionLimits(t *testing.T) {
 	if n := f.srv.Sessions(); n != 4 {
 		t.Errorf("%d sessions", n)
 	}
+	f.srv.SetMaxSessions(5)
+	extra := f.dial()
+	extra.line()
+	f.srv.SetMaxSessions(4)
+	if got := f.dial().line(); !strings.HasPrefix(got, "* BYE [UNAVAILABLE]") {
+		t.Error(got)
+	}
+	extra.talk("C: a NOOP\nS: a OK *\nC: a LOGOUT\nS: * BYE *\nS: a OK *\n=")
 	// The memory for messages on their way is one session's at a time.
 	one.talk("C: a APPEND INBOX {81920}\nS: + OK")
 	two.talk("C: a APPEND INBOX {81920}\nS: a NO [UNAVAILABLE] *\nC: a APPEND INBOX {92161}\nS: a NO [TOOBIG] *")

@@ -28,6 +28,7 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
 	accounts  map[string]int // sessions of each account
+	most      int            // sessions at once
 	running   sync.WaitGroup // sessions
 }
 
@@ -42,10 +43,19 @@ func New(cfg Config) (*Server, error) {
 		listeners: make(map[net.Listener]struct{}),
 		sessions:  make(map[*session]struct{}),
 		accounts:  make(map[string]int),
+		most:      cfg.MaxSessions,
 	}, nil
 }
 
-// errTooMany is a connection beyond MaxSessions.
+// SetMaxSessions makes n the bound of connections that are taken from now on; those
+// that are open stay.
+func (s *Server) SetMaxSessions(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.most = n
+}
+
+// errTooMany is a connection beyond the bound.
 var errTooMany = errors.New("too many sessions")
 
 // Serve answers connections of l until ctx is done or Shutdown is called; then
@@ -141,7 +151,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 func (s *Server) register(ses *session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing.Load() || len(s.sessions) >= s.cfg.MaxSessions {
+	if s.closing.Load() || len(s.sessions) >= s.most {
 		return errTooMany
 	}
 	s.sessions[ses] = struct{}{}

@@ -60,6 +60,43 @@ func startServer(t *testing.T, boxes *mailbox.Service, passwords bool) (*Server,
 	return s, l.Addr().String()
 }
 
+// TestSetMaxConns: the bound is another one for connections from now on; those that
+// are open stay.
+func TestSetMaxConns(t *testing.T) {
+	boxes := mailboxtest.New(t)
+	s, addr := startServer(t, boxes, true)
+	open := func() (*bufio.Reader, net.Conn, string) {
+		t.Helper()
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(time.Minute))
+		r := bufio.NewReader(c)
+		line, _ := r.ReadString('\n')
+		return r, c, line
+	}
+	first, conn, greeting := open()
+	if !strings.HasPrefix(greeting, "+OK") {
+		t.Fatal(greeting)
+	}
+	s.SetMaxConns(1)
+	if _, _, greeting := open(); greeting != "" {
+		t.Errorf("beyond the bound: %s", greeting)
+	}
+	s.SetMaxConns(2)
+	if _, _, greeting := open(); !strings.HasPrefix(greeting, "+OK") {
+		t.Errorf("below it again: %q", greeting)
+	}
+	if _, err := io.WriteString(conn, "QUIT\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := first.ReadString('\n'); !strings.HasPrefix(line, "+OK") {
+		t.Errorf("the session that was open: %q %v", line, err)
+	}
+}
+
 func deliver(t *testing.T, boxes *mailbox.Service, account string, msgs ...string) {
 	t.Helper()
 	for _, m := range msgs {

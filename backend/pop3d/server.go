@@ -46,6 +46,7 @@ type Server struct {
 	mu     sync.Mutex            // guards what follows
 	conns  map[net.Conn]*session // nil before the TLS handshake is done
 	locked map[string]bool       // accounts with a session
+	most   int                   // connections at once
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -66,8 +67,16 @@ func New(cfg Config) (*Server, error) {
 	}
 	return &Server{
 		cfg: cfg, serving: mailbox.NewServing(cfg.Mailboxes),
-		conns: map[net.Conn]*session{}, locked: map[string]bool{},
+		conns: map[net.Conn]*session{}, locked: map[string]bool{}, most: cfg.MaxConns,
 	}, nil
+}
+
+// SetMaxConns makes n the bound of connections that are taken from now on; those that
+// are open stay.
+func (s *Server) SetMaxConns(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.most = n
 }
 
 // Recheck has the server ask at once whether this replica still serves. It does
@@ -116,7 +125,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) track(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.conns) >= s.cfg.MaxConns {
+	if s.closed || len(s.conns) >= s.most {
 		return false
 	}
 	s.conns[c] = nil

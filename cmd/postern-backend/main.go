@@ -31,6 +31,7 @@ func main() {
 		Short:  "replicas of pairs: mail store, LMTP, IMAP and POP3 for the relays",
 		Tiers:  []*metrics.Tier{metrics.Backend},
 		Common: func(c *config.Backend) *config.Common { return &c.Common },
+		Check:  check,
 		Start:  start,
 		Create: create,
 	}.Main())
@@ -54,8 +55,12 @@ func addresses(c *config.Backend, g *config.Group) (config.Serve, error) {
 	return s, nil
 }
 
-// check refuses groups that get in each other's way.
+// check refuses groups that get in each other's way, and what else is only understood
+// at the start.
 func check(c *config.Backend) error {
+	if err := journal.Check(c.Tracing); err != nil {
+		return err
+	}
 	seen := map[string]string{}
 	for i := range c.Groups {
 		g := &c.Groups[i]
@@ -89,11 +94,11 @@ func start(_ context.Context, n *daemon.Node[config.Backend]) error {
 	if err := check(c); err != nil {
 		return err
 	}
-	mailLog, err := journal.Open(journal.Config{Service: "postern-backend", Node: c.Node, Journal: c.Journal, Tracing: c.Tracing, Log: n.Log}, n.OnClose)
+	record, err := journal.Open(journal.Config{Service: "postern-backend", Node: c.Node, Journal: c.Journal, Tracing: c.Tracing, Log: n.Log}, n.OnClose)
 	if err != nil {
 		return err
 	}
-	journal.Handle(n.Admin, mailLog)
+	record.Handle(n.Admin)
 	port, err := group.OpenPort(&c.Raft, n.TLS, n.Log)
 	if err != nil {
 		return err
@@ -102,7 +107,7 @@ func start(_ context.Context, n *daemon.Node[config.Backend]) error {
 
 	o := &operator{n: n}
 	for i := range c.Groups {
-		p := newPlace(n, &c.Groups[i], port, mailLog)
+		p := newPlace(n, &c.Groups[i], port, record.Log)
 		if err := p.slot.Start(); err != nil {
 			return err
 		}
@@ -113,6 +118,15 @@ func start(_ context.Context, n *daemon.Node[config.Backend]) error {
 	}
 	o.handle()
 	n.Self, n.Status, n.Drain = o.self, o.status, o.drain
+	n.Reload = func(_, next *config.Backend) error {
+		if err := record.Set(next.Journal, next.Tracing); err != nil {
+			return err
+		}
+		for _, p := range o.places {
+			p.use(optionsOf(next))
+		}
+		return nil
+	}
 	n.OnStop("hand-over", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()

@@ -72,6 +72,8 @@ type upkeep struct {
 	compacting, scrubbing, checking sync.Mutex // one at a time of each
 
 	mu         sync.Mutex // guards what follows
+	rules      upkeepRules
+	changed    chan struct{} // closed when the rules change
 	quarantine string
 	state      admin.Upkeep
 	differed   uint64 // last entry at which the replicas were not equal
@@ -116,6 +118,39 @@ func (b *business) look() bool {
 	return b.busy
 }
 
+// upkeepRules are the options that may change meanwhile.
+type upkeepRules struct {
+	config.Upkeep
+	Snapshots config.Snapshots
+}
+
+// compactRules is what the options say of compaction.
+func compactRules(s *config.Upkeep) compact.Rules {
+	return compact.Rules{Share: float64(s.CompactShare) / 100, Age: s.CompactAge, Undelete: s.Undelete, Rate: int64(s.Rate)}
+}
+
+// set makes other rules hold from now on: what is under way goes on with the new
+// rate, and what is planned is planned anew.
+func (u *upkeep) set(rules upkeepRules) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if rules == u.rules {
+		return
+	}
+	u.compactor.SetRules(compactRules(&rules.Upkeep))
+	u.scrubber.SetRate(int64(rules.Rate))
+	u.rules = rules
+	close(u.changed)
+	u.changed = make(chan struct{})
+}
+
+// now is what holds, and what is closed when it does not hold any more.
+func (u *upkeep) now() (rules upkeepRules, changed <-chan struct{}) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.rules, u.changed
+}
+
 // quarantineName is the file that keeps a replica from serving; it says why.
 const quarantineName = "quarantine"
 
@@ -133,7 +168,10 @@ func newUpkeep(cfg upkeepConfig) (*upkeep, error) {
 		}
 	}
 	cfg.Logger = cfg.Logger.With("pair", cfg.Pair)
-	u := &upkeep{cfg: cfg, differ: make(chan fsm.Comparison, 1), failed: map[string]string{}, last: map[string]*job{}}
+	u := &upkeep{
+		cfg: cfg, differ: make(chan fsm.Comparison, 1), failed: map[string]string{}, last: map[string]*job{},
+		rules: upkeepRules{cfg.Settings, cfg.Snapshots}, changed: make(chan struct{}),
+	}
 	u.busy = business{applied: cfg.Machine.Applied, now: time.Now}
 	u.run, u.cancel = context.WithCancel(context.Background())
 	dir := filepath.Join(cfg.Dir, "snapshots")
@@ -142,18 +180,16 @@ func newUpkeep(cfg upkeepConfig) (*upkeep, error) {
 	}
 	log := upkeepLog{cfg.Log}
 	u.keeper = &snapshot.Keeper{Dir: dir, Pair: cfg.Pair, Node: cfg.Node, Log: log, Rows: cfg.Rows, Raft: cfg.Base, Now: cfg.Now}
-	s := &cfg.Settings
 	var err error
 	u.compactor, err = compact.New(compact.Config{
 		Log: compactLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "compact.json"), Oldest: u.keeper.Oldest,
-		Share: float64(s.CompactShare) / 100, Age: s.CompactAge, Undelete: s.Undelete, Rate: int64(s.Rate), Logger: cfg.Logger, Now: cfg.Now,
-		Busy: u.busy.look,
+		Rules: compactRules(&cfg.Settings), Busy: u.busy.look, Logger: cfg.Logger, Now: cfg.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
 	sc := scrub.Config{
-		Log: scrubLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "scrub.json"), Rate: int64(s.Rate), Logger: cfg.Logger, Now: cfg.Now,
+		Log: scrubLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "scrub.json"), Rate: int64(cfg.Settings.Rate), Logger: cfg.Logger, Now: cfg.Now,
 		Busy: u.busy.look,
 	}
 	if cfg.Peer != nil {
@@ -194,29 +230,24 @@ func (u *upkeep) stop() {
 func (u *upkeep) serve() error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	s := &u.cfg.Settings
-	every := func(task string, d time.Duration, next func() time.Duration, f func(context.Context) error) {
-		if d > 0 {
-			wg.Go(func() { u.schedule(task, next, f) })
-		}
-	}
-	now := func() time.Time { return u.cfg.Now() }
 	u.showSnapshots()
-	every(admin.TaskSnapshot, u.cfg.Snapshots.Every, func() time.Duration {
-		return u.snapshotAge(u.cfg.Snapshots.Every)
-	}, func(context.Context) error { _, err := u.snapshot("", false); return err })
-	every(admin.TaskCompact, s.CompactEvery, func() time.Duration { return s.CompactEvery }, func(ctx context.Context) error {
-		_, err := u.compact(ctx)
-		return err
-	})
-	every(admin.TaskScrub, s.ScrubEvery, func() time.Duration {
-		r := u.scrubber.Last()
-		if r.Begun.IsZero() || r.Finished.IsZero() {
-			return 0
-		}
-		return r.Finished.Add(s.ScrubEvery).Sub(now())
-	}, func(ctx context.Context) error { _, err := u.scrub(ctx); return err })
-	every("digest", s.DigestEvery, func() time.Duration { return s.DigestEvery }, u.compare)
+	for _, p := range []plan{
+		{
+			admin.TaskSnapshot, func(r *upkeepRules) time.Duration { return r.Snapshots.Every },
+			u.lastSnapshot, func(context.Context) error { _, err := u.snapshot("", false); return err },
+		},
+		{
+			admin.TaskCompact, func(r *upkeepRules) time.Duration { return r.CompactEvery },
+			nil, func(ctx context.Context) error { _, err := u.compact(ctx); return err },
+		},
+		{
+			admin.TaskScrub, func(r *upkeepRules) time.Duration { return r.ScrubEvery },
+			func() time.Time { return u.scrubber.Last().Finished }, func(ctx context.Context) error { _, err := u.scrub(ctx); return err },
+		},
+		{"digest", func(r *upkeepRules) time.Duration { return r.DigestEvery }, nil, u.compare},
+	} {
+		wg.Go(func() { u.schedule(p) })
+	}
 	wg.Go(func() {
 		for {
 			select {
@@ -232,23 +263,48 @@ func (u *upkeep) serve() error {
 	return nil
 }
 
-// schedule does f again and again; next says when, from now.
-func (u *upkeep) schedule(task string, next func() time.Duration, f func(context.Context) error) {
-	wait := max(next(), settle)
+// plan is a task that is done at intervals.
+type plan struct {
+	task  string
+	every func(*upkeepRules) time.Duration // 0: not while these rules hold
+	// last says when it was done, zero for never; nil: once before it was planned.
+	last func() time.Time
+	do   func(context.Context) error
+}
+
+// schedule does what is planned, again and again.
+func (u *upkeep) schedule(p plan) {
+	done := u.cfg.Now()
 	for {
-		c, stop := u.cfg.After(wait)
+		rules, changed := u.now()
+		var due <-chan time.Time
+		stop := func() {}
+		if every := p.every(&rules); every > 0 {
+			last := done
+			if p.last != nil {
+				last = p.last()
+			}
+			wait := settle
+			if !last.IsZero() {
+				wait = max(last.Add(every).Sub(u.cfg.Now()), settle)
+			}
+			due, stop = u.cfg.After(wait)
+		}
 		select {
-		case <-c:
+		case <-due:
+		case <-changed:
+			stop()
+			continue
 		case <-u.run.Done():
 			stop()
 			return
 		}
-		err := f(u.run)
+		err := p.do(u.run)
 		if u.run.Err() != nil {
 			return
 		}
-		u.outcome(task, err)
-		wait = max(next(), settle)
+		u.outcome(p.task, err)
+		done = u.cfg.Now()
 	}
 }
 
@@ -294,14 +350,13 @@ func (u *upkeep) guard() {
 	}
 }
 
-// snapshotAge is how long it is until the next snapshot.
-func (u *upkeep) snapshotAge(every time.Duration) time.Duration {
+// lastSnapshot is when the newest snapshot was made, zero without one.
+func (u *upkeep) lastSnapshot() time.Time {
 	list, err := u.keeper.List()
 	if err != nil || len(list) == 0 {
-		return 0
+		return time.Time{}
 	}
-	newest := list[len(list)-1].Created
-	return newest.Add(every).Sub(u.cfg.Now())
+	return list[len(list)-1].Created
 }
 
 // snapshot makes a snapshot and removes those that are too many.
@@ -310,7 +365,8 @@ func (u *upkeep) snapshot(name string, kept bool) (*snapshot.Info, error) {
 	if err == nil {
 		u.cfg.Logger.Info("snapshot made", "name", info.Name, "applied", info.Applied, "messages", info.Messages)
 	}
-	err = errors.Join(err, u.keeper.Prune(u.cfg.Snapshots.Keep))
+	rules, _ := u.now()
+	err = errors.Join(err, u.keeper.Prune(rules.Snapshots.Keep))
 	u.showSnapshots()
 	return info, err
 }

@@ -30,14 +30,17 @@ type place struct {
 	slot  *group.Slot
 	mail  *maillog.Log
 	live  atomic.Pointer[live] // while a replica runs
+
+	mu      sync.Mutex // guards options; held while live is told of them
+	options options
 }
 
 func newPlace(n *daemon.Node[config.Backend], g *config.Group, port *raftnet.Port, mail *maillog.Log) *place {
-	p := &place{n: n, group: g, mail: mail}
+	p := &place{n: n, group: g, mail: mail, options: optionsOf(n.Config)}
 	p.slot = group.NewSlot(group.SlotConfig{
 		Node: n.Config.Node, Group: g, Raft: &n.Config.Raft, Port: port, TLS: n.TLS, Log: n.Log,
 		Open: p.open, Check: checkState, Applied: appliedOf, Changed: n.Changed,
-		Renew: n.Config.Raft.Reseed == "automatic",
+		Renew: func() bool { return n.Live.Current().Raft.Reseed == "automatic" },
 	})
 	return p
 }
@@ -96,6 +99,8 @@ type live struct {
 
 	mu      sync.Mutex // guards recheck
 	recheck []func()   // told when the replica begins or ends to serve
+
+	sessions []func(int) // told how many sessions there may be
 
 	stops []func(context.Context) error // in the order of the starts
 	wg    sync.WaitGroup
@@ -187,7 +192,7 @@ func (p *place) open(m voter.Config) (_ group.Running, err error) {
 	if err := l.begin(); err != nil {
 		return nil, err
 	}
-	p.live.Store(l)
+	p.adopt(l)
 	return l, nil
 }
 

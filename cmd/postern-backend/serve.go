@@ -89,6 +89,12 @@ func serveOne[C any, S server](l *live, name, addr string, cfg C, newServer func
 		l.recheck = append(l.recheck, r.Recheck)
 		l.mu.Unlock()
 	}
+	switch s := any(s).(type) {
+	case *imapd.Server:
+		l.sessions = append(l.sessions, s.SetMaxSessions)
+	case *pop3d.Server:
+		l.sessions = append(l.sessions, s.SetMaxConns)
+	}
 	run, cancel := context.WithCancel(context.Background())
 	l.run(func() error { return s.Serve(run, ln) })
 	l.onStop(func(ctx context.Context) error {

@@ -66,7 +66,7 @@ func (r *relay) makeLookups(c *config.Relay, old *lookups) (*lookups, error) {
 	if old != nil && reflect.DeepEqual(about, old.about) {
 		return old, nil
 	}
-	roots, err := pool(d.CA)
+	roots, _, err := pool(d.CA)
 	if err != nil {
 		return nil, err
 	}
@@ -227,19 +227,18 @@ func schemaOf(d *config.Directory) (directory.Schema, error) {
 }
 
 // pool reads CAs; nil, which means those of the system, without a file.
-func pool(file string) (*x509.CertPool, error) {
+func pool(file string) (cas *x509.CertPool, text []byte, err error) {
 	if file == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
+	if text, err = os.ReadFile(file); err != nil {
+		return nil, nil, err
 	}
-	p := x509.NewCertPool()
-	if !p.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", file)
+	cas = x509.NewCertPool()
+	if !cas.AppendCertsFromPEM(text) {
+		return nil, nil, fmt.Errorf("%s holds no certificate", file)
 	}
-	return p, nil
+	return cas, text, nil
 }
 
 // backendTLS makes the configuration for connections to a node once.
@@ -254,12 +253,15 @@ func (r *relay) backendTLS() func(node string) *tls.Config {
 	}
 }
 
-// static is a node that the configuration knows.
-func static(s config.StaticNode) route.Node {
-	return route.Node{
-		Name: s.Node, Pair: s.Pair, Alive: true,
-		Addr: map[route.Service]string{route.LMTP: s.LMTP, route.IMAP: s.IMAP, route.POP3: s.POP3},
+// staticNodes are those that the configuration knows.
+func staticNodes(c *config.Relay) (nodes []route.Node) {
+	for _, s := range c.Pairs {
+		nodes = append(nodes, route.Node{
+			Name: s.Node, Pair: s.Pair, Alive: true,
+			Addr: map[route.Service]string{route.LMTP: s.LMTP, route.IMAP: s.IMAP, route.POP3: s.POP3},
+		})
 	}
+	return nodes
 }
 
 func port(n int) string { return strconv.Itoa(n) }

@@ -47,12 +47,8 @@ func (r *relay) serveDNS() error {
 	if r.c.Gossip.Listen == "" {
 		return errors.New("dns.serve: without gossip nobody says which relays are fit")
 	}
-	resp, err := responder.New(responder.Config{
-		Zone: c.Zone, Names: c.Names, NS: c.NameServers, Contact: c.Contact, TTL: c.TTL, Rate: c.Rate,
-		Relays: func() []responder.Relay { return relaysOf(r.n.Members()) },
-		Count:  func(protocol, result string) { metrics.DNSAnswers.With(protocol, result).Inc() },
-	})
-	if err != nil {
+	var err error
+	if r.responder, err = responder.New(r.responderConfig(r.now())); err != nil {
 		return fmt.Errorf("dns.serve: %w", err)
 	}
 	var udp []net.PacketConn
@@ -86,8 +82,18 @@ func (r *relay) serveDNS() error {
 			return float64(n)
 		})
 	}
-	r.n.Go("dns", func(ctx context.Context) error { return resp.Serve(ctx, udp, tcp) })
+	r.n.Go("dns", func(ctx context.Context) error { return r.responder.Serve(ctx, udp, tcp) })
 	return nil
+}
+
+// responderConfig is what the responder answers.
+func (r *relay) responderConfig(in *inside) responder.Config {
+	c := &in.c.DNS.Serve
+	return responder.Config{
+		Zone: c.Zone, Names: c.Names, NS: c.NameServers, Contact: c.Contact, TTL: c.TTL, Rate: c.Rate,
+		Relays: func() []responder.Relay { return relaysOf(r.n.Members()) },
+		Count:  func(protocol, result string) { metrics.DNSAnswers.With(protocol, result).Inc() },
+	}
 }
 
 // relaysOf are the relays among the members, with the addresses that they tell.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"github.com/postern-mail/postern/relay/expand"
 	"github.com/postern-mail/postern/relay/mapping"
 	"github.com/postern-mail/postern/shared/config"
-	"github.com/postern-mail/postern/shared/mail"
 )
 
 // expandConfig is how an address is turned into deliveries.
@@ -98,13 +96,4 @@ func readSRS(domain, file string) (*expand.SRS, error) {
 		}
 	}
 	return s, nil
-}
-
-// onHold tells whose mail is still to be held; nil when held mail waits for an
-// operator.
-func (r *relay) onHold() func(ctx context.Context, env *mail.Envelope, rcpt mail.Recipient) bool {
-	if r.c.Retry.HoldCheck <= 0 {
-		return nil
-	}
-	return expanderNow{r}.OnHold
 }

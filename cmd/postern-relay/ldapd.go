@@ -102,7 +102,7 @@ func (r *relay) ownDirectory() (embedded.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	cas, err := pool(own.ClientCA)
+	cas, _, err := pool(own.ClientCA)
 	if err != nil {
 		return cfg, err
 	}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/postern-mail/postern/cmd/internal/journal"
 	"github.com/postern-mail/postern/relay/bounce"
 	"github.com/postern-mail/postern/relay/deliver/autoreply"
 	"github.com/postern-mail/postern/relay/deliver/lmtp"
@@ -19,8 +22,10 @@ import (
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/dns"
+	"github.com/postern-mail/postern/shared/dns/responder"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/smtp"
+	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
 // inside is what a relay makes of the options that may change while it runs. It is
@@ -31,6 +36,8 @@ type inside struct {
 	resolver dns.Resolver
 	dir      *lookups
 	expander *expand.Expander
+	clientCA []byte      // of public.client_ca
+	cert     *tls.Config // for clients and the Internet; nil without a listener for them
 }
 
 // now is the inside in use.
@@ -44,6 +51,9 @@ func (r *relay) makeInside(c *config.Relay, before *inside) (*inside, error) {
 	}
 	in := &inside{c: c}
 	var err error
+	if err := in.openCert(r.public, before); err != nil {
+		return nil, fmt.Errorf("public.client_ca: %w", err)
+	}
 	if in.resolver, err = dns.NewClient(dns.Config{Servers: c.DNS.Servers}); err != nil {
 		return nil, fmt.Errorf("dns.servers: %w", err)
 	}
@@ -63,6 +73,24 @@ func (r *relay) makeInside(c *config.Relay, before *inside) (*inside, error) {
 		return nil, err
 	}
 	return in, nil
+}
+
+// openCert makes the TLS configuration of the public listeners. That of before stays as
+// long as it would be the same: clients resume their sessions with it.
+func (in *inside) openCert(public *tlsconf.Public, before *inside) error {
+	cas, text, err := pool(in.c.Public.ClientCA)
+	if err != nil {
+		return err
+	}
+	in.clientCA = text
+	switch {
+	case public == nil:
+	case before != nil && bytes.Equal(before.clientCA, text):
+		in.cert = before.cert
+	default:
+		in.cert = public.Server(cas)
+	}
+	return nil
 }
 
 // openInside makes the first inside.
@@ -141,6 +169,11 @@ func (r *relay) prepare(in *inside) (use func(), err error) {
 		}
 		add(func() error { _, err := outbound.New(cfg); return err }, func() error { return r.outside.Set(cfg) })
 	}
+	if r.responder != nil {
+		cfg := r.responderConfig(in)
+		add(func() error { _, err := responder.New(cfg); return err }, func() error { return r.responder.Set(cfg) })
+	}
+	add(func() error { return journal.Check(in.c.Tracing) }, func() error { return r.record.Set(in.c.Journal, in.c.Tracing) })
 	notices, err := r.noticeConfig(in)
 	if err != nil {
 		return nil, err
@@ -149,6 +182,7 @@ func (r *relay) prepare(in *inside) (use func(), err error) {
 	pool := r.poolConfig(in)
 	add(func() error { _, err := lmtp.New(pool); return err }, func() error { return r.pool.Set(pool) })
 	uses = append(uses, func() {
+		r.n.Routes.Assume(staticNodes(in.c))
 		r.queue.SetLimits(queueLimits(in.c))
 		r.answers.SetRules(answerRules(in.c))
 		r.jobs.SetRules(jobRules(in.c))
@@ -217,11 +251,14 @@ func answerRules(c *config.Relay) autoreply.Rules {
 }
 
 func jobRules(c *config.Relay) jobctl.Rules {
-	schedule := c.Retry.Schedule
+	schedule, hold := c.Retry.Schedule, c.Retry.HoldCheck
+	if hold == 0 {
+		hold = -1 // held mail waits for an operator
+	}
 	return jobctl.Rules{
 		Backoff:  map[mail.Priority][]time.Duration{mail.Urgent: schedule, mail.Normal: schedule, mail.NonUrgent: schedule},
 		Notices:  c.Retry.Warn,
-		Lifetime: c.Retry.Lifetime,
+		Lifetime: c.Retry.Lifetime, HoldCheck: hold,
 		Limits: map[mail.Channel]jobctl.Limit{
 			mail.ChannelSMTP: {Channel: c.Outbound.Concurrency, Destination: c.Outbound.PerDestination},
 			mail.ChannelLMTP: {Channel: 4 * c.LMTP.Connections, Destination: c.LMTP.Connections},

@@ -101,6 +101,8 @@ func otherValue(o *config.Option, dir string) string {
 		return "fr"
 	case "pairs":
 		return "[{pair: pair9, node: pair9-a}]"
+	case "public.client_ca":
+		return filepath.Join(dir, "ca.pem")
 	case "public.addresses":
 		return "[192.0.2.77]"
 	case "outbound.source":
@@ -175,6 +177,9 @@ func told(t *testing.T, r *relay, c *config.Relay) string {
 	}
 	say(notices.Hostname, notices.Lifetime, notices.Language, c.Notices.Texts)
 	say(answerRules(c), jobRules(c), queueLimits(c))
+	say(string(in.clientCA), staticNodes(c), c.Tracing, c.Journal.FileSize, c.Journal.Files)
+	answers := r.responderConfig(in)
+	say(answers.Zone, answers.Names, answers.NS, answers.Contact, answers.TTL, answers.Rate)
 	about := in.dir.about
 	about.Directory.Serve = config.DirectoryServer{}
 	say(fmt.Sprintf("%+v", about), about.Secret)
@@ -191,10 +196,8 @@ func told(t *testing.T, r *relay, c *config.Relay) string {
 // fixed are options that parts are told of and that a reload keeps all the same,
 // with the reason.
 var fixed = map[string]string{
-	"node":             "it is in the certificate and in delivery keys",
-	"hostname":         "sessions, trace fields and gossip have it",
-	"public.client_ca": "it is in the TLS configuration of the listeners, as public.cert is",
-	"lmtp.connections": "each node's connections have their slots",
+	"node":     "it is in the certificate and in delivery keys",
+	"hostname": "sessions, trace fields and gossip have it",
 }
 
 // TestReloadable: the options that the table says follow a reload are just those

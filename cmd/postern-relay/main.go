@@ -8,7 +8,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"math"
 	"os"
@@ -33,9 +32,11 @@ import (
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/directory/ldap"
+	"github.com/postern-mail/postern/shared/dns/responder"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
 	"github.com/postern-mail/postern/shared/metrics"
+	"github.com/postern-mail/postern/shared/tlsconf"
 )
 
 func main() {
@@ -55,7 +56,8 @@ func main() {
 type relay struct {
 	n           *daemon.Node[config.Relay]
 	c           *config.Relay
-	mailLog     *maillog.Log
+	record      *journal.Record
+	mailLog     *maillog.Log // of record
 	queue       *queue.Queue
 	in          atomic.Pointer[inside] // what a reload replaces
 	pool        *lmtp.Agent            // connections to the pairs
@@ -65,8 +67,9 @@ type relay struct {
 	outside     *outbound.Agent
 	bouncer     *bounce.Bouncer
 	jobs        *jobctl.Controller
-	cert        *tls.Config // shown to clients and the Internet
+	public      *tlsconf.Public // shown to clients and the Internet
 	dispatcher  *dispatcher.Dispatcher
+	responder   *responder.Responder // nil: none
 	mail        []*mailService
 	access      []*accessService
 	connections func() int   // of SMTP, open now; nil without a service
@@ -95,6 +98,9 @@ func check(c *config.Relay) error {
 	if err == nil {
 		_, err = noticeTexts(&c.Notices)
 	}
+	if err == nil {
+		err = journal.Check(c.Tracing)
+	}
 	return err
 }
 
@@ -103,8 +109,8 @@ func start(_ context.Context, n *daemon.Node[config.Relay]) error {
 	r := &relay{n: n, c: n.Config}
 	r.retiring, r.endRetired = context.WithCancel(context.Background())
 	for _, step := range []func() error{
-		r.openLog, r.openQueue, r.serveDirectory, r.openInside, r.openPairs, r.openDoor, r.openOutside, r.openJobs,
-		r.openPublic, r.serveMail, r.serveAccess, r.serveDNS,
+		r.openLog, r.openQueue, r.serveDirectory, r.openPublic, r.openInside, r.openPairs, r.openDoor, r.openOutside, r.openJobs,
+		r.serveMail, r.serveAccess, r.serveDNS,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -119,13 +125,14 @@ func start(_ context.Context, n *daemon.Node[config.Relay]) error {
 func (r *relay) has(role string) bool { return slices.Contains(r.c.Roles, role) }
 
 func (r *relay) openLog() (err error) {
-	r.mailLog, err = journal.Open(journal.Config{
+	r.record, err = journal.Open(journal.Config{
 		Service: "postern-relay", Node: r.c.Node, Journal: r.c.Journal, Tracing: r.c.Tracing, Log: r.n.Log, Observe: count,
 	}, r.n.OnClose)
 	if err != nil {
 		return err
 	}
-	journal.Handle(r.n.Admin, r.mailLog)
+	r.mailLog = r.record.Log
+	r.record.Handle(r.n.Admin)
 	return nil
 }
 
@@ -155,9 +162,7 @@ func freeOf(dir string) (int64, error) {
 // openPairs fills the table of pairs with what the configuration knows, for
 // as long as gossip has said nothing.
 func (r *relay) openPairs() error {
-	for _, s := range r.c.Pairs {
-		r.n.Routes.Update(static(s))
-	}
+	r.n.Routes.Assume(staticNodes(r.c))
 	var err error
 	if r.pool, err = lmtp.New(r.poolConfig(r.now())); err != nil {
 		return err
@@ -250,14 +255,14 @@ func (r *relay) openJobs() error {
 	rules := jobRules(r.c)
 	r.jobs, err = jobctl.New(jobctl.Config{
 		Queue: r.queue, Agents: agents, Reporter: r.bouncer,
-		Backoff: rules.Backoff, Notices: rules.Notices, Lifetime: rules.Lifetime, Limits: rules.Limits,
+		Backoff: rules.Backoff, Notices: rules.Notices, Lifetime: rules.Lifetime, Limits: rules.Limits, HoldCheck: rules.HoldCheck,
 		OnDelivered: func(c mail.Channel, nextHop string) {
 			if c == mail.ChannelLMTP {
 				r.acceptor.Answered(nextHop)
 			}
 		},
-		OnHold: r.onHold(), HoldCheck: r.c.Retry.HoldCheck,
-		Log: r.n.Log, Mail: r.mailLog,
+		OnHold: expanderNow{r}.OnHold,
+		Log:    r.n.Log, Mail: r.mailLog,
 	})
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func (r *relay) operate() {
 				return nil
 			}
 		}
-		if len(r.c.Pairs) > 0 {
+		if len(r.now().c.Pairs) > 0 {
 			return nil // a static list: nobody says who serves
 		}
 		return errors.New("no serving replica of any pair is known")

@@ -32,12 +32,8 @@ func (r *relay) openPublic() error {
 	if err != nil {
 		return err
 	}
-	cas, err := pool(r.c.Public.ClientCA)
-	if err != nil {
-		return err
-	}
 	r.n.Go("public certificate", func(ctx context.Context) error { p.Watch(ctx, 10*time.Second, r.n.Log); return nil })
-	r.cert = p.Server(cas)
+	r.public = p
 	return nil
 }
 
@@ -132,7 +128,7 @@ func (r *relay) engineConfig(in *inside, s *mailService) smtp.ServerConfig {
 	limits.Size, limits.Recipients, limits.Errors = int64(c.MaxSize), c.MaxRecipients, c.MaxErrors
 	limits.CommandTimeout, limits.DataTimeout = c.CommandTimeout, c.DataTimeout
 	cfg := smtp.ServerConfig{
-		Protocol: smtp.SMTP, Hostname: in.c.Hostname, Limits: limits, Log: r.n.Log, TLS: r.cert, ImplicitTLS: s.implicit,
+		Protocol: smtp.SMTP, Hostname: in.c.Hostname, Limits: limits, Log: r.n.Log, TLS: in.cert, ImplicitTLS: s.implicit,
 		TrustProxy:   func(p netip.AddrPort) bool { return trust.Proxy.Contains(p.Addr()) },
 		TrustXCLIENT: func(p netip.AddrPort) bool { return trust.XCLIENT.Contains(p.Addr()) },
 		LineEnds: func(p netip.AddrPort) smtp.LineEnds {
@@ -209,7 +205,7 @@ func (r *relay) serveAccess() error {
 func (r *relay) proxyConfig(in *inside, s *accessService) proxy.Config {
 	c := &in.c.Proxy
 	return proxy.Config{
-		Protocol: s.protocol, Hostname: in.c.Hostname, TLS: r.cert, Implicit: s.implicit, PlainWithoutTLS: loopback(in.c),
+		Protocol: s.protocol, Hostname: in.c.Hostname, TLS: in.cert, Implicit: s.implicit, PlainWithoutTLS: loopback(in.c),
 		Login: countLogins(s.name, r.checker(in).Proxy), Routes: r.n.Routes, BackendTLS: r.n.TLS.Client("", tlsconf.Backend),
 		Moved: r.moved, Within: c.BackendTimeout, PreAuth: c.LoginTimeout, Idle: c.IdleTimeout,
 		MaxConns: c.MaxSessions, PerAddress: c.MaxPerAddress, Spool: in.c.Dir, Log: r.n.Log,

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,6 +50,19 @@ type seat struct {
 	room  func() (used, most int64)
 	live  atomic.Pointer[live]
 	alarm atomic.Int32 // the last share of the room that was reported, in percent
+
+	mu    sync.Mutex // guards cache; held while live is told of it
+	cache int64      // octets of memory for recent entries
+}
+
+// setCache makes n hold for the witness that runs, and for those that run later.
+func (s *seat) setCache(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cache = n
+	if l := s.live.Load(); l != nil {
+		l.w.SetCache(n)
+	}
 }
 
 // live is a witness that runs.
@@ -93,6 +107,9 @@ func (s *seat) open(m voter.Config) (group.Running, error) {
 		}
 		l.ended <- err
 	}()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.SetCache(s.cache)
 	s.live.Store(l)
 	return l, nil
 }
@@ -118,7 +135,7 @@ func start(_ context.Context, n *daemon.Node[config.Witness]) error {
 	var seats []*seat
 	for i := range c.Groups {
 		g := &c.Groups[i]
-		s := &seat{n: n, group: g, room: group.Room(filepath.Join(g.Dir, "log"), func() int64 { return int64(n.Live.Current().Retain.MaxLog) })}
+		s := &seat{n: n, group: g, cache: int64(c.Raft.EntryCache), room: group.Room(filepath.Join(g.Dir, "log"), func() int64 { return int64(n.Live.Current().Retain.MaxLog) })}
 		s.slot = group.NewSlot(group.SlotConfig{
 			Node: c.Node, Group: g, Raft: &c.Raft, Witness: true, Port: port, TLS: n.TLS, Log: n.Log, Open: s.open, Changed: n.Changed,
 		})
@@ -132,6 +149,12 @@ func start(_ context.Context, n *daemon.Node[config.Witness]) error {
 		s.figures()
 	}
 	n.Go("room of the logs", func(ctx context.Context) error { watchRoom(ctx, seats); return nil })
+	n.Reload = func(_, next *config.Witness) error {
+		for _, s := range seats {
+			s.setCache(int64(next.Raft.EntryCache))
+		}
+		return nil
+	}
 	n.Status = func(out *admin.NodeStatus) {
 		for _, s := range seats {
 			out.Groups = append(out.Groups, s.status())

@@ -112,6 +112,8 @@ type Gossip struct {
 	asks    chan ask
 	started atomic.Bool
 	keysMu  sync.Mutex // one SetKeys at a time
+	joins   atomic.Pointer[[]string]
+	rejoin  chan struct{} // SetJoin has been called; room for one
 
 	// mu guards what follows. It is taken by memberlist's callbacks, under its
 	// own lock: memberlist is never called while holding it.
@@ -150,6 +152,7 @@ func New(cfg Config) (*Gossip, error) {
 		ring:    &memberlist.Keyring{},
 		news:    make(chan struct{}, 1),
 		asks:    make(chan ask, 64),
+		rejoin:  make(chan struct{}, 1),
 		nodes:   make(map[string]*node),
 		signers: make(map[tlsconf.Fingerprint]*signer),
 		cards:   make(map[string]string),
@@ -157,6 +160,7 @@ func New(cfg Config) (*Gossip, error) {
 		held:    make(map[string][]byte),
 	}
 	g.inbox.init()
+	g.joins.Store(&cfg.Join)
 	g.queue.RetransmitMult = retransmitMult
 	g.queue.NumNodes = func() int { return int(g.count.Load()) }
 	g.count.Store(1)

@@ -266,6 +266,24 @@ func TestClockWentBack(t *testing.T) {
 	})
 }
 
+// TestSetJoin: a node that knows nobody is told whom to join while it runs, and is
+// there at once, however long it has been alone.
+func TestSetJoin(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		be1 := c.node("be1", tlsconf.Backend)
+		cfg := c.config("relay1", tlsconf.RelayMX)
+		cfg.Join = nil
+		relay := c.start(cfg)
+		time.Sleep(time.Hour)
+		if relay.state("be1") != "" {
+			t.Fatal("it has found who it was not told of")
+		}
+		relay.SetJoin([]string{be1.Addr()})
+		agree(t, 2*time.Second, "be1", Alive, relay)
+		agree(t, 2*time.Second, "relay1", Alive, be1)
+	})
+}
+
 func TestKeyRotation(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cluster) {
 		be1, relay := c.node("be1", tlsconf.Backend), c.node("relay1", tlsconf.RelayMX)

@@ -133,7 +133,17 @@ func (g *Gossip) join(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
+		case <-g.rejoin:
 		}
+	}
+}
+
+// SetJoin makes addrs the members to join, at once and again while they are missing.
+func (g *Gossip) SetJoin(addrs []string) {
+	g.joins.Store(&addrs)
+	select {
+	case g.rejoin <- struct{}{}:
+	default: // a round is to come anyway
 	}
 }
 
@@ -142,7 +152,7 @@ func (g *Gossip) join(ctx context.Context) {
 func (g *Gossip) missing(ctx context.Context) []string {
 	here := []string{g.addr}
 	var want []string
-	for _, hostport := range g.cfg.Join {
+	for _, hostport := range *g.joins.Load() {
 		want = append(want, g.resolve(ctx, hostport)...)
 	}
 	g.mu.Lock()

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/postern-mail/postern/ha/replica"
 	"github.com/postern-mail/postern/shared/fsx"
 )
@@ -108,4 +110,16 @@ func FuzzRenewed(f *testing.F) {
 			t.Errorf("%d members", len(list))
 		}
 	})
+}
+
+// TestSetRate: what is given from now on has another rate, or none.
+func TestSetRate(t *testing.T) {
+	s := NewSource(SourceConfig{Rate: 1000})
+	defer s.Close()
+	for _, n := range []int64{1000, 5000, 0} {
+		s.SetRate(n)
+		if got := s.limit.Limit(); got != limitOf(n) || (n == 0) != (got == rate.Inf) {
+			t.Errorf("%d: %v octets a second", n, got)
+		}
+	}
 }

@@ -96,12 +96,19 @@ func NewSource(cfg SourceConfig) *Source {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Source{cfg: cfg, limit: rate.NewLimiter(rate.Inf, pieceSize)}
-	if cfg.Rate > 0 {
-		s.limit = rate.NewLimiter(rate.Limit(cfg.Rate), pieceSize)
-	}
+	s := &Source{cfg: cfg, limit: rate.NewLimiter(limitOf(cfg.Rate), pieceSize)}
 	s.timer = time.AfterFunc(cfg.Keep, s.expire)
 	return s
+}
+
+// SetRate makes n the octets that are given a second from now on; 0: no limit.
+func (s *Source) SetRate(n int64) { s.limit.SetLimit(limitOf(n)) }
+
+func limitOf(n int64) rate.Limit {
+	if n <= 0 {
+		return rate.Inf
+	}
+	return rate.Limit(n)
 }
 
 // Close stops the clock of the frozen copy. The copy stays.

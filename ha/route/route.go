@@ -54,8 +54,12 @@ type Table struct {
 	pairs   map[string][]Node // sorted by name; slices are replaced, never changed
 	terms   map[string]uint64 // by pair: the newest in which a node said that it serves
 	stays   map[string]map[string]*stay
+	assumed map[nodeKey]bool // of whom only a list has told
 	changed chan struct{}
 }
+
+// nodeKey is a node of a pair.
+type nodeKey struct{ pair, name string }
 
 // stay lasts until another node of its pair than its own comes to serve.
 type stay struct {
@@ -71,6 +75,43 @@ var ErrMoved = errors.New("another node serves the pair now")
 func (t *Table) Update(n Node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	delete(t.assumed, nodeKey{n.Pair, n.Name})
+	t.updateLocked(n)
+}
+
+// Assume notes nodes of a list, which holds until Update says more of them. It takes
+// the place of the list of before: a node that is on it no more, and of which nothing
+// else is known, is forgotten.
+func (t *Table) Assume(list []Node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.assumed
+	t.assumed = make(map[nodeKey]bool)
+	for _, n := range list {
+		i := slices.IndexFunc(t.pairs[n.Pair], func(o Node) bool { return o.Name == n.Name })
+		key := nodeKey{n.Pair, n.Name}
+		if i >= 0 && !before[key] {
+			continue // more is known
+		}
+		if i >= 0 {
+			n.Serving = t.pairs[n.Pair][i].Serving // it was asked, and named by another
+		}
+		t.assumed[key] = true
+		t.updateLocked(n)
+	}
+	for key := range before {
+		if t.assumed[key] {
+			continue
+		}
+		nodes := slices.DeleteFunc(slices.Clone(t.pairs[key.pair]), func(o Node) bool { return o.Name == key.name })
+		if t.pairs[key.pair] = nodes; len(nodes) == 0 {
+			delete(t.pairs, key.pair)
+		}
+	}
+	t.wakeLocked()
+}
+
+func (t *Table) updateLocked(n Node) {
 	if t.pairs == nil {
 		t.pairs = make(map[string][]Node)
 	}

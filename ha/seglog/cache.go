@@ -19,6 +19,14 @@ func cost(e *raft.Log) int64 { return int64(len(e.Data)+len(e.Extensions)) + ent
 
 func (c *cache) at(index uint64) *raft.Log { return &c.ring[index&uint64(len(c.ring)-1)] }
 
+// bound makes limit the octets held from now on.
+func (c *cache) bound(limit int64) {
+	c.limit = limit
+	for c.size > max(limit, 0) && c.n > 0 {
+		c.dropBefore(c.lo + 1)
+	}
+}
+
 // push adds the entry after the newest one.
 func (c *cache) push(e *raft.Log) {
 	if c.limit <= 0 {
@@ -36,9 +44,7 @@ func (c *cache) push(e *raft.Log) {
 	*c.at(e.Index) = *e
 	c.n++
 	c.size += cost(e)
-	for c.size > c.limit && c.n > 0 {
-		c.dropBefore(c.lo + 1)
-	}
+	c.bound(c.limit)
 }
 
 func (c *cache) grow() {

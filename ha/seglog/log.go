@@ -127,6 +127,13 @@ type Stats struct {
 	Low      bool          // the next segment could not be reserved
 }
 
+// SetCache makes n the memory for recent entries, in octets; none unless it is above 0.
+func (l *Log) SetCache(n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cache.bound(n)
+}
+
 // Stats returns the counters.
 func (l *Log) Stats() Stats {
 	l.mu.RLock()

@@ -228,6 +228,13 @@ func TestModel(t *testing.T) {
 		m := model{logs: map[uint64]*raft.Log{}}
 		term, floor := uint64(1), uint64(0)
 		t.Repeat(map[string]func(*rapid.T){
+			"cache": func(t *rapid.T) {
+				n := rapid.SampledFrom([]int64{-1, 0, 3000, 1 << 20}).Draw(t, "octets")
+				l.SetCache(n)
+				if l.cache.size > max(n, 0) {
+					t.Fatalf("%d octets in a memory of %d", l.cache.size, n)
+				}
+			},
 			"store": func(t *rapid.T) {
 				next := m.last + 1
 				if m.last == 0 && rapid.Bool().Draw(t, "jump") {

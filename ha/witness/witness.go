@@ -58,6 +58,9 @@ func New(cfg Config) (*Witness, error) {
 	return w, nil
 }
 
+// SetCache makes n the memory for recent entries.
+func (w *Witness) SetCache(n int64) { w.v.Log().SetCache(n) }
+
 // Create makes the directory of a witness of a group that is being created; see
 // voter.Create.
 func Create(cfg Config) error {

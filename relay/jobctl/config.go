@@ -71,8 +71,8 @@ type Config struct {
 	DeadPauseMax time.Duration
 
 	// OnHold reports whether a recipient of the channel hold is still to be
-	// held; it is asked every HoldCheck (default 5 minutes), and whoever is not
-	// goes on without an operator. Nil: all are held until Release.
+	// held; it is asked every HoldCheck (default 5 minutes, negative: never), and
+	// whoever is not goes on without an operator. Nil: all are held until Release.
 	OnHold    func(ctx context.Context, env *mail.Envelope, r mail.Recipient) bool
 	HoldCheck time.Duration
 
@@ -127,7 +127,9 @@ func (c *Config) defaults() error {
 	dur(&c.ShortFor, 15*time.Minute)
 	dur(&c.Lifetime, 12*day)
 	dur(&c.Rescan, time.Minute)
-	dur(&c.HoldCheck, 5*time.Minute)
+	if c.HoldCheck == 0 {
+		c.HoldCheck = 5 * time.Minute
+	}
 	dur(&c.DeadPause, time.Minute)
 	dur(&c.DeadPauseMax, 15*time.Minute)
 	num(&c.MinAttempts, 4)

@@ -28,6 +28,7 @@ type Controller struct {
 	seed    maphash.Seed
 	wg      sync.WaitGroup
 	wake    chan struct{}
+	ruled   chan struct{} // SetRules has been called; room for one
 
 	mu       sync.Mutex // guards everything below, and every job, destination and channel
 	ctx      context.Context
@@ -56,7 +57,7 @@ func New(cfg Config) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{
-		start: time.Now(), bodies: semaphore.NewWeighted(cfg.MaxBody), wake: make(chan struct{}, 1), alone: make(chan struct{}, 1),
+		start: time.Now(), bodies: semaphore.NewWeighted(cfg.MaxBody), wake: make(chan struct{}, 1), ruled: make(chan struct{}, 1), alone: make(chan struct{}, 1),
 		messages: map[string]*message{}, dests: map[destKey]*destination{}, channels: map[mail.Channel]*channel{},
 		silent: map[*destination]bool{}, over: map[*destination]bool{}, crashes: map[string]int{}, kept: map[string]bool{}, children: children{of: map[string]map[string]queue.Parent{}}, seed: maphash.MakeSeed(),
 	}
@@ -72,6 +73,8 @@ type Rules struct {
 	Notices  []time.Duration
 	Lifetime time.Duration
 	Limits   map[mail.Channel]Limit // but for their Timeout
+	// HoldCheck is Config.HoldCheck.
+	HoldCheck time.Duration
 }
 
 // SetRules makes r hold for attempts from now on. A job that waits keeps the time of
@@ -81,12 +84,16 @@ func (c *Controller) SetRules(r Rules) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cfg := *c.cfg()
-	cfg.Backoff, cfg.Notices, cfg.Lifetime, cfg.Limits = r.Backoff, r.Notices, r.Lifetime, r.Limits
+	cfg.Backoff, cfg.Notices, cfg.Lifetime, cfg.Limits, cfg.HoldCheck = r.Backoff, r.Notices, r.Lifetime, r.Limits, r.HoldCheck
 	_ = cfg.defaults() // it had a queue and a reporter before
 	c.conf.Store(&cfg)
 	for name, ch := range c.channels {
 		l := cfg.limit(name)
 		ch.limit.Channel, ch.limit.Destination = l.Channel, l.Destination
+	}
+	select {
+	case c.ruled <- struct{}{}:
+	default: // it looks anyway
 	}
 	if c.running {
 		c.pump()
@@ -110,7 +117,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.mu.Unlock()
 	c.wg.Go(func() { c.scan(ctx) })
 	if c.cfg().OnHold != nil {
-		c.wg.Go(func() { every(ctx, c.cfg().HoldCheck, c.releaseDue) })
+		c.wg.Go(func() { c.checkHold(ctx) })
 	}
 	c.wg.Go(func() { every(ctx, c.cfg().Rescan, c.lookAll) })
 	c.loop(ctx)

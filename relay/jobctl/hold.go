@@ -23,6 +23,33 @@ func (c *Controller) keep(id string) {
 	}
 }
 
+// checkHold calls releaseDue every HoldCheck, until ctx ends. A time that is shorter
+// now counts from the last call too.
+func (c *Controller) checkHold(ctx context.Context) {
+	last := time.Now()
+	for {
+		var due <-chan time.Time
+		var timer *time.Timer
+		if pause := c.cfg().HoldCheck; pause > 0 {
+			timer = time.NewTimer(time.Until(last.Add(pause)))
+			due = timer.C
+		}
+		select {
+		case <-ctx.Done():
+		case <-c.ruled:
+		case <-due:
+			c.releaseDue(ctx)
+			last = time.Now()
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
 // releaseDue lets held mail go when its recipients are no longer on hold.
 func (c *Controller) releaseDue(ctx context.Context) {
 	c.mu.Lock()

@@ -109,6 +109,36 @@ func TestReleased(t *testing.T) {
 	}
 }
 
+// TestHoldCheckChanges: the time between two questions is another one while mail is
+// held, and mail that nobody was to be asked about is asked about.
+func TestHoldCheckChanges(t *testing.T) {
+	s := &statuses{held: map[string]bool{"a": true}}
+	in(t, func(c *Config) {
+		c.OnHold, c.HoldCheck = s.onHold, -1
+		c.Agents[mail.ChannelReprocess] = &agent{answer: func(*deliver.Delivery, *mail.Recipient) deliver.Result {
+			return deliver.Result{Outcome: deliver.Passed, Status: mail.StatusOK}
+		}}
+	}, func(h *house) {
+		id := h.submit(func(it *queue.Item) { it.Recipients[0].Channel, it.Recipients[0].NextHop = mail.ChannelHold, "" }, "a@one.example")
+		for _, step := range []struct {
+			check, pass time.Duration
+			asked       int
+		}{{-1, 3 * time.Hour, 0}, {time.Hour, 4*time.Hour + time.Minute, 5}, {10 * time.Minute, time.Hour, 6}, {-1, 3 * time.Hour, 0}} {
+			h.c.SetRules(Rules{HoldCheck: step.check})
+			time.Sleep(step.pass)
+			if asked := s.set("a", true); asked != step.asked {
+				t.Errorf("asked %d times in %v with a question every %v, want %d", asked, step.pass, step.check, step.asked)
+			}
+		}
+		s.set("a", false)
+		h.c.SetRules(Rules{HoldCheck: time.Minute})
+		time.Sleep(time.Minute)
+		if !h.gone(id) {
+			t.Error("held still")
+		}
+	})
+}
+
 // TestReleasedCrash: the power fails after any operation of a release; the mail
 // goes on after the next start, or has gone.
 func TestReleasedCrash(t *testing.T) {

@@ -777,8 +777,6 @@ func TestHoldChannel(t *testing.T) {
 	})
 }
 
-// TestStop: an attempt that is cut short by the end of the process is not a
-// failure.
 // TestSetRules: other rules hold for what is in the queue already, from the next
 // attempt on.
 func TestSetRules(t *testing.T) {
@@ -819,6 +817,8 @@ func TestSetRules(t *testing.T) {
 	})
 }
 
+// TestStop: an attempt that is cut short by the end of the process is not a
+// failure.
 func TestStop(t *testing.T) {
 	in(t, nil, func(h *house) {
 		h.a.takes, h.a.answer = time.Hour, silent

@@ -217,6 +217,13 @@ func TestTable(t *testing.T) {
 		if o.Type == Int && o.Max == 0 && o.Min == 0 {
 			t.Errorf("%s has no bounds", o.Name)
 		}
+		list, _, inside := strings.Cut(o.Name, "[]")
+		switch {
+		case inside && (o.Fixed != "" || o.Reload != find(list, o.Tier).Reload):
+			t.Errorf("%s follows its list", o.Name)
+		case !inside && o.Reload != (o.Fixed == ""):
+			t.Errorf("%s follows a reload: %v; it does not, since %q", o.Name, o.Reload, o.Fixed)
+		}
 	}
 }
 

@@ -15,7 +15,8 @@ One YAML file for each node (` + "`--config FILE`" + `), then the environment, t
 The option ` + "`smtp.max_size`" + ` is ` + "`max_size`" + ` below ` + "`smtp:`" + ` in the file, ` + "`POSTERN_SMTP_MAX_SIZE`" + ` in the environment and
 ` + "`--smtp.max_size`" + ` as a flag. Lists are YAML sequences, or words with commas between them. Sizes are octets or have
 KB, MB, GB or TB; durations have ms, s, m, h or d. Options marked "reload" follow SIGHUP and ` + "`postern reload`" + `
-without the end of a session, which goes on with what it began with; the others need a restart. A reload is taken
+without the end of a session, which goes on with what it began with; the others need a restart, for the reason given, those of an object for
+that of its list. A reload is taken
 whole, with the files that options name, or not at all. Certificates are read again when their files change. ` + "`postern config show`" + ` says where each
 value of a node comes from, ` + "`postern config diff`" + ` what another file would change and whether a reload is enough.
 `)
@@ -35,9 +36,12 @@ value of a node comes from, ` + "`postern config diff`" + ` what another file wo
 			}
 			fmt.Fprintf(&b, "\n## %s\n\n| option | type | default | tier | change | |\n|---|---|---|---|---|---|\n", title)
 		}
-		change := "restart"
-		if o.Reload {
-			change = "reload"
+		change := "reload"
+		if !o.Reload {
+			change = "restart"
+			if o.Fixed != "" {
+				change += ": " + o.Fixed
+			}
 		}
 		def := "`" + o.Default + "`"
 		switch {

@@ -55,10 +55,10 @@ func TestSettings(t *testing.T) {
 		{"raft.listen", "127.0.0.1:1", "b.yaml:4", false},
 		{"bench.password", "***", "b.yaml:7", false},
 		{"log.level", "info", "default", true}, // the line has no value
-		{"log.format", "json", "default", false},
+		{"log.format", "json", "default", true},
 		{"mail.max_size", "70MB", "environment POSTERN_MAIL_MAX_SIZE", false},
-		{"upkeep.rate", "2MB", "flag --upkeep.rate", false},
-		{"upkeep.compact_every", "24h", "default", false},
+		{"upkeep.rate", "2MB", "flag --upkeep.rate", true},
+		{"upkeep.compact_every", "24h", "default", true},
 		{"tls.cert", "/srv/b1/tls/node.pem", "default", false},
 		{"groups[0].pair", "p1", "b.yaml:11", false},
 		{"groups[0].dir", "/srv/b1/p1", "default", false},

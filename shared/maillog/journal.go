@@ -33,7 +33,7 @@ type journal struct {
 	pending []byte
 	closed  bool
 
-	file sync.Mutex // guards out and size, and the names in the directory
+	file sync.Mutex // guards out, size and the sizes in cfg, and the names in the directory
 	out  *os.File
 	size int64
 	err  error
@@ -173,6 +173,20 @@ func (j *journal) rotate() {
 	if err := j.openFile(); err != nil {
 		j.err = err
 	}
+}
+
+// setSizes removes what is too much.
+func (j *journal) setSizes(fileBytes int64, files int) error {
+	j.file.Lock()
+	defer j.file.Unlock()
+	var errs []error
+	for n := files; n < j.cfg.Files; n++ {
+		if err := os.Remove(j.name(n)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("mail journal: %w", err))
+		}
+	}
+	j.cfg.FileBytes, j.cfg.Files = fileBytes, files
+	return errors.Join(errs...)
 }
 
 func (j *journal) close() error {

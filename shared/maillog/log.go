@@ -40,12 +40,7 @@ type Log struct {
 // Open makes a Log and, if cfg.Dir is given, its journal there, after the
 // events of earlier runs.
 func Open(cfg Config) (*Log, error) {
-	if cfg.FileBytes <= 0 {
-		cfg.FileBytes = 16 << 20
-	}
-	if cfg.Files <= 0 {
-		cfg.Files = 8
-	}
+	cfg.FileBytes, cfg.Files = sizes(cfg.FileBytes, cfg.Files)
 	if cfg.Flush <= 0 {
 		cfg.Flush = 200 * time.Millisecond
 	}
@@ -73,6 +68,25 @@ func (l *Log) Close() error {
 		return nil
 	}
 	return l.journal.close()
+}
+
+// SetSizes makes other sizes of the journal hold; zero is the default of Config. Files
+// beyond a number that is less than before are removed.
+func (l *Log) SetSizes(fileBytes int64, files int) error {
+	if l == nil || l.journal == nil {
+		return nil
+	}
+	return l.journal.setSizes(sizes(fileBytes, files))
+}
+
+func sizes(fileBytes int64, files int) (int64, int) {
+	if fileBytes <= 0 {
+		fileBytes = 16 << 20
+	}
+	if files <= 0 {
+		files = 8
+	}
+	return fileBytes, files
 }
 
 // Dropped counts events that the journal had no room for.

@@ -164,6 +164,42 @@ func TestTraceWhileWritten(t *testing.T) {
 	}
 }
 
+// TestSetSizes: a journal that is written to has other sizes, and what is too much
+// is gone at once.
+func TestSetSizes(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, func(c *Config) { c.FileBytes, c.Files = 1, 4 })
+	write := func(id string, want int) {
+		t.Helper()
+		l.Accepted(event(id))
+		l.journal.flush(nil)
+		if files, _ := filepath.Glob(filepath.Join(dir, "*")); len(files) != want {
+			t.Errorf("after %s there are %d files, want %d", id, len(files), want)
+		}
+	}
+	for i, want := range []int{2, 3, 4, 4} {
+		write(fmt.Sprint("q", i), want)
+	}
+	if err := l.SetSizes(1, 2); err != nil {
+		t.Fatal(err)
+	}
+	write("q4", 2)
+	if got, err := l.Trace("q2"); err != nil || len(got) != 0 {
+		t.Errorf("an event of a file that is too much: %v %v", got, err)
+	}
+	if err := l.SetSizes(1<<20, 3); err != nil {
+		t.Fatal(err)
+	}
+	write("q5", 2)
+	write("q6", 2)
+	if got, err := l.Trace("q5"); err != nil || len(got) != 1 {
+		t.Errorf("an event of a large file: %v %v", got, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestRing(t *testing.T) { synctest.Test(t, testRing) }
 
 func testRing(t *testing.T) {

@@ -65,15 +65,24 @@ type Exporter struct {
 	sample   uint64
 }
 
+// Endpoint reads the URL of a collector.
+func Endpoint(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("tracing.endpoint %q: want http://host:port or https://host:port", s)
+	}
+	return u, nil
+}
+
 // Open returns an exporter, or nil when there is no collector. The collector need
 // not be there.
 func Open(cfg Config) (*Exporter, error) {
 	if cfg.Endpoint == "" {
 		return nil, nil
 	}
-	u, err := url.Parse(cfg.Endpoint)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("tracing.endpoint %q: want http://host:port or https://host:port", cfg.Endpoint)
+	u, err := Endpoint(cfg.Endpoint)
+	if err != nil {
+		return nil, err
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/v1/traces" // OTLP/HTTP, "Endpoint URLs"

@@ -6,9 +6,9 @@ of the log are rewritten, and which frames of them are still mail:
 	     -> old and empty enough? -> Log.Compact, at the pace allowed
 
 A segment is rewritten when raft asks for none of its entries any more, its
-newest entry is older than Config.Undelete, no kept checkpoint needs it to be
-brought up to date, and more than Config.Share of its octets are dead, or some of
-them have been for Config.Age. What deleted mail leaves on the disk is then gone
+newest entry is older than Rules.Undelete, no kept checkpoint needs it to be
+brought up to date, and more than Rules.Share of its octets are dead, or some of
+them have been for Rules.Age. What deleted mail leaves on the disk is then gone
 Age and one pass after its deletion at the latest, snapshots and backups apart.
 
 What the package keeps true: a frame that holds octets of a stored message, as
@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -70,15 +71,38 @@ type Config struct {
 	// above it are needed whole.
 	Oldest func() (uint64, error)
 
+	Rules Rules
+	// Busy reports whether much mail comes in: the rate is then shared by BusyShare.
+	// It is quick. Nil: never.
+	Busy   func() bool
+	Logger *slog.Logger // silent
+	Now    func() time.Time
+}
+
+// Rules say when a segment is rewritten, and how fast. Zero fields take the default
+// named.
+type Rules struct {
 	Share    float64       // of dead octets, from which on it is worth it; 0.4
 	Age      time.Duration // longest that dead octets stay; 30 days
 	Undelete time.Duration // age of a segment before it is touched; 7 days, at least MinUndelete
 	Rate     int64         // octets read and written a second; 20 MB
-	// Busy reports whether much mail comes in: Rate is then shared by BusyShare. It is
-	// quick. Nil: never.
-	Busy   func() bool
-	Logger *slog.Logger // silent
-	Now    func() time.Time
+}
+
+func (r Rules) filled() *Rules {
+	if r.Share == 0 {
+		r.Share = 0.4
+	}
+	if r.Age == 0 {
+		r.Age = 30 * 24 * time.Hour
+	}
+	if r.Undelete == 0 {
+		r.Undelete = 7 * 24 * time.Hour
+	}
+	r.Undelete = max(r.Undelete, MinUndelete)
+	if r.Rate == 0 {
+		r.Rate = 20 << 20
+	}
+	return &r
 }
 
 // MinUndelete is the least age of a segment. A delivery in several entries may
@@ -99,6 +123,7 @@ type Result struct {
 // Compactor compacts one log. Pass is for one goroutine.
 type Compactor struct {
 	cfg     Config
+	rules   atomic.Pointer[Rules]
 	limiter *rate.Limiter
 	since   map[uint64]int64 // segment -> when octets were first seen dead, Unix
 	seen    map[uint64]count // what the last passes found
@@ -116,19 +141,6 @@ func New(cfg Config) (*Compactor, error) {
 	if cfg.FS == nil {
 		cfg.FS = fsx.OS
 	}
-	if cfg.Share == 0 {
-		cfg.Share = 0.4
-	}
-	if cfg.Age == 0 {
-		cfg.Age = 30 * 24 * time.Hour
-	}
-	if cfg.Undelete == 0 {
-		cfg.Undelete = 7 * 24 * time.Hour
-	}
-	cfg.Undelete = max(cfg.Undelete, MinUndelete)
-	if cfg.Rate == 0 {
-		cfg.Rate = 20 << 20
-	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -136,9 +148,10 @@ func New(cfg Config) (*Compactor, error) {
 		cfg.Now = time.Now
 	}
 	c := &Compactor{
-		cfg: cfg, limiter: rate.NewLimiter(rate.Limit(cfg.Rate), burst),
+		cfg: cfg, limiter: rate.NewLimiter(rate.Limit(cfg.Rules.filled().Rate), burst),
 		since: map[uint64]int64{}, seen: map[uint64]count{},
 	}
+	c.SetRules(cfg.Rules)
 	data, err := fsx.ReadFile(cfg.FS, cfg.Notes)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.fresh = true
@@ -154,6 +167,14 @@ func New(cfg Config) (*Compactor, error) {
 	return c, nil
 }
 
+// SetRules makes r hold from the next segment on, its rate at once. Any goroutine may
+// call it.
+func (c *Compactor) SetRules(r Rules) {
+	rules := r.filled()
+	c.rules.Store(rules)
+	c.limiter.SetLimit(rate.Limit(rules.Rate))
+}
+
 // Pass looks at every segment once and rewrites those that are due.
 func (c *Compactor) Pass(ctx context.Context) (Result, error) {
 	var r Result
@@ -167,7 +188,7 @@ func (c *Compactor) Pass(ctx context.Context) (Result, error) {
 			return r, err
 		}
 		present[s.Base] = true
-		if s.Last > oldest || !s.Compacted && (s.Newest.IsZero() || now.Sub(s.Newest) < c.cfg.Undelete) {
+		if s.Last > oldest || !s.Compacted && (s.Newest.IsZero() || now.Sub(s.Newest) < c.rules.Load().Undelete) {
 			continue
 		}
 		if err := c.segment(ctx, s, &r); err != nil {
@@ -241,8 +262,9 @@ func (c *Compactor) segment(ctx context.Context, s Segment, r *Result) error {
 
 // due reports whether a segment is worth rewriting now.
 func (c *Compactor) due(base uint64, n *count) bool {
-	return float64(n.dead) > c.cfg.Share*float64(n.total) ||
-		c.cfg.Now().Sub(time.Unix(c.since[base], 0)) >= c.cfg.Age
+	rules := c.rules.Load()
+	return float64(n.dead) > rules.Share*float64(n.total) ||
+		c.cfg.Now().Sub(time.Unix(c.since[base], 0)) >= rules.Age
 }
 
 // ErrDamaged is what Log.Compact returns, wrapped, for a file that has a

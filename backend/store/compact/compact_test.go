@@ -135,7 +135,7 @@ func TestPolicy(t *testing.T) {
 			s, _ := rows(t, tt.live...)
 			c, err := New(Config{
 				Log: log, Rows: s, Notes: "/notes", FS: disk(t), Oldest: func() (uint64, error) { return tt.oldest, nil },
-				Rate: 1 << 30, Now: func() time.Time { return now },
+				Rules: Rules{Rate: 1 << 30}, Now: func() time.Time { return now },
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -169,7 +169,7 @@ func TestAge(t *testing.T) {
 	s, st := rows(t, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
 	cfg := Config{
 		Log: log, Rows: s, Notes: "/notes", FS: disk(t), Oldest: func() (uint64, error) { return 100, nil },
-		Rate: 1 << 30, Now: func() time.Time { return now },
+		Rules: Rules{Rate: 1 << 30}, Now: func() time.Time { return now },
 	}
 	pass := func() Result {
 		c, err := New(cfg)
@@ -196,11 +196,43 @@ func TestAge(t *testing.T) {
 	}
 }
 
+// TestSetRules: other rules hold for a Compactor that has looked already.
+func TestSetRules(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	log := newFakeLog(1, now.Add(-3*time.Hour))
+	s, st := rows(t, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
+	forget(t, s, st, 17)
+	c, err := New(Config{
+		Log: log, Rows: s, Notes: "/notes", FS: disk(t), Oldest: func() (uint64, error) { return 100, nil }, Now: func() time.Time { return now },
+		Rules: Rules{Undelete: 4 * time.Hour, Share: 0.5},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range []struct {
+		rules           Rules
+		looked, rewrote int
+	}{
+		{Rules{Undelete: 4 * time.Hour, Share: 0.5}, 0, 0},
+		{Rules{Undelete: time.Hour, Share: 0.5}, 1, 0},
+		{Rules{Undelete: time.Hour, Share: 0.05, Rate: 1 << 30}, 1, 1},
+	} {
+		c.SetRules(step.rules)
+		r, err := c.Pass(t.Context())
+		if err != nil || r.Looked != step.looked || r.Rewrote != step.rewrote {
+			t.Errorf("%d: %+v, %v", i, r, err)
+		}
+	}
+	if got := int64(c.limiter.Limit()); got != 1<<30 {
+		t.Errorf("%d octets a second", got)
+	}
+}
+
 // TestStops when it is told to, and when the log fails.
 func TestStops(t *testing.T) {
 	log := newFakeLog(3, time.Now().Add(-100*24*time.Hour))
 	s, _ := rows(t)
-	c, err := New(Config{Log: log, Rows: s, Notes: "/notes", FS: disk(t), Oldest: func() (uint64, error) { return 100, nil }, Rate: 1})
+	c, err := New(Config{Log: log, Rows: s, Notes: "/notes", FS: disk(t), Oldest: func() (uint64, error) { return 100, nil }, Rules: Rules{Rate: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}

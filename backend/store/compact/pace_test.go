@@ -11,7 +11,7 @@ import (
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		busy := false
-		c, err := New(Config{Notes: filepath.Join(t.TempDir(), "notes"), Rate: 1 << 20, Busy: func() bool { return busy }})
+		c, err := New(Config{Notes: filepath.Join(t.TempDir(), "notes"), Rules: Rules{Rate: 1 << 20}, Busy: func() bool { return busy }})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -375,6 +375,10 @@ func (s *Scrubber) repair(ctx context.Context, n *store.Snapshot, index uint64, 
 	return err
 }
 
+// SetRate makes n the octets that are read a second from now on. Any goroutine may
+// call it.
+func (s *Scrubber) SetRate(n int64) { s.limiter.SetLimit(rate.Limit(n)) }
+
 // wait takes octets from the allowance.
 func (s *Scrubber) wait(ctx context.Context, n int) error {
 	if n == 0 {

@@ -169,3 +169,12 @@ func TestPassGoesOn(t *testing.T) {
 		t.Errorf("damaged notes say %+v", last)
 	}
 }
+
+// TestSetRate: what is read from now on is read at another rate.
+func TestSetRate(t *testing.T) {
+	s := New(Config{Notes: "/notes", FS: notes(t), Rate: 1})
+	s.SetRate(1 << 30)
+	if got := s.limiter.Limit(); got != 1<<30 {
+		t.Errorf("%v octets a second", got)
+	}
+}

@@ -22,17 +22,16 @@ const leastGrowth = 100
 // a large one is mostly room for garbage: where it is more than most octets it is
 // less, down to leastGrowth.
 type collector struct {
-	most config.Size // set before it is used; 0 is no limit
-
-	mu      sync.Mutex // guards what follows
-	usual   int        // gc_percent
-	percent int        // that is set
+	mu      sync.Mutex  // guards what follows
+	most    config.Size // 0 is no limit
+	usual   int         // gc_percent
+	percent int         // that is set
 }
 
-// set makes r hold from now on.
-func (c *collector) set(r config.Runtime) {
+// set makes r and most hold from now on.
+func (c *collector) set(r config.Runtime, most config.Size) {
 	c.mu.Lock()
-	c.usual, c.percent = r.GCPercent, 0
+	c.most, c.usual, c.percent = most, r.GCPercent, 0
 	c.mu.Unlock()
 	if r.MemoryLimit > 0 {
 		debug.SetMemoryLimit(int64(r.MemoryLimit))
@@ -74,4 +73,11 @@ func growth(usual int, most config.Size, live uint64) int {
 		return usual
 	}
 	return int(min(max(uint64(most)*100/live, leastGrowth), uint64(usual)))
+}
+
+func (p *Program[T]) heapGrowth(c *T) config.Size {
+	if p.HeapGrowth == nil {
+		return 0
+	}
+	return p.HeapGrowth(c)
 }

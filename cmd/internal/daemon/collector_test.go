@@ -33,16 +33,16 @@ func TestCollector(t *testing.T) {
 	now := func() int { p := debug.SetGCPercent(100); debug.SetGCPercent(p); return p }
 	live := make([]byte, 64<<20)
 	runtime.GC()
-	c := collector{most: 96 << 20}
-	c.set(config.Runtime{GCPercent: 400})
+	var c collector
+	c.set(config.Runtime{GCPercent: 400}, 96<<20)
 	if p := now(); p < leastGrowth || p > 150 {
 		t.Errorf("%d percent of 64 MB and more", p)
 	}
-	c.set(config.Runtime{GCPercent: 50})
+	c.set(config.Runtime{GCPercent: 50}, 96<<20)
 	if p := now(); p != 50 {
 		t.Errorf("%d percent, 50 wanted", p)
 	}
-	c.set(config.Runtime{GCPercent: 400})
+	c.set(config.Runtime{GCPercent: 400}, 96<<20)
 	runtime.KeepAlive(live)
 	live = nil
 	runtime.GC()

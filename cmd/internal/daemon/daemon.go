@@ -77,8 +77,8 @@ type Node[T config.Node] struct {
 	program  *Program[T]
 	file     string // with the configuration
 	common   *config.Common
-	level    *slog.LevelVar
 	gc       collector
+	style    *logStyle
 	gossip   *gossip.Gossip
 	keysMu   sync.Mutex // guards keys and their file
 	keys     [][]byte   // of gossip, in use
@@ -106,8 +106,8 @@ func (p Program[T]) Main() int {
 		return status
 	}
 	common := p.Common(c)
-	level := new(slog.LevelVar)
-	log, flush := newLog(os.Stderr, common, level)
+	style := new(logStyle)
+	log, flush := newLog(os.Stderr, common, style)
 	defer flush()
 	if create {
 		if err := p.Create(c, log); err != nil {
@@ -120,7 +120,7 @@ func (p Program[T]) Main() int {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	context.AfterFunc(ctx, cancel)
-	n := newNode(&p, c, file, log, level)
+	n := newNode(&p, c, file, log, style)
 	if err := n.main(ctx); err != nil {
 		log.Error(p.Name+" ends", "err", err)
 		return exitFailed
@@ -129,10 +129,10 @@ func (p Program[T]) Main() int {
 	return 0
 }
 
-func newNode[T config.Node](p *Program[T], c *T, file string, log *slog.Logger, level *slog.LevelVar) *Node[T] {
+func newNode[T config.Node](p *Program[T], c *T, file string, log *slog.Logger, style *logStyle) *Node[T] {
 	return &Node[T]{
 		Config: c, Live: config.NewLive(file, c), Log: log, Routes: new(route.Table), StopWithin: 20 * time.Second,
-		program: p, file: file, common: p.Common(c), level: level, started: time.Now(),
+		program: p, file: file, common: p.Common(c), style: style, started: time.Now(),
 		changed: make(chan struct{}, 1), ended: make(chan error, 1),
 	}
 }
@@ -186,10 +186,7 @@ func (p *Program[T]) configure(args []string, stdout, stderr io.Writer) (c *T, f
 // main is the life of the node.
 func (n *Node[T]) main(ctx context.Context) error {
 	var err error
-	if p := n.program; p.HeapGrowth != nil {
-		n.gc.most = p.HeapGrowth(n.Config)
-	}
-	n.gc.set(n.common.Runtime)
+	n.gc.set(n.common.Runtime, n.program.heapGrowth(n.Config))
 	if err := os.MkdirAll(n.common.Dir, 0o700); err != nil {
 		return err
 	}

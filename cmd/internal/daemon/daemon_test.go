@@ -107,7 +107,7 @@ func node(t *testing.T, start func(context.Context, *Node[config.Witness]) error
 	}
 	p := program
 	p.Start = start
-	return newNode(&p, c, file, slog.New(slog.DiscardHandler), new(slog.LevelVar)), dir
+	return newNode(&p, c, file, slog.New(slog.DiscardHandler), new(logStyle)), dir
 }
 
 // TestLife: what was started last is stopped first, services outlive the list,
@@ -237,7 +237,8 @@ func (s *shared) String() string {
 func TestLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &shared{}
-		log, flush := newLog(out, &config.Common{Node: "n", Log: struct{ Level, Format string }{"info", "text"}}, new(slog.LevelVar))
+		style := new(logStyle)
+		log, flush := newLog(out, &config.Common{Node: "n", Log: struct{ Level, Format string }{"info", "text"}}, style)
 		log.Debug("zero")
 		log.Info("one")
 		log.With("a", 1).WithGroup("g").Info("two")
@@ -261,6 +262,13 @@ func TestLog(t *testing.T) {
 		log.Info("last")
 		flush()
 		if !strings.HasSuffix(out.String(), "msg=last node=n\n") {
+			t.Errorf("ends %q", out.String())
+		}
+		late := log.With("a", 1).WithGroup("g")
+		style.set(&config.Common{Log: struct{ Level, Format string }{"error", "json"}})
+		late.Warn("not wanted")
+		late.Error("in the other form", "b", 2)
+		if !strings.HasSuffix(out.String(), `"msg":"in the other form","node":"n","a":1,"g":{"b":2}}`+"\n") || strings.Contains(out.String(), "not wanted") {
 			t.Errorf("ends %q", out.String())
 		}
 		time.Sleep(time.Second)

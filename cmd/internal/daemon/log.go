@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/shared/config"
@@ -73,21 +74,48 @@ func (u urgent) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (u urgent) WithGroup(name string) slog.Handler { return urgent{u.Handler.WithGroup(name), u.w} }
 
-// newLog returns the log of a node and the function that writes what waits.
-func newLog(out io.Writer, c *config.Common, level *slog.LevelVar) (log *slog.Logger, flush func()) {
-	setLevel(level, c.Log.Level)
-	w := &logWriter{w: out}
-	opts := &slog.HandlerOptions{Level: level}
-	var h slog.Handler = slog.NewJSONHandler(w, opts)
-	if c.Log.Format == "text" {
-		h = slog.NewTextHandler(w, opts)
-	}
-	return slog.New(urgent{h, w}).With("node", c.Node), w.flush
+// logStyle is what of a log may change while it is written.
+type logStyle struct {
+	level slog.LevelVar
+	text  atomic.Bool // not JSON
 }
 
-func setLevel(level *slog.LevelVar, name string) {
+func (s *logStyle) set(c *config.Common) {
 	var l slog.Level
-	if err := l.UnmarshalText([]byte(name)); err == nil { // the table allows these only
-		level.Set(l)
+	if err := l.UnmarshalText([]byte(c.Log.Level)); err == nil { // the table allows these only
+		s.level.Set(l)
 	}
+	s.text.Store(c.Log.Format == "text")
+}
+
+// styled writes in the form that its style wants at the time.
+type styled struct {
+	style      *logStyle
+	json, text slog.Handler
+}
+
+func (h styled) now() slog.Handler {
+	if h.style.text.Load() {
+		return h.text
+	}
+	return h.json
+}
+
+func (h styled) Enabled(ctx context.Context, l slog.Level) bool  { return h.now().Enabled(ctx, l) }
+func (h styled) Handle(ctx context.Context, r slog.Record) error { return h.now().Handle(ctx, r) }
+func (h styled) WithGroup(name string) slog.Handler {
+	return styled{h.style, h.json.WithGroup(name), h.text.WithGroup(name)}
+}
+
+func (h styled) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return styled{h.style, h.json.WithAttrs(attrs), h.text.WithAttrs(attrs)}
+}
+
+// newLog returns the log of a node and the function that writes what waits.
+func newLog(out io.Writer, c *config.Common, style *logStyle) (log *slog.Logger, flush func()) {
+	style.set(c)
+	w := &logWriter{w: out}
+	opts := &slog.HandlerOptions{Level: &style.level}
+	h := styled{style, slog.NewJSONHandler(w, opts), slog.NewTextHandler(w, opts)}
+	return slog.New(urgent{h, w}).With("node", c.Node), w.flush
 }

@@ -51,8 +51,8 @@ func TestRefusedReload(t *testing.T) {
 		}
 		return serveEcho(n, session)
 	}
-	level := new(slog.LevelVar)
-	n := newNode(&p, c, file, slog.New(slog.DiscardHandler), level)
+	style := new(logStyle)
+	n := newNode(&p, c, file, slog.New(slog.DiscardHandler), style)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- n.main(ctx) }()
@@ -92,8 +92,8 @@ func TestRefusedReload(t *testing.T) {
 		if _, err := admin.Call(ctx, api, admin.Reload, admin.None{}); err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.says)
 		}
-		if n.Live.Current() != before || level.Level() != slog.LevelInfo {
-			t.Errorf("%s: something has changed, the level is %v", tt.name, level.Level())
+		if n.Live.Current() != before || style.level.Level() != slog.LevelInfo {
+			t.Errorf("%s: something has changed, the level is %v", tt.name, style.level.Level())
 		}
 		echo(t, conn)
 		if !meets(t, dir, fmt.Sprint("x", i), n, oldKey) {
@@ -104,8 +104,8 @@ func TestRefusedReload(t *testing.T) {
 	if _, err := admin.Call(ctx, api, admin.Reload, admin.None{}); err != nil {
 		t.Error(err)
 	}
-	if level.Level() != slog.LevelDebug || !meets(t, dir, "y", n, newKey) {
-		t.Errorf("not reloaded, the level is %v", level.Level())
+	if style.level.Level() != slog.LevelDebug || !meets(t, dir, "y", n, newKey) {
+		t.Errorf("not reloaded, the level is %v", style.level.Level())
 	}
 	echo(t, conn)
 }

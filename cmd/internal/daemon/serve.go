@@ -234,9 +234,10 @@ func (n *Node[T]) reload() (config.Change, error) {
 			if err := n.setKeys(keys); err != nil {
 				return err
 			}
+			n.gossip.SetJoin(common.Gossip.Join)
 		}
-		setLevel(n.level, common.Log.Level)
-		n.gc.set(common.Runtime)
+		n.style.set(common)
+		n.gc.set(common.Runtime, n.program.heapGrowth(next))
 		return nil
 	})
 	if err != nil {

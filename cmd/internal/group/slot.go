@@ -49,8 +49,9 @@ type SlotConfig struct {
 	// Applied is the last entry in the state of a replica that does not run; for
 	// Recover.
 	Applied func(dir string) (uint64, error)
-	// Renew lets a replica that must be seeded again ask for that itself.
-	Renew bool
+	// Renew reports whether a replica that must be seeded again asks for that itself;
+	// nil: no.
+	Renew func() bool
 	// Changed is told when a member has begun or ceased to run.
 	Changed func()
 }
@@ -176,7 +177,7 @@ const renewAtMost = 10 * time.Minute
 // renews reports whether the member in dir may be made anew without an operator:
 // not if it was made only just.
 func (s *Slot) renews(dir string) bool {
-	if !s.cfg.Renew || s.cfg.Witness {
+	if s.cfg.Witness || s.cfg.Renew == nil || !s.cfg.Renew() {
 		return false
 	}
 	made, err := pair.Made(dir)

@@ -187,7 +187,7 @@ func TestSlotRenewed(t *testing.T) {
 	}
 	start := func() *Slot {
 		s := slotOf(t, dir, func(voter.Config) (Running, error) { return nil, manifest.ErrReseed })
-		s.cfg.Renew = true
+		s.cfg.Renew = func() bool { return true }
 		if err := s.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -5,8 +5,10 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/postern-mail/postern/cmd/internal/version"
 	"github.com/postern-mail/postern/shared/admin"
@@ -28,38 +30,83 @@ type Config struct {
 	Observe func(*maillog.Event) // is told of each event; nil: nobody
 }
 
-// Open opens the record of a node, and the way of its events to a collector, which
-// OnClose ends with the node.
-func Open(cfg Config, onClose func(name string, c interface{ Close() error })) (*maillog.Log, error) {
-	observe := cfg.Observe
-	spans, err := tracing.Open(tracing.Config{
-		Endpoint: cfg.Tracing.Endpoint, Sample: cfg.Tracing.Sample, Service: cfg.Service, Node: cfg.Node, Version: version.String(), Log: cfg.Log,
-	})
-	if err != nil {
-		return nil, err
+// Check reads what Open and Set may refuse.
+func Check(t config.Tracing) error {
+	if t.Endpoint == "" {
+		return nil
 	}
-	if spans != nil {
-		onClose("traces", spans)
-		observe = func(e *maillog.Event) {
-			if cfg.Observe != nil {
-				cfg.Observe(e)
-			}
-			spans.Observe(e)
-		}
-	}
-	c := &cfg.Journal
-	l, err := maillog.Open(maillog.Config{
-		Node: cfg.Node, Logger: cfg.Log, Dir: c.Dir, FileBytes: int64(c.FileSize), Files: c.Files, Observe: observe,
-	})
-	if err != nil {
-		return nil, err
-	}
-	onClose("record of mail events", l)
-	return l, nil
+	_, err := tracing.Endpoint(t.Endpoint)
+	return err
 }
 
-// Handle answers admin.Trace from l.
-func Handle(s *admin.Server, l *maillog.Log) {
+// Record is the record of a node, and the way of its events to a collector.
+type Record struct {
+	*maillog.Log
+	cfg   Config
+	spans atomic.Pointer[tracing.Exporter]
+}
+
+// Open opens the record of a node, which OnClose ends with the node.
+func Open(cfg Config, onClose func(name string, c interface{ Close() error })) (*Record, error) {
+	r := &Record{cfg: cfg}
+	spans, err := r.collector(cfg.Tracing)
+	if err != nil {
+		return nil, err
+	}
+	r.spans.Store(spans)
+	c := &cfg.Journal
+	r.Log, err = maillog.Open(maillog.Config{
+		Node: cfg.Node, Logger: cfg.Log, Dir: c.Dir, FileBytes: int64(c.FileSize), Files: c.Files, Observe: r.observe,
+	})
+	if err != nil {
+		return nil, errors.Join(err, spans.Close())
+	}
+	onClose("traces", closer(func() error { return r.spans.Load().Close() }))
+	onClose("record of mail events", r.Log)
+	return r, nil
+}
+
+type closer func() error
+
+func (f closer) Close() error { return f() }
+
+// collector opens the way to a collector, nil without one.
+func (r *Record) collector(c config.Tracing) (*tracing.Exporter, error) {
+	return tracing.Open(tracing.Config{
+		Endpoint: c.Endpoint, Sample: c.Sample, Service: r.cfg.Service, Node: r.cfg.Node, Version: version.String(), Log: r.cfg.Log,
+	})
+}
+
+func (r *Record) observe(e *maillog.Event) {
+	if r.cfg.Observe != nil {
+		r.cfg.Observe(e)
+	}
+	r.spans.Load().Observe(e)
+}
+
+// Set makes other options hold, of which the directory stays, or refuses them. It is
+// not called twice at once. To a collector that is another one, what waits for the
+// one before is sent first, for a few seconds at most.
+func (r *Record) Set(j config.Journal, t config.Tracing) error {
+	if t != r.cfg.Tracing {
+		next, err := r.collector(t)
+		if err != nil {
+			return err
+		}
+		before := r.spans.Swap(next)
+		r.cfg.Tracing = t
+		if err := before.Close(); err != nil {
+			r.cfg.Log.Warn("spans not sent", "err", err)
+		}
+	}
+	if err := r.SetSizes(int64(j.FileSize), j.Files); err != nil {
+		r.cfg.Log.Warn("the record of mail events is longer than it should be", "err", err)
+	}
+	return nil
+}
+
+// Handle answers admin.Trace from the record.
+func (r *Record) Handle(s *admin.Server) {
 	admin.Handle(s, admin.Trace, func(_ context.Context, in admin.TraceRequest) (admin.TraceResult, error) {
 		query := in.ID
 		if query == "" {
@@ -72,7 +119,7 @@ func Handle(s *admin.Server, l *maillog.Log) {
 		if limit <= 0 {
 			limit = defaultLimit
 		}
-		events, err := l.Trace(query)
+		events, err := r.Trace(query)
 		if err != nil {
 			return admin.TraceResult{}, err
 		}

@@ -323,6 +323,7 @@ type option struct {
 	Default string   `json:"default"`
 	Tier    string   `json:"tier"`
 	Reload  bool     `json:"reload"`
+	Fixed   string   `json:"restart_because,omitempty"`
 	Need    bool     `json:"must_be_given"`
 	Values  []string `json:"values,omitempty"`
 	Help    string   `json:"help"`
@@ -331,7 +332,7 @@ type option struct {
 func options() []option {
 	out := make([]option, 0, len(config.Table))
 	for _, o := range config.Table {
-		out = append(out, option{o.Name, string(o.Type), o.Unit, o.Default, o.Tier.String(), o.Reload, o.Need, o.Values, o.Help})
+		out = append(out, option{o.Name, string(o.Type), o.Unit, o.Default, o.Tier.String(), o.Reload, o.Fixed, o.Need, o.Values, o.Help})
 	}
 	return out
 }

@@ -79,13 +79,18 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// Set makes cfg hold for deliveries from now on; a node that is connected to keeps
-// its MaxConns. On an error nothing changes.
+// Set makes cfg hold for deliveries from now on. Connections in use stay, also those
+// beyond MaxConns. On an error nothing changes.
 func (a *Agent) Set(cfg Config) error {
 	if err := cfg.check(); err != nil {
 		return err
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.conf.Store(&cfg)
+	for _, n := range a.nodes {
+		n.slots.bound(cfg.MaxConns)
+	}
 	return nil
 }
 
@@ -162,7 +167,8 @@ func (a *Agent) node(name, addr string, conf func() *tls.Config) *node {
 	if n != nil {
 		n.drain(true)
 	}
-	n = &node{name: name, addr: addr, tls: conf(), slots: make(chan struct{}, a.cfg().MaxConns)}
+	n = &node{name: name, addr: addr, tls: conf()}
+	n.slots.bound(a.cfg().MaxConns)
 	a.nodes[name] = n
 	return n
 }
@@ -202,13 +208,13 @@ func (a *Agent) Probe(ctx context.Context, pair string) error {
 	f, foreign := a.cfg().Foreign[pair]
 	err := fmt.Errorf("lmtp: %s: %w", pair, deliver.ErrNoRoute)
 	for _, n := range a.candidates(pair, nil) {
-		if err = n.acquire(ctx); err != nil {
+		if err = n.slots.acquire(ctx); err != nil {
 			return err
 		}
 		here, end := a.stay(ctx, pair, n)
 		err = a.probe(here, n, foreign, &f)
 		end()
-		n.release()
+		n.slots.release()
 		if err == nil {
 			return nil
 		}

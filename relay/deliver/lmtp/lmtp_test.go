@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -141,6 +142,86 @@ func TestSplitsWhileSet(t *testing.T) {
 		if _, messages, repeats, _ := s.Counts(); messages != 3 || repeats != 0 || len(s.Stored()) != 250 {
 			t.Errorf("%d from now on: %d transactions, %d repeats, %d stored", most, messages, repeats, len(s.Stored()))
 		}
+	}
+}
+
+// TestConnectionsChange: the number of connections to a node is another one while
+// deliveries are under way and others wait for one; nobody who gives up takes one
+// along.
+func TestConnectionsChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s slots
+		var held atomic.Int64
+		let := make(chan struct{})
+		work := func(ctx context.Context) {
+			if s.acquire(ctx) != nil {
+				return
+			}
+			held.Add(1)
+			<-let
+			held.Add(-1)
+			s.release()
+		}
+		s.bound(2)
+		for range 10 {
+			go work(t.Context())
+		}
+		want := func(what string, n int64) {
+			t.Helper()
+			synctest.Wait()
+			if got := held.Load(); got != n {
+				t.Errorf("%s: %d in use, want %d", what, got, n)
+			}
+		}
+		want("at first", 2)
+		impatient, giveUp := context.WithCancel(t.Context())
+		for range 3 {
+			go work(impatient)
+		}
+		s.bound(5)
+		want("more", 5)
+		giveUp()
+		s.bound(1)
+		want("fewer", 5)
+		for range 4 {
+			let <- struct{}{}
+		}
+		want("four have ended", 1)
+		let <- struct{}{}
+		want("another one", 1)
+		s.bound(3)
+		want("more again", 3)
+		for range 5 {
+			let <- struct{}{}
+		}
+		want("all have ended", 0)
+		if s.used != 0 || len(s.waiting) != 0 {
+			t.Errorf("%d used, %d wait", s.used, len(s.waiting))
+		}
+	})
+}
+
+// TestSetConnections: it reaches the node that is connected to.
+func TestSetConnections(t *testing.T) {
+	s := sink(t, nil)
+	cfg := Config{Hello: "relay.example", Routes: pair(s), MaxConns: 1}
+	a := agent(t, cfg)
+	var began atomic.Bool
+	s.Mail = func(*smtp.MailArgs) *smtp.Reply {
+		if began.Swap(true) {
+			return nil
+		}
+		cfg.MaxConns = 2
+		if err := a.Set(cfg); err != nil {
+			t.Error(err)
+		}
+		if r := a.Deliver(t.Context(), delivery(1)); r[0].Outcome != deliver.Delivered {
+			t.Errorf("beside one that is under way: %+v", r[0])
+		}
+		return nil
+	}
+	if r := a.Deliver(t.Context(), delivery(1)); r[0].Outcome != deliver.Delivered {
+		t.Errorf("%+v", r[0])
 	}
 }
 

@@ -3,6 +3,7 @@ package lmtp
 import (
 	"context"
 	"crypto/tls"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ type node struct {
 	name  string // node name, or the address of a foreign server
 	addr  string
 	tls   *tls.Config
-	slots chan struct{} // one for each connection in use
+	slots slots
 
 	mu     sync.Mutex // guards the fields below
 	idle   []idleConn // the newest last
@@ -26,22 +27,63 @@ type idleConn struct {
 	since time.Time
 }
 
-// acquire takes a slot, which bounds the connections to one node.
-func (n *node) acquire(ctx context.Context) error {
-	select {
-	case n.slots <- struct{}{}:
-		return nil
-	default:
-	}
-	select {
-	case n.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// slots bound the connections to one node: each in use has one.
+type slots struct {
+	mu      sync.Mutex // guards what follows
+	most    int
+	used    int
+	waiting []chan struct{} // closed when it has one; the longest first
 }
 
-func (n *node) release() { <-n.slots }
+// acquire waits for a slot.
+func (s *slots) acquire(ctx context.Context) error {
+	s.mu.Lock()
+	if s.used < s.most {
+		s.used++
+		s.mu.Unlock()
+		return nil
+	}
+	got := make(chan struct{})
+	s.waiting = append(s.waiting, got)
+	s.mu.Unlock()
+	select {
+	case <-got:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.waiting, got); i >= 0 {
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+		return ctx.Err()
+	}
+	return nil // it was given just now
+}
+
+func (s *slots) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used--
+	s.give()
+}
+
+// bound makes n the number of slots. Those in use beyond it are not given again.
+func (s *slots) bound(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.most = n
+	s.give()
+}
+
+// give gives slots to those that wait, so that none is free while one of them does.
+// The caller holds mu.
+func (s *slots) give() {
+	for len(s.waiting) > 0 && s.used < s.most {
+		close(s.waiting[0])
+		s.waiting = slices.Delete(s.waiting, 0, 1)
+		s.used++
+	}
+}
 
 // take returns the newest idle connection, or nil.
 func (n *node) take(now time.Time, maxIdle time.Duration) *smtp.Client {

@@ -121,11 +121,11 @@ func (t *try) ask(ctx context.Context, pair string, n *node) {
 	}
 	here, end := t.a.stay(ctx, pair, n)
 	defer end()
-	if err := n.acquire(here); err != nil {
+	if err := n.slots.acquire(here); err != nil {
 		t.missed(n, err)
 		return
 	}
-	defer n.release()
+	defer n.slots.release()
 	for {
 		c, fresh := n.take(time.Now(), t.a.cfg().IdleTime), false
 		if c == nil {

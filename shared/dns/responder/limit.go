@@ -27,10 +27,10 @@ const (
 
 // limiter bounds what one network of clients, and all together, may ask.
 type limiter struct {
-	rate     float64
 	underWay atomic.Int64
 
 	mu       sync.Mutex // guards what follows
+	rate     float64
 	networks map[netip.Prefix]*bucket
 	conns    map[netip.Prefix]int
 	all      int // conns
@@ -43,8 +43,14 @@ type bucket struct {
 	over uint
 }
 
-func (l *limiter) init(rate int) {
-	l.rate, l.networks, l.conns = float64(rate), map[netip.Prefix]*bucket{}, map[netip.Prefix]int{}
+func (l *limiter) init() {
+	l.networks, l.conns = map[netip.Prefix]*bucket{}, map[netip.Prefix]int{}
+}
+
+func (l *limiter) setRate(rate int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rate = float64(rate)
 }
 
 func (l *limiter) begin() bool {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -46,16 +47,45 @@ const maxUDP = 1232
 
 // Responder answers.
 type Responder struct {
+	zone   atomic.Pointer[zone]
+	limits limiter
+}
+
+// zone is what a configuration says. It is never changed.
+type zone struct {
 	cfg    Config
-	zone   string // with the final dot, lower case
+	apex   string // with the final dot, lower case
 	names  map[string]bool
 	serial uint32
-	limits limiter
 }
 
 // New checks cfg.
 func New(cfg Config) (*Responder, error) {
-	zone, err := host(cfg.Zone)
+	r := &Responder{}
+	r.limits.init()
+	if err := r.Set(cfg); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Set makes cfg hold for questions from now on. It is not called twice at once. On an
+// error nothing changes.
+func (r *Responder) Set(cfg Config) error {
+	z, err := newZone(cfg)
+	if err != nil {
+		return err
+	}
+	if before := r.zone.Load(); before != nil && z.serial <= before.serial {
+		z.serial = before.serial + 1 // RFC 1982: a newer one
+	}
+	r.limits.setRate(cfg.Rate)
+	r.zone.Store(z)
+	return nil
+}
+
+func newZone(cfg Config) (*zone, error) {
+	apex, err := host(cfg.Zone)
 	if err != nil {
 		return nil, fmt.Errorf("dns zone: %w", err)
 	}
@@ -65,32 +95,32 @@ func New(cfg Config) (*Responder, error) {
 	if cfg.Count == nil {
 		cfg.Count = func(string, string) {}
 	}
-	r := &Responder{cfg: cfg, zone: zone, names: map[string]bool{zone: true}, serial: uint32(time.Now().Unix())}
-	r.limits.init(cfg.Rate)
+	z := &zone{cfg: cfg, apex: apex, names: map[string]bool{apex: true}, serial: uint32(time.Now().Unix())}
 	for _, n := range cfg.Names {
 		name, err := host(n)
-		if err == nil && !dns.IsSubDomain(zone, name) {
+		if err == nil && !dns.IsSubDomain(apex, name) {
 			err = fmt.Errorf("%s is not below %s", n, cfg.Zone)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("dns name: %w", err)
 		}
-		r.names[name] = true
+		z.names[name] = true
 	}
+	z.cfg.NS = make([]string, len(cfg.NS))
 	for i, n := range cfg.NS {
-		if cfg.NS[i], err = host(n); err != nil {
+		if z.cfg.NS[i], err = host(n); err != nil {
 			return nil, fmt.Errorf("dns name server: %w", err)
 		}
 	}
 	local, domain, ok := strings.Cut(cfg.Contact, "@")
 	if !ok {
-		local, domain = "hostmaster", zone
+		local, domain = "hostmaster", apex
 	}
 	if domain, err = host(domain); err != nil || local == "" || strings.ContainsAny(local, " \\\"") {
 		return nil, fmt.Errorf("dns contact %q is no address", cfg.Contact)
 	}
-	r.cfg.Contact = strings.ReplaceAll(local, ".", `\.`) + "." + domain
-	return r, nil
+	z.cfg.Contact = strings.ReplaceAll(local, ".", `\.`) + "." + domain
+	return z, nil
 }
 
 // host is a host name in lower case with the final dot.
@@ -111,9 +141,9 @@ type relay struct {
 
 // relays lists the relays that are to be named first, in another order each time,
 // and all.
-func (r *Responder) relays() (named, all []relay) {
-	for _, m := range r.cfg.Relays() {
-		name, err := host(m.Name + "." + r.zone)
+func (z *zone) relays() (named, all []relay) {
+	for _, m := range z.cfg.Relays() {
+		name, err := host(m.Name + "." + z.apex)
 		if err == nil && len(m.Addrs) > 0 {
 			all = append(all, relay{name, m.Addrs, m.Fit})
 		}
@@ -131,7 +161,7 @@ func (r *Responder) relays() (named, all []relay) {
 }
 
 // answer makes the answer to a question that came by UDP or TCP.
-func (r *Responder) answer(q *dns.Msg, udp bool) *dns.Msg {
+func (z *zone) answer(q *dns.Msg, udp bool) *dns.Msg {
 	m := new(dns.Msg)
 	m.SetReply(q)
 	m.Compress = true
@@ -155,39 +185,39 @@ func (r *Responder) answer(q *dns.Msg, udp bool) *dns.Msg {
 	case len(q.Question) != 1:
 		m.Rcode = dns.RcodeFormatError
 	default:
-		r.fill(m, q.Question[0])
+		z.fill(m, q.Question[0])
 	}
 	m.Truncate(size)
 	return m
 }
 
 // fill answers one question.
-func (r *Responder) fill(m *dns.Msg, q dns.Question) {
+func (z *zone) fill(m *dns.Msg, q dns.Question) {
 	name := strings.ToLower(q.Name)
-	if q.Qclass != dns.ClassINET || !dns.IsSubDomain(r.zone, name) || q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR {
+	if q.Qclass != dns.ClassINET || !dns.IsSubDomain(z.apex, name) || q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR {
 		m.Rcode = dns.RcodeRefused
 		return
 	}
 	m.Authoritative = true
-	named, all := r.relays()
+	named, all := z.relays()
 	one := slices.IndexFunc(all, func(m relay) bool { return m.name == name })
 	switch {
-	case r.names[name]:
-		r.mailName(m, q, named, all)
+	case z.names[name]:
+		z.mailName(m, q, named, all)
 	case one >= 0:
-		m.Answer = r.addresses(q.Name, q.Qtype, all[one:one+1])
-	case !r.above(name, all):
+		m.Answer = z.addresses(q.Name, q.Qtype, all[one:one+1])
+	case !z.above(name, all):
 		m.Rcode = dns.RcodeNameError
 	}
 	if len(m.Answer) == 0 { // RFC 2308: for how long there is none
-		m.Ns = []dns.RR{r.soa(r.zone)}
+		m.Ns = []dns.RR{z.soa(z.apex)}
 	}
 }
 
 // above reports whether a name that is known is below name, which then exists
 // without records (RFC 8020).
-func (r *Responder) above(name string, all []relay) bool {
-	for n := range r.names {
+func (z *zone) above(name string, all []relay) bool {
+	for n := range z.names {
 		if dns.IsSubDomain(name, n) {
 			return true
 		}
@@ -195,37 +225,37 @@ func (r *Responder) above(name string, all []relay) bool {
 	return slices.ContainsFunc(all, func(m relay) bool { return dns.IsSubDomain(name, m.name) })
 }
 
-func (r *Responder) mailName(m *dns.Msg, q dns.Question, named, all []relay) {
-	apex := strings.EqualFold(q.Name, r.zone)
+func (z *zone) mailName(m *dns.Msg, q dns.Question, named, all []relay) {
+	atApex := strings.EqualFold(q.Name, z.apex)
 	switch q.Qtype {
 	case dns.TypeA, dns.TypeAAAA:
-		m.Answer = r.addresses(q.Name, q.Qtype, named)
+		m.Answer = z.addresses(q.Name, q.Qtype, named)
 	case dns.TypeMX:
 		for _, to := range named {
-			m.Answer = append(m.Answer, &dns.MX{Hdr: r.header(q.Name, dns.TypeMX), Preference: preference, Mx: to.name})
+			m.Answer = append(m.Answer, &dns.MX{Hdr: z.header(q.Name, dns.TypeMX), Preference: preference, Mx: to.name})
 		}
-		r.glue(m, named)
+		z.glue(m, named)
 	case dns.TypeSOA:
-		if apex {
-			m.Answer = []dns.RR{r.soa(q.Name)}
+		if atApex {
+			m.Answer = []dns.RR{z.soa(q.Name)}
 		}
 	case dns.TypeNS:
-		if !apex {
+		if !atApex {
 			return
 		}
-		for _, ns := range r.servers(all) {
-			m.Answer = append(m.Answer, &dns.NS{Hdr: r.header(q.Name, dns.TypeNS), Ns: ns})
+		for _, ns := range z.servers(all) {
+			m.Answer = append(m.Answer, &dns.NS{Hdr: z.header(q.Name, dns.TypeNS), Ns: ns})
 		}
-		r.glue(m, all)
+		z.glue(m, all)
 	case dns.TypeANY: // RFC 8482 4.2
-		m.Answer = []dns.RR{&dns.HINFO{Hdr: r.header(q.Name, dns.TypeHINFO), Cpu: "RFC8482"}}
+		m.Answer = []dns.RR{&dns.HINFO{Hdr: z.header(q.Name, dns.TypeHINFO), Cpu: "RFC8482"}}
 	}
 }
 
 // servers are the names of the name servers.
-func (r *Responder) servers(all []relay) []string {
-	if len(r.cfg.NS) > 0 || len(all) == 0 {
-		return r.cfg.NS
+func (z *zone) servers(all []relay) []string {
+	if len(z.cfg.NS) > 0 || len(all) == 0 {
+		return z.cfg.NS
 	}
 	out := make([]string, len(all))
 	for i, m := range all {
@@ -235,43 +265,43 @@ func (r *Responder) servers(all []relay) []string {
 }
 
 // glue adds the addresses of relays that an answer names.
-func (r *Responder) glue(m *dns.Msg, of []relay) {
+func (z *zone) glue(m *dns.Msg, of []relay) {
 	for _, one := range of {
 		for _, t := range []uint16{dns.TypeA, dns.TypeAAAA} {
-			m.Extra = append(m.Extra, r.addresses(one.name, t, []relay{one})...)
+			m.Extra = append(m.Extra, z.addresses(one.name, t, []relay{one})...)
 		}
 	}
 }
 
-func (r *Responder) addresses(name string, qtype uint16, of []relay) (rrs []dns.RR) {
+func (z *zone) addresses(name string, qtype uint16, of []relay) (rrs []dns.RR) {
 	for _, one := range of {
 		for _, a := range one.addrs {
 			switch {
 			case qtype == dns.TypeA && a.Is4():
-				rrs = append(rrs, &dns.A{Hdr: r.header(name, qtype), A: a.AsSlice()})
+				rrs = append(rrs, &dns.A{Hdr: z.header(name, qtype), A: a.AsSlice()})
 			case qtype == dns.TypeAAAA && a.Is6():
-				rrs = append(rrs, &dns.AAAA{Hdr: r.header(name, qtype), AAAA: a.AsSlice()})
+				rrs = append(rrs, &dns.AAAA{Hdr: z.header(name, qtype), AAAA: a.AsSlice()})
 			}
 		}
 	}
 	return rrs
 }
 
-func (r *Responder) header(name string, t uint16) dns.RR_Header {
-	return dns.RR_Header{Name: name, Rrtype: t, Class: dns.ClassINET, Ttl: r.ttl()}
+func (z *zone) header(name string, t uint16) dns.RR_Header {
+	return dns.RR_Header{Name: name, Rrtype: t, Class: dns.ClassINET, Ttl: z.ttl()}
 }
 
-func (r *Responder) ttl() uint32 { return uint32(r.cfg.TTL / time.Second) }
+func (z *zone) ttl() uint32 { return uint32(z.cfg.TTL / time.Second) }
 
-func (r *Responder) soa(name string) dns.RR {
-	_, all := r.relays()
-	first := r.zone
-	if ns := r.servers(all); len(ns) > 0 {
+func (z *zone) soa(name string) dns.RR {
+	_, all := z.relays()
+	first := z.apex
+	if ns := z.servers(all); len(ns) > 0 {
 		first = slices.Min(ns)
 	}
 	return &dns.SOA{
-		Hdr: r.header(name, dns.TypeSOA), Ns: first, Mbox: r.cfg.Contact, Serial: r.serial,
-		Refresh: 3600, Retry: 600, Expire: 604800, Minttl: r.ttl(),
+		Hdr: z.header(name, dns.TypeSOA), Ns: first, Mbox: z.cfg.Contact, Serial: z.serial,
+		Refresh: 3600, Retry: 600, Expire: 604800, Minttl: z.ttl(),
 	}
 }
 
@@ -318,13 +348,13 @@ func (r *Responder) Serve(ctx context.Context, udp []net.PacketConn, tcp []net.L
 func (r *Responder) udp(w dns.ResponseWriter, q *dns.Msg) {
 	from := addrOf(w.RemoteAddr())
 	if !r.limits.begin() {
-		r.cfg.Count("udp", "dropped")
+		r.zone.Load().cfg.Count("udp", "dropped")
 		return
 	}
 	defer r.limits.end()
 	switch r.limits.allow(from, time.Now()) {
 	case drop:
-		r.cfg.Count("udp", "dropped")
+		r.zone.Load().cfg.Count("udp", "dropped")
 		return
 	case cut:
 		m := new(dns.Msg)
@@ -333,12 +363,12 @@ func (r *Responder) udp(w dns.ResponseWriter, q *dns.Msg) {
 		r.write(w, "udp", "cut", m)
 		return
 	}
-	m := r.answer(q, true)
+	m := r.zone.Load().answer(q, true)
 	r.write(w, "udp", result(m), m)
 }
 
 func (r *Responder) tcp(w dns.ResponseWriter, q *dns.Msg) {
-	m := r.answer(q, false)
+	m := r.zone.Load().answer(q, false)
 	r.write(w, "tcp", result(m), m)
 }
 
@@ -346,7 +376,7 @@ func (r *Responder) write(w dns.ResponseWriter, protocol, result string, m *dns.
 	if err := w.WriteMsg(m); err != nil {
 		result = "dropped"
 	}
-	r.cfg.Count(protocol, result)
+	r.zone.Load().cfg.Count(protocol, result)
 }
 
 // result names an answer for Count.

@@ -79,7 +79,7 @@ func TestAnswers(t *testing.T) {
 		q := new(dns.Msg)
 		q.SetQuestion(tt.name, tt.qtype)
 		q.SetEdns0(4096, false)
-		m := r.answer(q, true)
+		m := r.zone.Load().answer(q, true)
 		what := tt.name + dns.TypeToString[tt.qtype]
 		if m.Rcode != tt.rcode || short(m.Answer) != tt.want {
 			t.Errorf("%s: %s, %s, want %s", what, dns.RcodeToString[m.Rcode], short(m.Answer), tt.want)
@@ -103,17 +103,17 @@ func TestAnswers(t *testing.T) {
 	r := responder(t, func() []Relay { return three(true) })
 	q := new(dns.Msg)
 	q.SetQuestion("mx.example.com.", dns.TypeSOA)
-	if m := r.answer(q, true); !strings.HasPrefix(short(m.Answer), soa) || !strings.HasSuffix(short(m.Answer), "3600 600 604800 30") {
+	if m := r.zone.Load().answer(q, true); !strings.HasPrefix(short(m.Answer), soa) || !strings.HasSuffix(short(m.Answer), "3600 600 604800 30") {
 		t.Errorf("SOA: %s", short(m.Answer))
 	}
 	q.SetEdns0(4096, false)
 	q.IsEdns0().SetVersion(1)
-	if m := r.answer(q, true); m.Rcode != dns.RcodeBadVers {
+	if m := r.zone.Load().answer(q, true); m.Rcode != dns.RcodeBadVers {
 		t.Errorf("EDNS 1: %s", dns.RcodeToString[m.Rcode])
 	}
 	q = new(dns.Msg)
 	q.SetUpdate("mx.example.com.")
-	if m := r.answer(q, true); m.Rcode != dns.RcodeNotImplemented {
+	if m := r.zone.Load().answer(q, true); m.Rcode != dns.RcodeNotImplemented {
 		t.Errorf("update: %s", dns.RcodeToString[m.Rcode])
 	}
 }
@@ -136,8 +136,58 @@ func TestNew(t *testing.T) {
 		}
 	}
 	good.Contact = "dns.admin@example.com"
-	if r, err := New(good); err != nil || r.cfg.Contact != `dns\.admin.example.com.` {
+	if r, err := New(good); err != nil || r.zone.Load().cfg.Contact != `dns\.admin.example.com.` {
 		t.Errorf("%v, %v", r, err)
+	}
+}
+
+// TestSet: another zone, names and rate hold from the next question on, with a newer
+// serial number; what is wrong changes nothing.
+func TestSet(t *testing.T) {
+	cfg := Config{Zone: "mx.example.com", NS: []string{"NS1.Example.net"}, TTL: time.Minute, Rate: 1, Relays: func() []Relay { return three(true) }}
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.NS[0] != "NS1.Example.net" {
+		t.Errorf("the caller's list was changed: %v", cfg.NS)
+	}
+	ask := func(name string, qtype uint16) *dns.Msg {
+		q := new(dns.Msg)
+		q.SetQuestion(name, qtype)
+		return r.zone.Load().answer(q, true)
+	}
+	serial := func(zone string) uint32 { return ask(zone, dns.TypeSOA).Answer[0].(*dns.SOA).Serial }
+	first := serial("mx.example.com.")
+	wrong := cfg
+	wrong.Zone, wrong.Names = "mx.example.org", []string{"imap.mx.example.com"}
+	if r.Set(wrong) == nil {
+		t.Error("a name outside the zone is taken")
+	}
+	if m := ask("mx.example.com.", dns.TypeA); len(m.Answer) != 1 || serial("mx.example.com.") != first {
+		t.Errorf("a refusal has changed something: %v", m)
+	}
+	cfg.Zone, cfg.Names, cfg.TTL, cfg.Rate = "mx.example.org", []string{"imap.mx.example.org"}, 5*time.Second, 3
+	if err := r.Set(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if m := ask("mx.example.com.", dns.TypeA); m.Rcode != dns.RcodeRefused {
+		t.Errorf("the zone of before is answered: %v", m)
+	}
+	if m := ask("imap.mx.example.org.", dns.TypeA); len(m.Answer) != 1 || m.Answer[0].Header().Ttl != 5 {
+		t.Errorf("%v", m)
+	}
+	if now := serial("mx.example.org."); now <= first {
+		t.Errorf("serial %d after %d", now, first)
+	}
+	from, at, answered := netip.MustParseAddr("192.0.2.1"), time.Now(), 0
+	for range 6 {
+		if r.limits.allow(from, at) == reply {
+			answered++
+		}
+	}
+	if answered != 3 {
+		t.Errorf("%d answers a second", answered)
 	}
 }
 
@@ -151,7 +201,7 @@ func TestWire(t *testing.T) {
 	r := responder(t, func() []Relay { return many })
 	var mu sync.Mutex
 	counts := map[string]int{}
-	r.cfg.Count = func(protocol, result string) {
+	r.zone.Load().cfg.Count = func(protocol, result string) {
 		mu.Lock()
 		defer mu.Unlock()
 		counts[protocol+" "+result]++
@@ -233,7 +283,8 @@ func TestWire(t *testing.T) {
 
 func TestLimiter(t *testing.T) {
 	var l limiter
-	l.init(2)
+	l.init()
+	l.setRate(2)
 	at := time.Now()
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")
 	var got []verdict
@@ -277,7 +328,7 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		for _, udp := range []bool{true, false} {
-			m := r.answer(q, udp)
+			m := r.zone.Load().answer(q, udp)
 			out, err := m.Pack()
 			if err != nil {
 				t.Fatalf("%v\n%v", err, q)

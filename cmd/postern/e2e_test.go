@@ -212,7 +212,7 @@ func configuration(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	next := filepath.Join(t.TempDir(), "next.yaml")
-	if err := os.WriteFile(next, append(text, "outbound: {port: 2525}\nlmtp: {connections: 16}\n"...), 0o600); err != nil {
+	if err := os.WriteFile(next, append(text, "outbound: {port: 2525}\njournal: {dir: other}\n"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	got := c.postern("config", "diff", next, "relay1")

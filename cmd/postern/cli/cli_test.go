@@ -439,7 +439,7 @@ func configFiles(t *testing.T) {
 	dir := t.TempDir()
 	one, two := filepath.Join(dir, "one.yaml"), filepath.Join(dir, "two.yaml")
 	const text = "node: w\ncluster: east\ndir: /srv/w\nraft: {listen: \"h:1\"}\ngroups: [{pair: p, members: [{node: w, id: aa, addr: \"h:1\"}]}]\n"
-	for file, more := range map[string]string{one: "", two: "retain: {max_log: 5GB}\nlog: {level: warn, format: text}\n"} {
+	for file, more := range map[string]string{one: "", two: "retain: {max_log: 5GB}\nlog: {level: warn}\nmetrics: {listen: \"h:2\"}\n"} {
 		if err := os.WriteFile(file, []byte(text+more), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -458,7 +458,7 @@ func configFiles(t *testing.T) {
 		t.Errorf("%d options", len(all))
 	}
 	diff := answer[[]difference](t, "config", "diff", "--role", "witness", one, two)
-	if len(diff) != 3 || diff[0].Name != "log.level" || diff[0].Takes != "reload" || diff[1].New != "text" || diff[1].Takes != "restart" || diff[2].New != "5GB" || diff[2].Takes != "reload" {
+	if len(diff) != 3 || diff[0].New != "h:2" || diff[0].Takes != "restart" || diff[1].Name != "log.level" || diff[1].Takes != "reload" || diff[2].New != "5GB" || diff[2].Takes != "reload" {
 		t.Errorf("%+v", diff)
 	}
 	if _, _, status := call(t, "config", "diff", "--role", "witness", one, two, "--exit-code"); status != ExitFailed {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync"
 	"testing"
@@ -267,6 +268,53 @@ func TestCompactWhileReading(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+	must(t, l.Close())
+}
+
+// hookFS calls before with the name of each file that is opened.
+type hookFS struct {
+	fsx.FS
+	before func(name string)
+}
+
+func (h *hookFS) OpenFile(name string, flag int, perm fs.FileMode) (fsx.File, error) {
+	h.before(name)
+	return h.FS.OpenFile(name, flag, perm)
+}
+
+// TestCompactBeforeOpening has a segment replaced after a reader has found it and
+// before it has opened the file.
+func TestCompactBeforeOpening(t *testing.T) {
+	hook := &hookFS{FS: fsx.OS, before: func(string) {}}
+	l := trimmedLog(t, Config{Dir: t.TempDir(), FS: hook, SegmentSize: 16 << 10, CacheBytes: -1, OpenFiles: 2, inline: true}, 400)
+	replaced := 0
+	for _, s := range l.Segments() {
+		index := (s.Base + 2) / 3 * 3
+		if !s.Trimmed || index > s.Last {
+			continue
+		}
+		// Others are opened, so that this one is not.
+		for i := uint64(300); i < 400; i += 12 {
+			_, err := l.ReadEntry(i, nil)
+			must(t, err)
+		}
+		hook.before = func(name string) {
+			hook.before = func(string) {}
+			if !strings.HasSuffix(name, segSuffix) {
+				t.Errorf("%s is opened", name)
+			}
+			_, err := l.Compact(s.Base, third, nil)
+			must(t, err)
+			replaced++
+		}
+		if data, err := l.ReadEntry(index, nil); err != nil || !bytes.Equal(data, entry(index, 1, 700).Data) {
+			t.Errorf("entry %d: %v", index, err)
+		}
+		hook.before = func(string) {}
+	}
+	if replaced < 5 {
+		t.Errorf("%d segments were replaced", replaced)
+	}
 	must(t, l.Close())
 }
 

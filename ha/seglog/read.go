@@ -3,6 +3,7 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/hashicorp/raft"
@@ -157,13 +158,22 @@ func (s *segment) place(index uint64) (place, bool) {
 	return place{h: s.h, seed: s.seed, off: off, size: end - off}, true
 }
 
-// load opens a sealed segment, and closes the least recently loaded one if
-// there are too many.
+// load opens a sealed segment, and closes the least recently loaded one if there are
+// too many. When another one has taken its place meanwhile it does nothing: the
+// caller looks again.
 func (l *Log) load(s *segment) error {
 	l.mu.RLock()
 	name := l.path(s.name)
 	l.mu.RUnlock()
 	f, err := fsx.Open(l.fs, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		l.mu.RLock()
+		replaced := !slices.Contains(l.segs, s)
+		l.mu.RUnlock()
+		if replaced { // before its file was removed
+			return nil
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("seglog: %w", err)
 	}
@@ -193,7 +203,7 @@ func (l *Log) load(s *segment) error {
 	h.rel = rel
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if s.h != nil || l.closed.Load() {
+	if s.h != nil || l.closed.Load() || !slices.Contains(l.segs, s) {
 		h.release()
 		return nil
 	}

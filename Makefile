@@ -25,6 +25,7 @@ peers: ## install the outside programs that tests talk to (Debian, root)
 test: peers ## all tests with the race detector, on real peers and real binaries
 	$(GO) test -race -shuffle=on -timeout 25m $(PKGS)
 	$(GO) test -run '^(TestIdleMemory|TestQresyncForgotten|TestCorpus)$$' ./backend/imapd # what the race detector would measure, or take too long for
+	$(GO) test -run '^TestParseDeep$$' ./shared/message
 
 dev: ## a whole cluster on loopback in the foreground; ^C ends it
 	$(GO) run ./cmd/postern dev

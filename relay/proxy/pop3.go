@@ -345,12 +345,12 @@ const maxStateLines = 1 << 10
 
 // stateLines reads "-ERR [XRESUME n] text".
 func stateLines(line []byte) (n int, ok bool) {
-	after, ok := strings.CutPrefix(string(line), "-ERR [XRESUME ")
+	after, ok := bytes.CutPrefix(line, []byte("-ERR [XRESUME "))
 	if !ok {
 		return 0, false
 	}
-	num, _, ok := strings.Cut(after, "]")
-	n, err := strconv.Atoi(num)
+	num, _, ok := bytes.Cut(after, []byte("]"))
+	n, err := strconv.Atoi(string(num))
 	return n, ok && err == nil && n > 0 && n <= maxStateLines
 }
 

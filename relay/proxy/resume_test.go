@@ -33,6 +33,15 @@ func leaving(lines int, told func(c net.Conn, line string)) func(*backend, net.C
 	}
 }
 
+// resumed logs a client in that goes on with a session, which has an answer.
+func (b *backend) resumed(c net.Conn, r *bufio.Reader, answer string) {
+	io.WriteString(c, "* OK hello\r\n")
+	for range 3 {
+		b.line(r)
+	}
+	io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 "+answer+"\r\n")
+}
+
 // pairOf starts a proxy that goes to a first, and logs in.
 func pairOf(t *testing.T, a, b *backend) *client {
 	t.Helper()
@@ -111,11 +120,7 @@ func TestHandOver(t *testing.T) {
 		idling := func(c net.Conn, _ string) { io.WriteString(c, "+ idling\r\n") }
 		a := newBackend(t, leaving(1, idling))
 		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
-			io.WriteString(c, "* OK hello\r\n")
-			for range 3 {
-				b.line(r)
-			}
-			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 OK\r\n")
+			b.resumed(c, r, "OK")
 			b.line(r)
 			io.WriteString(c, "+ idling again\r\n* 2 EXISTS\r\n")
 			b.line(r)
@@ -150,11 +155,7 @@ func TestHandOver(t *testing.T) {
 			io.WriteString(c, "* OK [XRESUME c3RhdGU=] moving; leader=b\r\n")
 		})
 		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
-			io.WriteString(c, "* OK hello\r\n")
-			for range 3 {
-				b.line(r)
-			}
-			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 OK\r\n")
+			b.resumed(c, r, "OK")
 			b.line(r)
 			fmt.Fprintf(c, "* 1 FETCH (BODY[] {%d}\r\n", answer)
 			io.CopyN(c, endless('x'), answer)
@@ -197,11 +198,7 @@ func TestHandOver(t *testing.T) {
 		heard := make(chan string, 1)
 		a := newBackend(t, leaving(1, granted))
 		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
-			io.WriteString(c, "* OK hello\r\n")
-			for range 3 {
-				b.line(r)
-			}
-			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 OK\r\n")
+			b.resumed(c, r, "OK")
 			text := make([]byte, len("b APPEND x {5+}\r\n12345\r\n"))
 			io.ReadFull(r, text)
 			heard <- string(text)
@@ -231,11 +228,7 @@ func TestHandOver(t *testing.T) {
 		whole := strings.ReplaceAll(strings.Join(parts, ""), "}", "+}")
 		heard := make(chan string, 1)
 		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
-			io.WriteString(c, "* OK hello\r\n")
-			for range 3 {
-				b.line(r)
-			}
-			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 OK\r\n")
+			b.resumed(c, r, "OK")
 			text := make([]byte, len(whole))
 			io.ReadFull(r, text)
 			heard <- string(text)
@@ -262,34 +255,9 @@ func TestHandOver(t *testing.T) {
 		c.want("* BYE [UNAVAILABLE] *")
 		c.wantEOF()
 	})
-	t.Run("while answers are not read", func(t *testing.T) {
-		// What is sent again and what is answered fill the buffers both ways.
-		a := newBackend(t, leaving(3, silent))
-		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
-			io.WriteString(c, "* OK hello\r\n")
-			for range 3 {
-				b.line(r)
-			}
-			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 OK\r\n")
-			b.line(r)
-			io.WriteString(c, strings.Repeat("* OK "+strings.Repeat("y", 4000)+"\r\n", maxKept/4000)+"b OK done\r\n")
-			io.Copy(io.Discard, r)
-		})
-		c := pairOf(t, a, b)
-		c.send(fmt.Sprintf("b NOOP\r\nc APPEND x {%d+}\r\n%s\r\n", maxKept, strings.Repeat("x", maxKept)))
-		for line, err := "", error(nil); line != "b OK done\r\n"; {
-			if line, err = c.r.ReadString('\n'); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
 	t.Run("to an older release", func(t *testing.T) {
 		b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
-			io.WriteString(c, "* OK hello\r\n")
-			for range 3 {
-				b.line(r)
-			}
-			io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\nP2 BAD Unknown command\r\n")
+			b.resumed(c, r, "BAD Unknown command")
 			b.line(r)
 		})
 		c := pairOf(t, newBackend(t, leaving(0, silent)), b)

@@ -31,9 +31,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/postern-mail/postern/backend/store"
+	"github.com/postern-mail/postern/backend/store/pace"
 	"github.com/postern-mail/postern/shared/fsx"
 )
 
@@ -72,8 +71,7 @@ type Config struct {
 	Oldest func() (uint64, error)
 
 	Rules Rules
-	// Busy reports whether much mail comes in: the rate is then shared by BusyShare.
-	// It is quick. Nil: never.
+	// Busy reports whether much mail comes in, which package pace gives way to.
 	Busy   func() bool
 	Logger *slog.Logger // silent
 	Now    func() time.Time
@@ -122,19 +120,13 @@ type Result struct {
 
 // Compactor compacts one log. Pass is for one goroutine.
 type Compactor struct {
-	cfg     Config
-	rules   atomic.Pointer[Rules]
-	limiter *rate.Limiter
-	since   map[uint64]int64 // segment -> when octets were first seen dead, Unix
-	seen    map[uint64]count // what the last passes found
-	fresh   bool             // there were no notes
+	cfg   Config
+	rules atomic.Pointer[Rules]
+	pace  *pace.Pace
+	since map[uint64]int64 // segment -> when octets were first seen dead, Unix
+	seen  map[uint64]count // what the last passes found
+	fresh bool             // there were no notes
 }
-
-// BusyShare is how much slower compaction is while much mail comes in.
-const BusyShare = 4
-
-// burst bounds what is read and written at once.
-const burst = 4 << 20
 
 // New reads the notes.
 func New(cfg Config) (*Compactor, error) {
@@ -148,7 +140,7 @@ func New(cfg Config) (*Compactor, error) {
 		cfg.Now = time.Now
 	}
 	c := &Compactor{
-		cfg: cfg, limiter: rate.NewLimiter(rate.Limit(cfg.Rules.filled().Rate), burst),
+		cfg: cfg, pace: pace.New(cfg.Rules.filled().Rate, cfg.Busy),
 		since: map[uint64]int64{}, seen: map[uint64]count{},
 	}
 	c.SetRules(cfg.Rules)
@@ -172,7 +164,7 @@ func New(cfg Config) (*Compactor, error) {
 func (c *Compactor) SetRules(r Rules) {
 	rules := r.filled()
 	c.rules.Store(rules)
-	c.limiter.SetLimit(rate.Limit(rules.Rate))
+	c.pace.Set(rules.Rate)
 }
 
 // Pass looks at every segment once and rewrites those that are due.
@@ -238,7 +230,7 @@ func (c *Compactor) segment(ctx context.Context, s Segment, r *Result) error {
 	if err := c.cfg.Rows.Flush(); err != nil {
 		return fmt.Errorf("compact: %w", err)
 	}
-	freed, err := c.cfg.Log.Compact(s.Base, func(index uint64) bool { return live[index] }, func(n int) error { return c.wait(ctx, n) })
+	freed, err := c.cfg.Log.Compact(s.Base, func(index uint64) bool { return live[index] }, func(n int) error { return c.pace.Wait(ctx, n) })
 	switch {
 	case errors.Is(err, ErrInUse):
 		r.InUse++
@@ -315,21 +307,6 @@ func (c *Compactor) read(s Segment) (out count, live map[uint64]bool, err error)
 		}
 	})
 	return out, live, err
-}
-
-// wait takes octets from the allowance.
-func (c *Compactor) wait(ctx context.Context, n int) error {
-	if c.cfg.Busy != nil && c.cfg.Busy() {
-		n *= BusyShare
-	}
-	for n > 0 {
-		k := min(n, burst)
-		if err := c.limiter.WaitN(ctx, k); err != nil {
-			return err
-		}
-		n -= k
-	}
-	return nil
 }
 
 func (c *Compactor) save() error {

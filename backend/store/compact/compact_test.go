@@ -223,7 +223,7 @@ func TestSetRules(t *testing.T) {
 			t.Errorf("%d: %+v, %v", i, r, err)
 		}
 	}
-	if got := int64(c.limiter.Limit()); got != 1<<30 {
+	if got := c.pace.Rate(); got != 1<<30 {
 		t.Errorf("%d octets a second", got)
 	}
 }

@@ -29,9 +29,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/postern-mail/postern/backend/store"
+	"github.com/postern-mail/postern/backend/store/pace"
 	"github.com/postern-mail/postern/shared/fsx"
 )
 
@@ -71,8 +70,7 @@ type Config struct {
 	Notes string // file that says how far a pass is
 	FS    fsx.FS // of Notes; fsx.OS
 	Rate  int64  // octets read a second; 20 MB
-	// Busy reports whether much mail comes in: Rate is then shared by BusyShare. It is
-	// quick. Nil: never.
+	// Busy reports whether much mail comes in, which package pace gives way to.
 	Busy   func() bool
 	Logger *slog.Logger
 	Now    func() time.Time
@@ -97,10 +95,10 @@ func (r *Report) Lost() int64 { return r.Damaged - r.Repaired - r.Unneeded + r.W
 
 // Scrubber scrubs one store. Pass is for one goroutine.
 type Scrubber struct {
-	cfg     Config
-	limiter *rate.Limiter
-	report  Report
-	buf     []byte
+	cfg    Config
+	pace   *pace.Pace
+	report Report
+	buf    []byte
 
 	rows map[uint64][]store.Message // of the entries from on, by entry
 	from uint64
@@ -110,11 +108,7 @@ type Scrubber struct {
 	shown Report
 }
 
-// BusyShare is how much slower a scrub is while much mail comes in.
-const BusyShare = 4
-
 const (
-	burst    = 4 << 20
 	saveEach = 256 << 20 // octets after which the notes are written
 	showEach = 128       // frames after which Last says more
 )
@@ -133,7 +127,7 @@ func New(cfg Config) *Scrubber {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Scrubber{cfg: cfg, limiter: rate.NewLimiter(rate.Limit(cfg.Rate), burst)}
+	s := &Scrubber{cfg: cfg, pace: pace.New(cfg.Rate, cfg.Busy)}
 	data, err := fsx.ReadFile(cfg.FS, cfg.Notes)
 	if err == nil {
 		err = json.Unmarshal(data, &s.report)
@@ -211,7 +205,7 @@ func (s *Scrubber) entry(ctx context.Context, index uint64, needed bool) error {
 	if s.report.Frames%showEach == 0 {
 		s.show()
 	}
-	if err := s.wait(ctx, len(data)); err != nil {
+	if err := s.pace.Wait(ctx, len(data)); err != nil {
 		return err
 	}
 	if err != nil {
@@ -377,22 +371,4 @@ func (s *Scrubber) repair(ctx context.Context, n *store.Snapshot, index uint64, 
 
 // SetRate makes n the octets that are read a second from now on. Any goroutine may
 // call it.
-func (s *Scrubber) SetRate(n int64) { s.limiter.SetLimit(rate.Limit(n)) }
-
-// wait takes octets from the allowance.
-func (s *Scrubber) wait(ctx context.Context, n int) error {
-	if n == 0 {
-		return ctx.Err()
-	}
-	if s.cfg.Busy != nil && s.cfg.Busy() {
-		n *= BusyShare
-	}
-	for n > 0 {
-		k := min(n, burst)
-		if err := s.limiter.WaitN(ctx, k); err != nil {
-			return err
-		}
-		n -= k
-	}
-	return nil
-}
+func (s *Scrubber) SetRate(n int64) { s.pace.Set(n) }

@@ -174,7 +174,7 @@ func TestPassGoesOn(t *testing.T) {
 func TestSetRate(t *testing.T) {
 	s := New(Config{Notes: "/notes", FS: notes(t), Rate: 1})
 	s.SetRate(1 << 30)
-	if got := s.limiter.Limit(); got != 1<<30 {
+	if got := s.pace.Rate(); got != 1<<30 {
 		t.Errorf("%v octets a second", got)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-mail/postern/shared/imapwire"
 	"github.com/postern-mail/postern/shared/metrics"
 )
 
@@ -17,7 +18,8 @@ import (
 // A replica that hands over ends its sessions between two commands and says how
 // another one goes on with each (XRESUME, packages imapd and pop3d). The client
 // notices nothing: what the first replica has not answered is sent again to the
-// second, and what comes meanwhile waits.
+// second, and what comes meanwhile waits. One that ends without a word has told the
+// state of a session that waits beforehand (XWAITING).
 type link struct {
 	front *front
 
@@ -36,6 +38,7 @@ type link struct {
 	moved sync.WaitGroup // what sends commands again
 
 	state string // for another replica to go on with; of the response goroutine
+	rest  string // state of a session in IDLE to which nothing was said since; likewise
 }
 
 // sent is a command that the replica has not answered.
@@ -67,7 +70,7 @@ func (p *link) splice(commands func(), responses func(*back) error, over func(er
 	go func() {
 		defer close(done)
 		err := responses(b)
-		for err != nil && p.state != "" {
+		for err != nil && p.goesOn() {
 			if b = p.resume(); b == nil {
 				break
 			}
@@ -112,6 +115,31 @@ func (p *link) forget(c *sent) {
 	if c.lost = true; !c.moving && c.text.st != nil {
 		c.text.drop()
 	}
+}
+
+// goesOn reports whether there is a state to go on with. What a replica that ended
+// without a word has done of the commands before it is not known, except of IDLE, which
+// does nothing.
+func (p *link) goesOn() bool {
+	if p.state != "" || p.rest == "" {
+		return p.state != ""
+	}
+	p.out.Lock()
+	defer p.out.Unlock()
+	p.dead = true // what comes from now on was not sent
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over && len(p.pending) == 1 && p.pending[0].waits() {
+		p.state = p.rest
+	}
+	p.rest = ""
+	return p.state != ""
+}
+
+// waits reports whether a command is IDLE.
+func (c *sent) waits() bool {
+	_, verb, _, _, ok := imapwire.SplitCommand(c.text.head) // DONE may be behind it
+	return ok && imapwire.EqualFold(verb, "IDLE")
 }
 
 // resume goes on with the session at the replica that serves now. It returns nil

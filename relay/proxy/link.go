@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -34,6 +36,7 @@ type link struct {
 	pending []*sent    // commands not answered, in the order of their coming
 	fewer   *sync.Cond // told when one of them is answered, or all is over
 	over    bool
+	hurry   func() // the client has said something: it waits
 
 	moved sync.WaitGroup // what sends commands again
 
@@ -129,17 +132,32 @@ func (p *link) goesOn() bool {
 	p.dead = true // what comes from now on was not sent
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.over && len(p.pending) == 1 && p.pending[0].waits() {
+	if !p.over && p.idles() {
 		p.state = p.rest
 	}
 	p.rest = ""
 	return p.state != ""
 }
 
-// waits reports whether a command is IDLE.
-func (c *sent) waits() bool {
-	_, verb, _, _, ok := imapwire.SplitCommand(c.text.head) // DONE may be behind it
+// idles reports whether all that is not answered is an IDLE; its DONE may have been
+// sent. The caller holds mu.
+func (p *link) idles() bool {
+	if len(p.pending) != 1 {
+		return false
+	}
+	_, verb, _, _, ok := imapwire.SplitCommand(p.pending[0].text.head)
 	return ok && imapwire.EqualFold(verb, "IDLE")
+}
+
+// rests returns what ends when somebody waits for the session.
+func (p *link) rests() (hurry context.Context, stop func()) {
+	hurry, stop = context.WithCancel(p.front.ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hurry = stop; !p.idles() || bytes.Count(p.pending[0].text.head, []byte("\n")) > 1 {
+		stop()
+	}
+	return hurry, stop
 }
 
 // resume goes on with the session at the replica that serves now. It returns nil
@@ -153,7 +171,7 @@ func (p *link) resume() *back {
 	state := p.state
 	p.state = ""
 	cfg := p.front.cfg
-	b, err := p.front.open(p.front.user, state)
+	b, err := p.reopen(state)
 	if err == nil {
 		err = p.move(b)
 	}
@@ -255,6 +273,9 @@ func (p *link) send(c *sent, b []byte) {
 	if c != nil {
 		p.mu.Lock()
 		p.keep(c, b)
+		if p.hurry != nil {
+			p.hurry()
+		}
 		p.mu.Unlock()
 	}
 	if p.dead {
@@ -282,6 +303,9 @@ func (p *link) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.over = true
+	if p.hurry != nil {
+		p.hurry()
+	}
 	p.fewer.Broadcast()
 	for _, c := range p.pending {
 		p.forget(c)

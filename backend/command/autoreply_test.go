@@ -44,7 +44,7 @@ var nodomain = Recipient{Account: "postmaster", Key: Key{7}}
 // TestGoldenDeliver reads Deliver entries as releases have written them: 1 is
 // written for whatever version 1 can say.
 func TestGoldenDeliver(t *testing.T) {
-	for version, c := range map[byte]*Deliver{1: deliverOf(plain), 2: deliverOf(plain, answered, unstored), 3: compactOf(plain, answered, unstored, nodomain, due, claim)} {
+	for version, c := range map[byte]*Deliver{1: deliverOf(plain), 2: deliverOf(plain, answered, unstored), 3: compactOf(plain, answered, unstored, nodomain, due, claim), 4: postedOf(plain, posted, answered)} {
 		file := "testdata/deliver-v" + string('0'+version) + ".hex"
 		data := Append(nil, c)
 		if data[0] != version {
@@ -79,7 +79,12 @@ func TestVersionOfNeed(t *testing.T) {
 		"a question in version 1":   {deliverOf(answered), 1, ErrCorrupt},
 		"no question in version 2":  {deliverOf(plain), 2, ErrCorrupt},
 		"version 2 of another kind": {&Digest{}, 2, ErrCorrupt},
-		"a later version":           {deliverOf(plain), 4, ErrUnknown},
+		"a later version":           {deliverOf(plain), Version + 1, ErrUnknown},
+		"nobody posts in version 4": {compactOf(plain), 4, ErrCorrupt},
+		"who posts in version 3":    {compactOf(posted), 3, ErrCorrupt},
+		"no list in version 4":      {importedMailbox(Head{}), 4, ErrCorrupt},
+		"a list in version 3":       {listedMailbox(Head{}), 3, ErrCorrupt},
+		"rights in version 2":       {&Rights{Account: 1}, 2, ErrCorrupt},
 		"version 3 without a table": {deliverOf(plain), 3, ErrCorrupt},
 		"a table in version 2":      {compactOf(plain), 2, ErrCorrupt},
 		"a level in version 2":      {&Format{Level: 2}, 2, ErrCorrupt},
@@ -142,6 +147,7 @@ func FuzzDecode(f *testing.F) {
 		&Store{UIDs: UIDSet{{1, 2}, {4, 9}}, Keywords: []string{"$a"}}, &Account{Name: "a"}, &Quota{Account: "a"},
 		compactOf(plain, answered, nodomain), compactOf(due, claim), &Format{Level: 2}, &Remove{Account: 7, Limit: 20_000},
 		&Move{Step: MoveDrop, Account: "ann@x", Token: Key{7}, Limit: 9}, importedAccount(Head{}), importedMailbox(Head{}),
+		postedOf(plain, posted), compactOf(posted), listedMailbox(Head{}), &Rights{Account: 7, Name: "Work", Identifier: Anyone, Rights: RightPost},
 	} {
 		f.Add(Append(nil, c))
 	}

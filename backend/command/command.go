@@ -10,15 +10,16 @@ import (
 // the entry asks for another: a replica of the release before stops only at what
 // is new to it.
 const (
-	Version       = 3
-	versionAsks   = 2 // autoreplies, marks of digests
-	versionOldest = 1
+	Version        = 4 // who posts, lists of rights that move
+	versionCompact = 3
+	versionAsks    = 2 // autoreplies, marks of digests
+	versionOldest  = 1
 )
 
 // Level is the newest format of a pair that this release knows. A pair is on
 // level 1 until a Format entry raises it, for all its replicas at one index. On
-// level 2 entries of version 3 may be proposed: compact deliveries, Remove, Move
-// and Import.
+// level 2 entries of versions 3 and 4 may be proposed: compact deliveries, which
+// can say who posts, Remove, Move, Import and Rights.
 const Level = 2
 
 // Limits of one entry. Decode refuses what is beyond them.
@@ -30,6 +31,8 @@ const (
 	MaxExtents    = 8192      // pieces of one message: 2 GB in parts
 	MaxKeywords   = 64        // keyword names in one command
 	MaxRanges     = 100_000   // ranges of a UID set
+	MaxPosters    = 100       // identities of who posts
+	MaxGrants     = 250       // identifiers in a list of rights
 )
 
 // Errors of Decode.
@@ -60,13 +63,14 @@ const (
 	OpRemove    Op = 15
 	OpMove      Op = 16
 	OpImport    Op = 17
+	OpRights    Op = 18
 )
 
 var opNames = [...]string{
 	OpPart: "part", OpDeliver: "deliver", OpAppend: "append", OpAccount: "account", OpCreate: "create",
 	OpDelete: "delete", OpRename: "rename", OpSubscribe: "subscribe", OpStore: "store", OpExpunge: "expunge",
 	OpCopy: "copy", OpQuota: "quota", OpDigest: "digest", OpFormat: "format",
-	OpRemove: "remove", OpMove: "move", OpImport: "import",
+	OpRemove: "remove", OpMove: "move", OpImport: "import", OpRights: "rights",
 }
 
 func (o Op) String() string {
@@ -107,15 +111,23 @@ func AppendHead(b []byte, c Command, tail int) []byte {
 // versionOf is the format that c needs.
 func versionOf(c Command) byte {
 	switch c := c.(type) {
-	case *Format, *Remove, *Move, *Import:
-		return Version
+	case *Format, *Remove, *Move, *Rights:
+		return versionCompact
+	case *Import:
+		if c.Mailbox != nil && c.Mailbox.Listed {
+			return Version
+		}
+		return versionCompact
 	case *Digest:
 		if c.MarkIndex != 0 {
 			return versionAsks
 		}
 	case *Deliver:
 		if c.Compact {
-			return Version
+			if c.posts() {
+				return Version
+			}
+			return versionCompact
 		}
 		for i := range c.Recipients {
 			if c.Recipients[i].Autoreply != nil {
@@ -264,6 +276,9 @@ func newCommand(op Op) (Command, *Head) {
 		return c, &c.Head
 	case OpImport:
 		c := new(Import)
+		return c, &c.Head
+	case OpRights:
+		c := new(Rights)
 		return c, &c.Head
 	}
 	return nil, nil

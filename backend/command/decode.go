@@ -151,12 +151,15 @@ func (r *reader) recipient(rc *Recipient, names domains) {
 		return
 	}
 	rc.Create, rc.Force = bits&rcptCreate != 0, bits&rcptForce != 0
-	if r.version < Version {
+	if r.version < versionCompact {
 		rc.Account = r.string()
 	} else {
 		rc.Account = names.read(r)
 	}
 	rc.Folder = r.string()
+	if r.version >= Version && rc.Folder != "" {
+		rc.Poster = r.strings(MaxPosters)
+	}
 	if bits&rcptKey != 0 {
 		copy(rc.Key[:], r.take(uint64(len(rc.Key))))
 		if rc.Key == (Key{}) {
@@ -192,8 +195,11 @@ func (c *Deliver) readFields(r *reader) {
 	c.Seed, c.KeyLife, c.InternalDate = r.uint32(), r.int(), r.int()
 	r.message(&c.Message)
 	var names domains
-	if c.Compact = r.version == Version; c.Compact {
+	if c.Compact = r.version >= versionCompact; c.Compact {
 		names = r.domains()
+	}
+	if r.version >= Version {
+		c.Owners = r.bool()
 	}
 	n := r.count(MaxRecipients, 3)
 	if n == 0 {

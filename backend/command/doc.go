@@ -21,8 +21,10 @@ A pair is on a level, which says what its replicas may be asked to apply. It is
 raised by a Format entry, when every member runs a release that knows the level;
 until then nothing is written that the release before cannot read. Level 2 brings
 version 3 of Deliver, which names the domain of many recipients once, and can claim
-an answer, Remove, which takes an account away, and Move and Import, by which an
-account goes to another pair.
+an answer, Remove, which takes an account away, Move and Import, by which an
+account goes to another pair, and Rights, by which a mailbox has a list of rights.
+Version 4 of Deliver says who posts, and that of Import carries such a list; both
+are written only where there is something to say.
 
 Decode is total: it never panics, allocates in proportion to its input, and
 accepts only what Append can write. A version or an operation that it does not

@@ -58,7 +58,20 @@ const (
 
 func (a *Autoreply) claims() bool { return a.Later || a.By != (Key{}) }
 
-func appendRecipient(b []byte, rc *Recipient, compact bool, names domains) []byte {
+// posts reports whether c says more of who may post than version 3 can.
+func (c *Deliver) posts() bool {
+	if c.Owners {
+		return true
+	}
+	for i := range c.Recipients {
+		if c.Recipients[i].Folder != "" && len(c.Recipients[i].Poster) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func appendRecipient(b []byte, rc *Recipient, compact, posts bool, names domains) []byte {
 	var bits byte
 	if rc.Create {
 		bits |= rcptCreate
@@ -91,6 +104,9 @@ func appendRecipient(b []byte, rc *Recipient, compact bool, names domains) []byt
 		b = appendString(b, rc.Account)
 	}
 	b = appendString(b, rc.Folder)
+	if posts && rc.Folder != "" {
+		b = appendStrings(b, rc.Poster)
+	}
 	if bits&rcptKey != 0 {
 		b = append(b, rc.Key[:]...)
 	}
@@ -119,13 +135,17 @@ func (c *Deliver) appendFields(b []byte) []byte {
 	b = appendInt(b, c.InternalDate)
 	b = appendMessage(b, &c.Message)
 	var names domains
+	posts := c.Compact && c.posts()
 	if c.Compact {
 		names = domainsOf(c.Recipients)
 		b = appendStrings(b, names)
 	}
+	if posts {
+		b = appendBool(b, c.Owners)
+	}
 	b = appendUint(b, uint64(len(c.Recipients)))
 	for i := range c.Recipients {
-		b = appendRecipient(b, &c.Recipients[i], c.Compact, names)
+		b = appendRecipient(b, &c.Recipients[i], c.Compact, posts, names)
 	}
 	return b
 }

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestGoldenFormat pins the entry that raises a pair's level, and that of an
-// account's end.
+// TestGoldenFormat pins the entry that raises a pair's level, and those that a
+// level brought.
 func TestGoldenFormat(t *testing.T) {
 	head := Head{Time: 1_700_000_000_000_000_000}
 	golden(t, "testdata/format-v3.hex", &Format{Head: head, Level: 2})
@@ -20,6 +20,8 @@ func TestGoldenFormat(t *testing.T) {
 	golden(t, "testdata/move-v3.hex", &Move{Head: head, Step: MoveArrive, Account: "ann@x", Peer: "pair1", Token: Key{7}, Limit: 20_000})
 	golden(t, "testdata/import-account-v3.hex", importedAccount(head))
 	golden(t, "testdata/import-mailbox-v3.hex", importedMailbox(head))
+	golden(t, "testdata/import-mailbox-v4.hex", listedMailbox(head))
+	golden(t, "testdata/rights-v3.hex", &Rights{Head: head, Account: 300, Name: "Work", Identifier: "eva@example.test", Action: StoreAdd, Rights: RightPost | 1, Owners: true})
 }
 
 func golden(t *testing.T, file string, c Command) {

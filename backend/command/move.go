@@ -61,6 +61,8 @@ type ImportMailbox struct {
 	ModSeq      uint64
 	SpecialUse  Use
 	Keywords    []string // in the order of their bits
+	Listed      bool     // it has the list of rights Grants; since version 4
+	Grants      []Grant
 }
 
 // ImportRow is a message of a mailbox. Without a Message it is there already, and
@@ -168,6 +170,9 @@ func (c *Import) appendMailbox(b []byte) []byte {
 	b = appendUint(b, m.ModSeq)
 	b = appendUint(b, uint64(m.SpecialUse))
 	b = appendStrings(b, m.Keywords)
+	if m.Listed {
+		b = appendGrants(b, m.Grants)
+	}
 	b = appendUint(b, uint64(c.First))
 	b = appendUint(b, uint64(c.Last))
 	b = appendUint(b, uint64(len(c.Rows)))
@@ -234,6 +239,9 @@ func (c *Import) readMailbox(r *reader) {
 	c.Mailbox = m
 	m.Name, m.UIDValidity, m.UIDNext, m.ModSeq = r.string(), r.uint32(), r.uint32(), r.uint()
 	m.SpecialUse, m.Keywords = Use(r.uint32()), r.strings(MaxKeywords)
+	if m.Listed = r.version >= Version; m.Listed {
+		m.Grants = r.grants()
+	}
 	c.First, c.Last = r.uint32(), r.uint32()
 	n := r.count(MaxImportRows, 7)
 	if n == 0 {

@@ -10,7 +10,7 @@ const (
 	NoMailbox
 	Exists
 	HasChildren
-	NotAllowed // INBOX cannot be deleted, a mailbox cannot move below itself
+	NotAllowed // INBOX cannot be deleted and takes all mail, a mailbox cannot move below itself
 	OverQuota
 	QuotaZero // the account may hold nothing
 	AtLimit   // mailboxes, keywords, subscriptions, UIDs
@@ -30,6 +30,7 @@ type DeliveredTo struct {
 	Code        Code
 	Duplicate   bool   // an earlier entry with the same key did it
 	Mailbox     string // where it went
+	Refused     bool   // that is INBOX, because who posts may not post to the folder
 	UIDValidity uint32
 	UID         uint32 // 0 when the message was not to be stored
 	Answer      bool   // the message is to be answered, or the claim is granted; for a duplicate, as long as nobody has claimed it
@@ -38,7 +39,7 @@ type DeliveredTo struct {
 }
 
 // Done is the answer to Account, Create, Delete, Remove, Rename, Subscribe, Quota,
-// Move and Import. With Again it names the mailbox that is to be emptied first.
+// Move, Import and Rights. With Again it names the mailbox that is to be emptied first.
 type Done struct {
 	Code    Code
 	Account uint64

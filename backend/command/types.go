@@ -32,9 +32,10 @@ type Message struct {
 // Recipient is one mailbox of a delivery.
 type Recipient struct {
 	Account  string
-	Folder   string // "" is INBOX
-	Create   bool   // make Folder when it is missing, else fall back to INBOX
-	Force    bool   // ignore the quota
+	Folder   string   // "" is INBOX
+	Poster   []string // identities of who posts to Folder; nil: nobody who is known; since version 4
+	Create   bool     // make Folder when it is missing, else fall back to INBOX
+	Force    bool     // ignore the quota
 	Key      Key
 	Flags    uint64 // system flags
 	Keywords []string
@@ -81,6 +82,9 @@ type Deliver struct {
 	// Compact: the entry has the form of version 3, which names each domain of
 	// the recipients once. For pairs on level 2.
 	Compact bool
+	// Owners: a mailbox without a list of rights takes only what its owner posts;
+	// else it takes everything. In the compact form, since version 4.
+	Owners bool
 }
 
 // AppendMessages adds messages to one mailbox, all or none.

@@ -37,10 +37,11 @@ const fewBoxes = 32
 // mailbox is the state of one mailbox.
 type mailbox struct {
 	store.Mailbox
-	owner *account
-	n     store.Counters
-	dirty bool // in FSM.boxes: rows of it wait in the batch
-	gone  bool
+	owner  *account
+	n      store.Counters
+	rights *store.Rights // nil: it has no list of rights
+	dirty  bool          // in FSM.boxes: rows of it wait in the batch
+	gone   bool
 }
 
 func (a *account) place(name string) (int, bool) {
@@ -173,6 +174,13 @@ func (f *FSM) load(id uint64) (*account, error) {
 		a.count += int64(c.Messages)
 		return true
 	})
+	if err == nil {
+		err = n.Rights(id, func(box uint64, r *store.Rights) {
+			if m := a.boxByID(box); m != nil {
+				m.rights = r
+			}
+		})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -305,7 +313,7 @@ func (f *FSM) create(c *command.Create) (any, error) {
 	if len(a.boxes) >= MaxMailboxes {
 		return &command.Done{Code: command.AtLimit}, nil
 	}
-	m := f.make(a, c.Name, c.SpecialUse)
+	m := f.makeBelow(a, c.Name, c.SpecialUse)
 	return &command.Done{Account: a.ID, Mailbox: m.ID}, nil
 }
 
@@ -386,6 +394,7 @@ func (f *FSM) takeMailbox(m *mailbox) error {
 	if _, err := f.take(m, everything, false, func(*store.Row) bool { return true }); err != nil {
 		return err
 	}
+	f.setRights(m, nil)
 	f.batch.DeleteMailbox(&m.Mailbox, &m.n)
 	m.gone = true
 	f.wake = append(f.wake, m.ID)
@@ -438,7 +447,7 @@ func (f *FSM) renameInbox(a *account, to string) *command.Done {
 	case len(a.boxes) >= MaxMailboxes:
 		return &command.Done{Code: command.AtLimit}
 	}
-	return &command.Done{Account: a.ID, Mailbox: f.make(a, to, 0).ID}
+	return &command.Done{Account: a.ID, Mailbox: f.makeBelow(a, to, 0).ID}
 }
 
 func (f *FSM) subscribe(c *command.Subscribe) (any, error) {

@@ -123,9 +123,13 @@ func (f *FSM) deliverTo(to *command.DeliveredTo, c *command.Deliver, rc *command
 			return nil
 		}
 	}
-	box, err := f.folder(a, rc)
+	box, err := f.folder(a, rc, c.Owners)
 	if err != nil {
 		return err
+	}
+	to.Refused = box == nil
+	if to.Refused {
+		box = a.box(inbox)
 	}
 	if box.n.UIDNext == math.MaxUint32 {
 		to.Code = command.AtLimit
@@ -193,13 +197,17 @@ func (f *FSM) seen(to *command.DeliveredTo, rc *command.Recipient, m *store.Mess
 	return true, err
 }
 
-// folder returns the mailbox a delivery goes to.
-func (f *FSM) folder(a *account, rc *command.Recipient) (*mailbox, error) {
+// folder returns the mailbox a delivery goes to, nil when it is there and who
+// posts has not the right to.
+func (f *FSM) folder(a *account, rc *command.Recipient, owners bool) (*mailbox, error) {
 	name := rc.Folder
 	if name == "" {
 		name = inbox
 	}
 	if m := a.box(name); m != nil {
+		if !m.takesFrom(rc.Poster, owners) {
+			m = nil
+		}
 		return m, nil
 	}
 	if !rc.Create || len(a.boxes) >= MaxMailboxes {
@@ -212,7 +220,7 @@ func (f *FSM) folder(a *account, rc *command.Recipient) (*mailbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.make(a, name, 0), nil
+	return f.makeBelow(a, name, 0), nil
 }
 
 func (f *FSM) append(e *Entry, c *command.AppendMessages) (any, error) {

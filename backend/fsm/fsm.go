@@ -280,6 +280,8 @@ func (f *FSM) apply(e *Entry, c command.Command) (any, error) {
 		return f.importInto(e, c)
 	case *command.Rename:
 		return f.rename(c)
+	case *command.Rights:
+		return f.grant(c)
 	case *command.Subscribe:
 		return f.subscribe(c)
 	case *command.Quota:

@@ -197,6 +197,9 @@ func (g *generator) recipient() command.Recipient {
 	rc := command.Recipient{Account: fmt.Sprintf("u%d@x", g.pick(4)), Flags: uint64(g.pick(32)), Force: g.pick(10) == 0}
 	if g.pick(3) == 0 {
 		rc.Folder, rc.Create = g.name(), g.pick(2) == 0
+		if g.pick(2) == 0 {
+			rc.Poster = []string{fmt.Sprintf("u%d@x", g.pick(4)), "team@x"}[:1+g.pick(2)]
+		}
 	}
 	if g.pick(2) == 0 {
 		rc.Key = key(g.n - g.pick(5)*g.pick(2))
@@ -230,14 +233,22 @@ func (g *generator) next() command.Command {
 	if g.pick(16) == 0 {
 		return g.moving(head)
 	}
+	if g.pick(20) == 0 {
+		ids := []string{command.Anyone, "u0@x", "u1@x", "team@x"}
+		return &command.Rights{
+			Head: head, Account: a.ID, Name: g.name(), Identifier: ids[g.pick(len(ids))], Action: command.StoreOp(g.pick(3)),
+			Rights: command.RightPost * command.Right(g.pick(2)), Owners: g.pick(2) == 0,
+		}
+	}
 	switch op := g.pick(100); {
 	case op < 35:
 		c := delivery(g.n-g.pick(2), g.pick(500), g.now)
 		for range 1 + g.pick(3) {
 			rc := g.recipient()
 			c.Recipients = append(c.Recipients, rc)
-			c.Compact = c.Compact || rc.Autoreply != nil && (rc.Autoreply.Later || rc.Autoreply.Only)
+			c.Compact = c.Compact || rc.Poster != nil || rc.Autoreply != nil && (rc.Autoreply.Later || rc.Autoreply.Only)
 		}
+		c.Owners = c.Compact && g.pick(4) == 0
 		if g.openID != 0 && g.pick(2) == 0 {
 			c.Message, c.Tail = g.open, nil
 		}

@@ -266,6 +266,7 @@ func (f *FSM) importMailbox(e *Entry, c *command.Import, a *account) error {
 	}
 	box.SpecialUse, box.Keywords = uint32(in.SpecialUse), in.Keywords
 	f.batch.PutMailbox(&box.Mailbox)
+	f.importRights(box, in)
 	if err := f.importRows(e, c, box); err != nil {
 		return err
 	}

@@ -29,6 +29,9 @@ func (g *generator) moving(head command.Head) command.Command {
 		return c
 	}
 	c.Mailbox = &command.ImportMailbox{Name: g.name(), UIDValidity: uint32(1 + g.pick(4)), UIDNext: 30, ModSeq: 90, Keywords: []string{"$a"}}
+	if c.Mailbox.Listed = g.pick(3) == 0; c.Mailbox.Listed && g.pick(2) == 0 {
+		c.Mailbox.Grants = []command.Grant{{Identifier: "team@x", Rights: command.RightPost}}
+	}
 	c.First, c.Last = uint32(1+g.pick(10)), uint32(5+g.pick(20))
 	for uid := c.First; uid <= c.Last; uid++ {
 		if g.pick(3) == 0 {
@@ -90,6 +93,7 @@ func TestMoveSource(t *testing.T) {
 		"create":    &command.Create{Account: a.ID, Name: "new"},
 		"delete":    &command.Delete{Account: a.ID, Name: "Trash"},
 		"rename":    &command.Rename{Account: a.ID, From: "Trash", To: "new"},
+		"rights":    &command.Rights{Account: a.ID, Name: "Trash", Identifier: command.Anyone},
 		"subscribe": &command.Subscribe{Account: a.ID, Name: "new", On: true},
 		"append":    &command.AppendMessages{Account: a.ID, Name: inbox},
 		"quota":     &command.Quota{Account: "ann@x", Limit: command.Limit{Bytes: 1, Stamp: "z"}},

@@ -10,6 +10,7 @@ const (
 	sectionBoxes    = 1   //   mailbox, 0 -> Mailbox; mailbox, 1 -> Counters
 	sectionNames    = 2   //   subscribed name -> nothing
 	sectionAnswered = 3   //   hash of sender and answer -> Answered; no hash -> how many
+	sectionRights   = 4   //   mailbox -> Rights; no row is no list
 	kindFormat      = 'F' // -> level of the pair's format; no row is level 1
 	kindState       = 'S' // -> State
 	kindAccountName = 'a' // name -> account id

@@ -68,6 +68,9 @@ func (v *verifier) row(key, value []byte) error {
 		if key[sectionAt] == sectionAnswered {
 			return v.answeredRow(id, key[sectionAt+1:], value)
 		}
+		if key[sectionAt] == sectionRights { // behind the mailboxes of the account
+			return v.rightsRow(key, value)
+		}
 	case kindForget:
 		return v.forgetRow(key)
 	case kindMessage:

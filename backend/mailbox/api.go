@@ -40,6 +40,10 @@ var (
 	ErrSpecialUse   = errors.New("special use not possible here")
 	ErrKeyMismatch  = errors.New("delivery key seen with another body")
 	ErrUnknownState = errors.New("outcome unknown")
+	ErrOwner        = errors.New("the owner has every right, always")
+	ErrInbox        = errors.New("INBOX takes mail from anyone, always")
+	ErrIdentifier   = errors.New("not an identifier of anybody")
+	ErrNotShared    = errors.New("others can only have the right to post: mailboxes are not shared")
 	ErrLevel        = errors.New("the pair's format does not know this yet: finalize the upgrade first")
 )
 
@@ -161,6 +165,12 @@ type Changes struct {
 	Gone         bool // the mailbox was deleted: the session must end
 }
 
+// Grant is a line of a mailbox's list of rights.
+type Grant struct {
+	Identifier string // Anyone, or an address in lower case
+	Rights     string // letters of RFC 4314 2.1
+}
+
 // Delivery is one LMTP transaction for this pair.
 type Delivery struct {
 	ReversePath mail.Address
@@ -176,12 +186,14 @@ type Delivery struct {
 // DeliveryRecipient is one mailbox the message goes to.
 type DeliveryRecipient struct {
 	Account string // uid@domain
-	Folder  string // "" is INBOX; one that does not exist falls back to INBOX unless Create
+	Folder  string // "" is INBOX; one that does not exist falls back to INBOX unless Create, and so does one that Poster may not post to
 	Create  bool
 	Key     mail.DeliveryKey // zero: no duplicate check
 	Flags   Flags            // system flags
 	Quota   *mail.Quota
 	Force   bool // guaranteed delivery: quota is ignored
+
+	Poster []string // identities of who posts to Folder; none: nobody who is known
 
 	Welcome bool // is the mailbox new and without its welcome?
 
@@ -196,6 +208,7 @@ type DeliveryResult struct {
 	Err         error
 	Duplicate   bool
 	Mailbox     string // where it went
+	Refused     bool   // that is INBOX, because the folder is there and Poster may not post to it
 	UIDValidity uint32
 	UID         uint32 // 0 when the message was not to be stored
 	Created     int64  // for Welcome: when the mailbox was made, in Unix seconds; 0 when it is not new, or was welcomed
@@ -250,6 +263,12 @@ type (
 		// Quota returns usage and limits (-1: none).
 		Quota(ctx context.Context) (bytes, messages int64, limit mail.Quota, err error)
 		Open(ctx context.Context, name string, readOnly bool) (*View, error)
+		// Grants lists what others than the owner may do with a mailbox, in the
+		// order of identifiers: by its list, or what holds without one.
+		Grants(ctx context.Context, name string) ([]Grant, error)
+		// SetGrant changes a line of the list, which the first change makes.
+		// Nobody but the owner can have another right than to post.
+		SetGrant(ctx context.Context, name, identifier string, op StoreOp, rights string) error
 	}
 	// A View is one session's picture of a mailbox: its numbering changes only
 	// in Sync. Methods are for one goroutine, Changed apart.

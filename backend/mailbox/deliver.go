@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -107,6 +108,7 @@ func (s *Service) deliver(ctx context.Context, d *Delivery, e *entry, rcpts []co
 		Head: s.head(), Seed: s.seed(), KeyLife: int64(s.cfg.KeyLife), Message: e.message, Recipients: rcpts,
 		Compact: s.level2(),
 	}
+	c.Owners = s.owners() && slices.ContainsFunc(rcpts, func(rc command.Recipient) bool { return rc.Folder != "" })
 	c.InternalDate = c.Time
 	if !d.Arrival.IsZero() {
 		c.InternalDate = d.Arrival.UnixNano()
@@ -240,6 +242,9 @@ func (s *Service) recipients(in []DeliveryRecipient, results []DeliveryResult) (
 		if name, err := cleanName(r.Folder); err == nil { // a folder that cannot exist does not: INBOX
 			rc.Folder = name
 		}
+		if rc.Folder != "" && s.level2() {
+			rc.Poster = posters(r.Poster)
+		}
 		if validKeywords(r.Keywords) {
 			rc.Keywords = r.Keywords
 		}
@@ -288,7 +293,7 @@ func (s *Service) unwelcomed(account string, res *DeliveryResult) int64 {
 }
 
 func resultOf(to *command.DeliveredTo) DeliveryResult {
-	r := DeliveryResult{Duplicate: to.Duplicate, Mailbox: to.Mailbox, UIDValidity: to.UIDValidity, UID: to.UID, Answer: to.Answer}
+	r := DeliveryResult{Duplicate: to.Duplicate, Mailbox: to.Mailbox, Refused: to.Refused, UIDValidity: to.UIDValidity, UID: to.UID, Answer: to.Answer}
 	fail := func(code int, status mail.Status, text string, err error) {
 		r.Err = &mail.Error{Op: "mailbox.Deliver", Code: code, Status: status, Reply: text, Err: err}
 	}

@@ -117,9 +117,13 @@ func (s *Service) Export(ctx context.Context, name string) (*Exported, error) {
 		UIDValidity: row.UIDValidity,
 		Limit:       command.Limit{Bytes: row.LimitBytes, Messages: row.LimitCount, Stamp: row.LimitStamp},
 	}}
+	lists := map[uint64]*store.Rights{}
+	if err := n.Rights(id, func(box uint64, r *store.Rights) { lists[box] = r }); err != nil {
+		return nil, err
+	}
 	err = n.Mailboxes(id, func(m *store.Mailbox, c *store.Counters) bool {
 		out.Self.Mailboxes = append(out.Self.Mailboxes, m.UIDValidity)
-		out.Mailboxes = append(out.Mailboxes, importMailbox(m, c))
+		out.Mailboxes = append(out.Mailboxes, importMailbox(m, c, lists[m.ID]))
 		out.Messages = append(out.Messages, int64(c.Messages))
 		out.Bytes += c.Size
 		return true
@@ -165,11 +169,17 @@ func mailboxOf(n *store.Snapshot, id uint64, uidValidity uint32) (box *store.Mai
 	return box, counters, err
 }
 
-func importMailbox(m *store.Mailbox, c *store.Counters) command.ImportMailbox {
-	return command.ImportMailbox{
+func importMailbox(m *store.Mailbox, c *store.Counters, r *store.Rights) command.ImportMailbox {
+	in := command.ImportMailbox{
 		Name: m.Name, UIDValidity: m.UIDValidity, UIDNext: c.UIDNext, ModSeq: c.ModSeq,
-		SpecialUse: command.Use(m.SpecialUse), Keywords: m.Keywords,
+		SpecialUse: command.Use(m.SpecialUse), Keywords: m.Keywords, Listed: r != nil,
 	}
+	if r != nil {
+		for i := range r.Grants {
+			in.Grants = append(in.Grants, command.Grant{Identifier: r.Grants[i].Identifier, Rights: command.Right(r.Grants[i].Rights)})
+		}
+	}
+	return in
 }
 
 // ExportedRows is a part of a mailbox, as of one moment: IDs name its messages for
@@ -198,7 +208,11 @@ func (s *Service) ExportRows(ctx context.Context, name string, uidValidity, afte
 	if box == nil {
 		return nil, ErrNoMailbox
 	}
-	in := importMailbox(box, counters)
+	list, err := n.RightsOf(id, box.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	in := importMailbox(box, counters, list)
 	out := &ExportedRows{Import: command.Import{Account: name, Mailbox: &in, First: after + 1, Last: counters.UIDNext - 1}}
 	scan := n.Rows(box.ID)
 	for ok := scan.Seek(after + 1); ok; ok = scan.Next() {
@@ -403,7 +417,7 @@ func (s *Service) partsOf(parts []command.Extent) (command.Message, error) {
 
 // Sum is a digest of all that a user can see of an account: two accounts with the
 // same one, in whatever pair, have the same mailboxes, messages, UIDs, flags,
-// dates, mod-sequences, subscriptions and quota.
+// dates, mod-sequences, subscriptions, lists of rights and quota.
 func (s *Service) Sum(ctx context.Context, name string) (sum [sha256.Size]byte, err error) {
 	x, err := s.Export(ctx, name)
 	if err != nil {
@@ -442,6 +456,12 @@ func (s *Service) Sum(ctx context.Context, name string) (sum [sha256.Size]byte, 
 		text(m.Name)
 		text(m.Keywords...)
 		word(uint64(m.UIDValidity), uint64(m.UIDNext), m.ModSeq, uint64(m.SpecialUse))
+		if m.Listed {
+			for _, g := range m.Grants {
+				text(g.Identifier, g.Rights.Letters())
+			}
+			text("listed")
+		}
 		if err := s.sumRows(n, id, m.UIDValidity, word); err != nil {
 			return sum, err
 		}

@@ -3,6 +3,7 @@ package mailbox_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,7 @@ func TestMove(t *testing.T) {
 	if _, err := a.Create(ctx, "deep/er", nil); err != nil {
 		t.Fatal(err)
 	}
+	grant(t, a, "deep/er", "eva@example.net", mailbox.StoreAdd, "p")
 	large := strings.Repeat("0123456789abcde\r\n", 60_000) // a megabyte
 	if _, _, err := a.Append(ctx, "deep/er", []mailbox.AppendMessage{{Bytes: []byte("Subject: large\r\n\r\n" + large), Keywords: []string{"$Big"}, InternalDate: time.Unix(5, 0)}}); err != nil {
 		t.Fatal(err)
@@ -118,6 +120,14 @@ func TestMove(t *testing.T) {
 	if err := a.Rename(ctx, "deep/er", "Trash/er"); err != nil {
 		t.Fatal(err)
 	}
+	withLine, err := here.Sum(ctx, ann)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant(t, a, "Trash/er", mailbox.Anyone, mailbox.StoreReplace, "")
+	if sum, err := here.Sum(ctx, ann); err != nil || sum == withLine {
+		t.Errorf("the digest does not see rights: %v", err)
+	}
 	late := mail.DeliveryKey{8}
 	d2 := &mailbox.Delivery{Message: []byte(text + "late\r\n"), Recipients: []mailbox.DeliveryRecipient{{Account: ann, Key: late}}}
 	second, err := here.Deliver(ctx, d2)
@@ -151,6 +161,9 @@ func TestMove(t *testing.T) {
 		t.Errorf("a login where it was: %v", err)
 	}
 	b := account(t, there, ann)
+	if got := lines(t, b, "Trash/er"); !slices.Equal(got, []string{"eva@example.net p"}) {
+		t.Errorf("%q may post", got)
+	}
 	if got := open(t, b, "INBOX"); got.Info().HighestModSeq < v.Info().HighestModSeq || got.Info().UIDValidity != v.Info().UIDValidity {
 		t.Errorf("%+v, was %+v", got.Info(), v.Info())
 	}

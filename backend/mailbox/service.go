@@ -24,10 +24,15 @@ type Config struct {
 	Now        func() time.Time // time.Now
 
 	// Level is that of the pair's format (command.Level); nil: 1. From level 2 on
-	// deliveries are proposed in their compact form, answers can be claimed and
-	// accounts removed. Without claims an answer is given to the delivery that asks
-	// first.
+	// deliveries are proposed in their compact form, answers can be claimed,
+	// accounts removed and mailboxes given lists of rights. Without claims an answer
+	// is given to the delivery that asks first.
 	Level func() uint32
+
+	// Owners reports whether a mailbox without a list of rights takes by its
+	// address only what its owner posts; nil: it takes everything. It counts from
+	// level 2 on.
+	Owners func() bool
 
 	// Answers reports whether autoreplies are made at all; nil: yes. While they
 	// are not, nobody is remembered, and mail that is only to be answered is
@@ -46,6 +51,9 @@ type Service struct {
 
 // level2 reports whether the pair can apply what level 2 of the format brings.
 func (s *Service) level2() bool { return s.cfg.Level != nil && s.cfg.Level() >= 2 }
+
+// owners reports whether mailboxes without a list of rights are their owners'.
+func (s *Service) owners() bool { return s.level2() && s.cfg.Owners != nil && s.cfg.Owners() }
 
 // New checks cfg.
 func New(cfg Config) (*Service, error) {

@@ -12,7 +12,7 @@ import (
 
 // asked are options that are read where they are needed, or that the record of mail
 // events is told of.
-var asked = []string{"mail.answers", "raft.reseed", "journal.file_size", "journal.files", "tracing.endpoint", "tracing.sample"}
+var asked = []string{"mail.answers", "mail.folders", "raft.reseed", "journal.file_size", "journal.files", "tracing.endpoint", "tracing.sample"}
 
 // TestReloadable: the options that the table says follow a reload are just those that
 // a replica that runs is told anew, and those that are asked.

@@ -179,6 +179,7 @@ func (p *place) open(m voter.Config) (_ group.Running, err error) {
 		Log: l.log, Store: l.rows, Hub: l.hub, MaxMessage: int64(c.Mail.MaxSize), InFlight: int64(c.Store.InFlight),
 		Level:   func() uint32 { return l.machine.Level() },
 		Answers: func() bool { return l.place.n.Live.Current().Mail.Answers },
+		Owners:  func() bool { return l.place.n.Live.Current().Mail.Folders == "listed" },
 	})
 	if err != nil {
 		return nil, err

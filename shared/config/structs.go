@@ -380,6 +380,7 @@ type MailLimits struct {
 	MaxSize     Size `mapstructure:"max_size"`
 	MaxSessions int  `mapstructure:"max_sessions"`
 	Answers     bool
+	Folders     string // anyone or listed
 }
 
 // Store is the metadata store.

@@ -281,6 +281,7 @@ var Table = []Option{
 	{Name: "bench.password", Type: Hidden, Tier: TierBackend, Fixed: "it is for measuring only", Help: "Password of every account on bench.imap."},
 	{Name: "mail.max_size", Type: Octets, Default: "50MB", Tier: TierBackend, Fixed: "relays were told it, and keep their LMTP sessions", Min: 64 << 10, Max: 1 << 30, Help: "Largest message stored."},
 	{Name: "mail.answers", Type: Bool, Default: "yes", Tier: TierBackend, Reload: true, Help: "Answer mail for people who are away, and remember who was answered. The same on both replicas. No: nobody is answered, and mail that was only to be answered is accepted and not stored."},
+	{Name: "mail.folders", Type: String, Default: "anyone", Tier: TierBackend, Reload: true, Values: []string{"anyone", "listed"}, Help: "Whose mail for user+folder goes to a folder without a list of rights: anyone's, or only its owner's, as on the old servers, so that others' goes to INBOX until the owner gives them the right p. The same on both replicas. It counts once the pair is on format 2."},
 	{Name: "mail.max_sessions", Type: Int, Default: "20000", Tier: TierBackend, Reload: true, Min: 1, Help: "IMAP and POP3 sessions open at once."},
 	{Name: "store.cache", Type: Octets, Default: "64MB", Tier: TierBackend, Fixed: isStore, Min: 1 << 20, Help: "Cache of metadata, of each group."},
 	{Name: "store.memtable", Type: Octets, Default: "32MB", Tier: TierBackend, Fixed: isStore, Min: 1 << 20, Max: 1 << 30, Help: "Metadata in memory before it is written, of each group."},

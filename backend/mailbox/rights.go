@@ -1,0 +1,134 @@
+package mailbox
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/postern-mail/postern/backend/command"
+	"github.com/postern-mail/postern/backend/store"
+)
+
+// Rights of RFC 4314 2.1.
+const (
+	Anyone      = command.Anyone // the identifier of everybody
+	OwnerRights = "lrswipkxtea"  // what the owner of a mailbox has
+	PostRight   = "p"            // what others can have: mail to the mailbox's address goes there
+)
+
+// HasRights reports whether the pair can keep lists of rights.
+func (s *Service) HasRights() bool { return s.level2() }
+
+// HasRights is Service.HasRights.
+func (a *Account) HasRights() bool { return a.s.HasRights() }
+
+// Identifier returns an identifier as it is stored: in lower case, since the
+// directory's attributes compare without case, with the account's domain where
+// it has none, and without the "group=" of the old servers. ErrIdentifier when it
+// can be nobody's: negative rights (RFC 4314 2), "-" in front, are not kept.
+func (a *Account) Identifier(name string) (string, error) {
+	if !utf8.ValidString(name) {
+		return "", ErrIdentifier
+	}
+	name = strings.ToLower(norm.NFKC.String(name)) // as SASLprep normalizes (RFC 4013 2.2)
+	name = strings.TrimPrefix(name, "group=")
+	if strings.HasPrefix(name, "-") {
+		return "", ErrIdentifier
+	}
+	if name != "" && name != Anyone && !strings.Contains(name, "@") {
+		_, domain, _ := strings.Cut(a.name, "@")
+		name += "@" + domain
+	}
+	name, err := accountName(name)
+	if err != nil || strings.HasPrefix(name, Anyone+"@") {
+		return "", ErrIdentifier
+	}
+	return name, nil
+}
+
+// posters are the identities of who posts as identifiers are stored. What cannot
+// be one, or is beyond what an entry holds, is left out.
+func posters(names []string) (out []string) {
+	for _, name := range names {
+		name, err := accountName(norm.NFKC.String(name))
+		if err == nil && name != Anyone && len(out) < command.MaxPosters {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// Grants lists what others than the owner may do with a mailbox.
+func (a *Account) Grants(ctx context.Context, name string) ([]Grant, error) {
+	name, err := mailboxName(name)
+	if err != nil {
+		return nil, ErrNoMailbox
+	}
+	if err := a.s.cfg.Log.Confirm(ctx); err != nil {
+		return nil, err
+	}
+	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
+	if err != nil {
+		return nil, err
+	}
+	defer n.Close()
+	m, _, err := a.find(n, name)
+	if err != nil {
+		return nil, err
+	}
+	all := []Grant{{Anyone, PostRight}}
+	if name == "INBOX" {
+		return all, nil
+	}
+	list, err := n.RightsOf(a.id, m.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		if a.s.owners() {
+			return nil, nil
+		}
+		return all, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Grant, len(list.Grants))
+	for i, g := range list.Grants {
+		out[i] = Grant{g.Identifier, command.Right(g.Rights).Letters()}
+	}
+	return out, nil
+}
+
+// SetGrant changes what identifier, which Identifier has returned, may do with a
+// mailbox. Taking away what nobody has is no error.
+func (a *Account) SetGrant(ctx context.Context, name, identifier string, op StoreOp, rights string) error {
+	name, err := mailboxName(name)
+	if err != nil {
+		return ErrNoMailbox
+	}
+	set, other := command.ParseRights(rights)
+	switch {
+	case !a.s.level2():
+		return ErrLevel
+	case identifier == a.name:
+		return ErrOwner
+	case op != StoreRemove && (other != "" || set&^command.RightPost != 0):
+		return ErrNotShared
+	}
+	grants, err := a.Grants(ctx, name)
+	if err != nil {
+		return err
+	}
+	if name == "INBOX" {
+		if i := slices.Index(grants, Grant{identifier, PostRight}); i >= 0 && (op == StoreAdd || op == StoreReplace && set != 0) {
+			return nil
+		}
+		return ErrInbox
+	}
+	_, err = a.done(ctx, &command.Rights{
+		Head: a.s.head(), Account: a.id, Name: name, Identifier: identifier, Action: command.StoreOp(op), Rights: set, Owners: a.s.owners(),
+	})
+	return err
+}

@@ -72,7 +72,7 @@ const (
 func (s *session) id() error {
 	p := &s.p
 	p.SP()
-	address, port, resumes, keeps := "", "", false, false
+	address, port, resumes := "", "", false
 	if !p.HasWord("NIL") {
 		fields := 0
 		p.List(func() {
@@ -89,8 +89,6 @@ func (s *session) id() error {
 				port = string(value)
 			case imapwire.EqualFold(name, "X-RESUME"):
 				resumes = string(value) == "1"
-			case imapwire.EqualFold(name, "X-WAITING"):
-				keeps = string(value) == "1"
 			}
 		})
 	}
@@ -101,7 +99,6 @@ func (s *session) id() error {
 		s.origin = oneLine(strings.TrimSpace(address + " " + port))
 	}
 	s.resumes = s.resumes || s.account == nil && resumes
-	s.keeps = s.keeps || s.account == nil && keeps
 	s.w.WriteString("* ID (\"name\" \"Postern\")\r\n")
 	return nil
 }

@@ -178,7 +178,7 @@ func (r *run) mailboxes(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("mailboxes could not be read: %w", err)
 	}
-	return r.compare(ledger.Check(r.led.Entries(), found), faults)
+	return errors.Join(r.compare(ledger.Check(r.led.Entries(), found), faults), r.places(ctx, found))
 }
 
 // maxShown bounds the findings of a report.

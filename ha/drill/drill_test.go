@@ -49,7 +49,7 @@ func TestScenarios(t *testing.T) {
 		"pause-follower", "slow-serving", "partition-serving", "partition-follower", "one-way-cut", "dmz-cut", "away-and-back", "rolling-restart",
 		"relay-drain", "directory-outage", "disk-full", "random", "slow-disk", "read-only-disk", "failed-fsync", "power-cut", "power-cut-relay",
 		"power-cut-pair", "dns-outage", "gossip-dead", "clock-skew", "cert-rotation", "cert-expiry", "rolling-upgrade", "herd", "half-open",
-		"hung-disk", "oom-kill", "oom-kill-relay",
+		"hung-disk", "oom-kill", "oom-kill-relay", "user-move",
 	} {
 		if !seen[want] {
 			t.Errorf("no scenario %s", want)
@@ -95,6 +95,7 @@ func TestFill(t *testing.T) {
 		"a fault of 9s: want at most four fifths of the load, 8s":                       {For: 10 * time.Second, Hold: 9 * time.Second},
 		"-1 senders: want 1 to 1000":                                                    {Senders: -1},
 		"50000 sessions: want 1 to 20000":                                               {Sessions: 50000},
+		"10001 users: want at most 10000":                                               {Users: 10001},
 		"-5 messages per second: want 1 to 100000":                                      {Rate: -5},
 		"limits times 0.5: want 1 to 100":                                               {Slack: 0.5},
 		"100 messages per second for 10h0m0s are more than the record of 2000000 holds": {For: 10 * time.Hour},
@@ -145,6 +146,8 @@ func TestVerdicts(t *testing.T) {
 		{"negative control", func(_ *fakeTarget, o *Options, _ *Scenario) { o.NegativeControl = true }, Failed, "every acknowledged message is there: 1 of ", "missing"},
 		{"not possible", func(_ *fakeTarget, _ *Options, s *Scenario) { s.Needs = []Kind{Cut} }, Errored, "no cuts here", ""},
 		{"too few relays", func(_ *fakeTarget, _ *Options, s *Scenario) { s.Relays = 2 }, Errored, "1 relays are too few", ""},
+		{"too few pairs", func(_ *fakeTarget, _ *Options, s *Scenario) { s.Pairs = 2 }, Errored, "1 pairs are too few: it needs 2", ""},
+		{"too few users", func(_ *fakeTarget, o *Options, _ *Scenario) { o.Users = 4 }, Errored, "3 users of pair1 are known, 4 are wanted", ""},
 		{"no such pair", func(_ *fakeTarget, o *Options, _ *Scenario) { o.Pair = "pair9" }, Errored, `no pair "pair9"`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -23,12 +23,15 @@ type field struct {
 	t    Target
 	o    *Options
 	pair string
-	hold time.Duration
-	load *ledger.Load
-	led  *ledger.Ledger
-	user *mailbox.Prober
+	// other is the pair that users go to, "" where the scenario needs one pair only.
+	other string
+	hold  time.Duration
+	load  *ledger.Load
+	led   *ledger.Ledger
+	user  *mailbox.Prober
 	// crowd are sessions beside that of the user at work.
 	crowd []*mailbox.Prober
+	users []User // who get mail
 
 	mu        sync.Mutex // guards the fields below
 	res       *Result
@@ -36,6 +39,8 @@ type field struct {
 	phase     string
 	recovered time.Time // the last one taken back
 	probes    int
+	leaving   []User     // users who go to the other pair
+	moves     []UserMove // what became of them
 }
 
 func (f *field) event(format string, args ...any) {
@@ -250,11 +255,13 @@ func (f *field) backAll(ctx context.Context) error {
 }
 
 // serving is the node that serves now.
-func (f *field) serving(ctx context.Context) (string, error) {
+func (f *field) serving(ctx context.Context) (string, error) { return f.servingOf(ctx, f.pair) }
+
+func (f *field) servingOf(ctx context.Context, pair string) (string, error) {
 	var name string
-	f.until(ctx, 5*time.Second, func() bool { name = ask(ctx, f.t, f.pair).serving(); return name != "" })
+	f.until(ctx, 5*time.Second, func() bool { name = ask(ctx, f.t, pair).serving(); return name != "" })
 	if name == "" {
-		return "", f.expect(false, "somebody serves", "no replica of %s serves", f.pair)
+		return "", f.expect(false, "somebody serves", "no replica of %s serves", pair)
 	}
 	return name, nil
 }
@@ -274,9 +281,13 @@ func (f *field) follower(ctx context.Context) (serving, other string, err error)
 
 // moved waits until another node than was serves.
 func (f *field) moved(ctx context.Context, was string, within time.Duration) (string, error) {
+	return f.movedOf(ctx, f.pair, was, within)
+}
+
+func (f *field) movedOf(ctx context.Context, pair, was string, within time.Duration) (string, error) {
 	var now string
 	began := time.Now()
-	ok := f.until(ctx, within, func() bool { now = ask(ctx, f.t, f.pair).serving(); return now != "" && now != was })
+	ok := f.until(ctx, within, func() bool { now = ask(ctx, f.t, pair).serving(); return now != "" && now != was })
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
@@ -286,11 +297,11 @@ func (f *field) moved(ctx context.Context, was string, within time.Duration) (st
 	return now, f.expect(true, "the other replica serves", "%s, seen %v after", now, time.Since(began).Round(time.Millisecond))
 }
 
-// well reports whether every node of the pair and every relay is ready and the
-// data replicas stand close together.
+// well reports whether every node of the pairs of the drill and every relay is
+// ready and the data replicas stand close together.
 func (f *field) well(ctx context.Context) (string, bool) {
 	for _, n := range f.t.Nodes() {
-		if n.Pair != "" && n.Pair != f.pair {
+		if n.Pair != "" && n.Pair != f.pair && n.Pair != f.other {
 			continue
 		}
 		c, cancel := context.WithTimeout(ctx, askWithin)
@@ -303,12 +314,25 @@ func (f *field) well(ctx context.Context) (string, bool) {
 			return n.Name + ": " + s.State, false
 		}
 	}
-	g := ask(ctx, f.t, f.pair)
+	for _, pair := range []string{f.pair, f.other} {
+		if pair == "" {
+			continue
+		}
+		if why, ok := f.near(ctx, pair); !ok {
+			return why, false
+		}
+	}
+	return "", true
+}
+
+// near reports whether a pair is served and its replicas stand close together.
+func (f *field) near(ctx context.Context, pair string) (string, bool) {
+	g := ask(ctx, f.t, pair)
 	if g.serving() == "" {
-		return "no replica of " + f.pair + " serves", false
+		return "no replica of " + pair + " serves", false
 	}
 	var applied []uint64
-	for _, n := range byRole(f.t, f.pair, RoleData) {
+	for _, n := range byRole(f.t, pair, RoleData) {
 		applied = append(applied, g.status[n].Applied)
 	}
 	const near = 1000

@@ -151,8 +151,10 @@ func transfer(ctx context.Context, f *field) error {
 	return f.awaitWell(ctx, wellWithin)
 }
 
-func (f *field) handOver(ctx context.Context) error {
-	was, err := f.serving(ctx)
+func (f *field) handOver(ctx context.Context) error { return f.handOverOf(ctx, f.pair) }
+
+func (f *field) handOverOf(ctx context.Context, pair string) error {
+	was, err := f.servingOf(ctx, pair)
 	if err != nil {
 		return err
 	}
@@ -160,7 +162,7 @@ func (f *field) handOver(ctx context.Context) error {
 	const attempts = 5
 	for n := 1; ; n++ {
 		f.event("%s is asked to hand over", was)
-		err := f.askTransfer(ctx, was)
+		err := f.askTransfer(ctx, pair, was)
 		if err == nil {
 			break
 		}
@@ -168,7 +170,7 @@ func (f *field) handOver(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if now := ask(ctx, f.t, f.pair).serving(); now != "" && now != was {
+		if now := ask(ctx, f.t, pair).serving(); now != "" && now != was {
 			break // it did, and answered before it knew
 		}
 		// A pair may refuse for the moment, and serve on.
@@ -179,21 +181,21 @@ func (f *field) handOver(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err = f.moved(ctx, was, 10*time.Second)
+	_, err = f.movedOf(ctx, pair, was, 10*time.Second)
 	f.mu.Lock()
 	f.res.Faults = append(f.res.Faults, Window{"transfer from " + was, from, time.Now()})
 	f.mu.Unlock()
 	return err
 }
 
-func (f *field) askTransfer(ctx context.Context, serving string) error {
+func (f *field) askTransfer(ctx context.Context, pair, serving string) error {
 	n, err := f.node(serving)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	_, err = admin.Call(ctx, n.Admin, admin.PairTransfer, admin.TransferRequest{Pair: f.pair})
+	_, err = admin.Call(ctx, n.Admin, admin.PairTransfer, admin.TransferRequest{Pair: pair})
 	return err
 }
 

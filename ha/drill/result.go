@@ -78,6 +78,7 @@ type Result struct {
 	Refusals map[string]int   `json:"refusals,omitempty"`
 	Control  *Control         `json:"negative_control,omitempty"`
 	Sessions *Sessions        `json:"sessions,omitempty"`
+	Moves    *Moves           `json:"moves,omitempty"`
 }
 
 // Window is a time with something in it.
@@ -107,6 +108,14 @@ type Sessions struct {
 	Errors        int   `json:"errors"` // sessions that broke, logins that failed
 	Silent        int   `json:"silent"` // never had an answer
 	LongestMillis int64 `json:"longest_gap_ms"`
+}
+
+// Moves are those of users to another pair.
+type Moves struct {
+	Users        int    `json:"users"`
+	To           string `json:"to"`
+	Messages     int    `json:"messages"`
+	ClosedMillis int64  `json:"longest_closed_ms"` // for which a user's mailboxes took nothing
 }
 
 // Gap is the longest time without an answer of a tier. It is measured from

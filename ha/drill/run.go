@@ -23,9 +23,12 @@ type Options struct {
 	// Sessions is how many users' sessions by IMAP there are: one that works all
 	// the time, and others that do something once a second.
 	Sessions int
-	Rate     int // messages per second
-	Size     int // octets of a message
-	Seed     uint64
+	// Users is how many get mail; 0 is 40, or what the scenario wants, or all when
+	// there are fewer.
+	Users int
+	Rate  int // messages per second
+	Size  int // octets of a message
+	Seed  uint64
 	// Slack multiplies the limits of gaps, for machines that are slow or busy.
 	Slack float64
 	// NegativeControl removes one acknowledged message before the mailboxes are
@@ -46,6 +49,7 @@ const (
 	MaxSenders = 1000
 	// MaxSessions is what a relay lets in when nobody has said otherwise.
 	MaxSessions = 20_000
+	MaxUsers    = 10_000
 	MaxSize     = 10 << 20
 	MaxSlack    = 100.0
 )
@@ -85,6 +89,8 @@ func (o *Options) Fill() error {
 		return fmt.Errorf("%d senders: want 1 to %d", o.Senders, MaxSenders)
 	case o.Sessions < 1 || o.Sessions > MaxSessions:
 		return fmt.Errorf("%d sessions: want 1 to %d", o.Sessions, MaxSessions)
+	case o.Users < 0 || o.Users > MaxUsers:
+		return fmt.Errorf("%d users: want at most %d", o.Users, MaxUsers)
 	case o.Rate < 1 || o.Rate > 100_000:
 		return fmt.Errorf("%d messages per second: want 1 to 100000", o.Rate)
 	case o.For.Seconds()*float64(o.Rate) > ledger.Max*9/10:
@@ -105,7 +111,7 @@ type Progress struct {
 }
 
 const (
-	// maxUsers is how many users get mail.
+	// maxUsers is how many users get mail when nobody has said otherwise.
 	maxUsers = 40
 	// sendWithin bounds one answer to a sender, readWithin one to a reader,
 	// probeWithin one to the user at work.
@@ -148,6 +154,12 @@ func Run(ctx context.Context, t Target, s *Scenario, o Options) *Result {
 		return refuse(fmt.Errorf("no pair %q; there are %v", f.pair, pairs))
 	}
 	res.Pair = f.pair
+	if s.Pairs > 1 {
+		f.other = pairs[0]
+		if f.other == f.pair {
+			f.other = pairs[1]
+		}
+	}
 	if s.Name == "random" {
 		if res.Seed = o.Seed; res.Seed == 0 {
 			res.Seed = rand.Uint64N(1 << 32)
@@ -160,6 +172,7 @@ func Run(ctx context.Context, t Target, s *Scenario, o Options) *Result {
 	defer f.report(ctx)()
 	r := &run{field: f, s: s}
 	err := r.all(ctx)
+	err = errors.Join(err, r.takeHome(ctx))
 	r.judge(err)
 	return res
 }
@@ -189,7 +202,6 @@ type run struct {
 	*field
 	s        *Scenario
 	access   *mailbox.Access
-	users    []User
 	marks    map[string]mailbox.Mark
 	watch    *watch
 	hurt     bool // faults began, so the load was steady
@@ -265,10 +277,14 @@ func (r *run) gather(ctx context.Context, sessions *sync.WaitGroup) {
 // setUp waits until everything is well and notes where the mailboxes stand.
 func (r *run) setUp(ctx context.Context) error {
 	var others []User
+	most := r.o.Users
+	if most == 0 {
+		most = max(maxUsers, r.s.Users)
+	}
 	for _, u := range r.t.Users() {
 		switch {
 		case u.Pair != r.pair:
-		case len(r.users) < maxUsers:
+		case len(r.users) < most:
 			r.users = append(r.users, u)
 		default:
 			others = append(others, u)
@@ -276,6 +292,9 @@ func (r *run) setUp(ctx context.Context) error {
 	}
 	if len(r.users) == 0 {
 		return fmt.Errorf("no user of %s is known", r.pair)
+	}
+	if len(r.users) < r.o.Users {
+		return fmt.Errorf("%d users of %s are known, %d are wanted", len(r.users), r.pair, r.o.Users)
 	}
 	var smtp, imap []ledger.Door
 	for _, n := range r.t.Nodes() {

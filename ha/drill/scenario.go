@@ -14,6 +14,7 @@ type Scenario struct {
 	Expect  string
 	Needs   []Kind        // that the target can do
 	Relays  int           // at least so many
+	Pairs   int           // the same
 	SMTP    time.Duration // longest gap between acknowledgements
 	IMAP    time.Duration // longest gap between answers to the user at work
 	// Outage: the service is expected to stop; the gaps are counted from the
@@ -25,6 +26,7 @@ type Scenario struct {
 	Size  int           // octets of a message, when the scenario needs a size of its own
 	// Sessions is how many there are at least.
 	Sessions int
+	Users    int  // who get mail, where the target has so many
 	Idle     bool // those beside the user at work wait for news and do nothing else
 	run      func(ctx context.Context, f *field) error
 }
@@ -208,6 +210,11 @@ var scenarios = []*Scenario{
 		Needs:  []Kind{GossipOff, GossipOn, Transfer}, SMTP: planned, IMAP: 5 * time.Second, run: gossipDead,
 	},
 	{
+		Name: "user-move", Summary: "a hundred users go to another pair, which hands over meanwhile, and a relay hears nothing of it",
+		Expect: "mail and logins find each user where the mailboxes are; each is closed for a second at most; all are taken back at the end",
+		Needs:  []Kind{MoveUsers}, Relays: 2, Pairs: 2, Users: 100, SMTP: planned, IMAP: 5 * time.Second, run: userMove,
+	},
+	{
 		Name: "clock-skew", Summary: "nodes disagree about the time by two hours, their clocks jump, a relay lives ten years ahead",
 		Expect: "mail flows all the time; mail that waits is not given up, UIDs only grow",
 		Needs:  []Kind{SkewClock, SetClock, Transfer, DNSOff, DNSOn}, Relays: 2, SMTP: planned, IMAP: silent, Hold: 6 * time.Second, run: clockSkew,
@@ -253,6 +260,9 @@ func (s *Scenario) Possible(t Target) error {
 	}
 	if n := len(byRole(t, "", RoleRelay)); n < s.Relays {
 		return fmt.Errorf("%d relays are too few: it needs %d", n, s.Relays)
+	}
+	if n := len(pairsOf(t)); n < s.Pairs {
+		return fmt.Errorf("%d pairs are too few: it needs %d", n, s.Pairs)
 	}
 	return nil
 }

@@ -60,16 +60,17 @@ const (
 	FreeMemory   Kind = "free-memory"
 	DNSOff       Kind = "dns-off"
 	DNSOn        Kind = "dns-on"
-	GossipOff    Kind = "gossip-off" // no packet of gossip arrives anywhere
+	GossipOff    Kind = "gossip-off" // no packet of gossip arrives at Node; "": anywhere
 	GossipOn     Kind = "gossip-on"
 	SkewClock    Kind = "skew-clock" // by Action.By
 	SetClock     Kind = "set-clock"  // right again
 	ExpireCert   Kind = "expire-cert"
 	RenewCert    Kind = "renew-cert"
-	Upgrade      Kind = "upgrade"  // every node whose role is Action.Node, to the other release
-	Rollback     Kind = "rollback" // to the one before
-	Transfer     Kind = "transfer" // of a pair, by the admin API
-	Drain        Kind = "drain"    // of a node, by the admin API
+	Upgrade      Kind = "upgrade"    // every node whose role is Action.Node, to the other release
+	Rollback     Kind = "rollback"   // to the one before
+	MoveUsers    Kind = "move-users" // to another pair, see Mover
+	Transfer     Kind = "transfer"   // of a pair, by the admin API
+	Drain        Kind = "drain"      // of a node, by the admin API
 	Undrain      Kind = "undrain"
 )
 
@@ -88,7 +89,7 @@ func Kinds() []Kind {
 	return []Kind{
 		Kill, Stop, Start, Pause, Resume, Cut, CutOneWay, Vanish, Mend, DirectoryOff, DirectoryOn, DNSOff, DNSOn, GossipOff, GossipOn,
 		FillDisk, FreeDisk, SlowDisk, ReadOnlyDisk, FailDisk, HangDisk, PowerCut, MendDisk, LimitMemory, FreeMemory, SkewClock, SetClock, ExpireCert, RenewCert,
-		Upgrade, Rollback, Transfer, Drain, Undrain,
+		Upgrade, Rollback, MoveUsers, Transfer, Drain, Undrain,
 	}
 }
 
@@ -129,10 +130,11 @@ type Target interface {
 	// Dial connects to an address of a relay as a user's machine would.
 	Dial(ctx context.Context, addr string) (net.Conn, error)
 	// Can returns nil or why a kind is not possible here. Transfer, Drain and
-	// Undrain go by the admin API; a target only says whether they are allowed.
+	// Undrain go by the admin API; a target only says whether they are allowed. One
+	// that can MoveUsers is a Mover.
 	Can(k Kind) error
 	// Do does it and returns when it is done. It is called neither for
-	// Transfer nor for Drain and Undrain.
+	// Transfer and MoveUsers nor for Drain and Undrain.
 	Do(ctx context.Context, a Action) error
 	// Real looks, by other means than those of Do, whether a fault is there,
 	// and says what it saw.

@@ -137,6 +137,32 @@ func TestDevelopmentCluster(t *testing.T) {
 	})
 }
 
+// TestUserMove takes users to the other pair of a development cluster and back, by
+// the program and by the hook of a file; one pair is too few for it.
+func TestUserMove(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: needs a running cluster")
+	}
+	c := cluster.Start(t, "--users", "12", "--pairs", "2")
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	text := strings.NewReplacer("allow: [", "allow: [move-users, transfer, ", "hooks:\n",
+		fmt.Sprintf("hooks:\n  move-users: %q\n", fmt.Sprintf(`'%s/postern' directory user move --list - --to "$DRILL_PAIR" --dir '%s' --output json`, c.Bin, c.Dir))).
+		Replace(string(describe(c)))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range [][]string{{"--dir", c.Dir, "--users", "4"}, {"--cluster", file, "--pair", "pair2"}} {
+		r, status := run(t, c.Bin, append([]string{"user-move", "--for", "6s"}, target...)...)
+		mustPass(t, r, status)
+		if m := r.Results[0].Moves; m == nil || m.Users < 4 || m.Messages == 0 {
+			t.Errorf("%v: %+v", target, m)
+		}
+	}
+	if r, status := run(t, c.Bin, "user-move", "--dir", c.Dir, "--users", "7"); status != 2 || r.Results[0].Reason != "6 users of pair1 are known, 7 are wanted" {
+		t.Errorf("status %d, %s", status, r.Results[0].Reason)
+	}
+}
+
 // describe is the file of a cluster as an operator would write it.
 func describe(c *cluster.Cluster) []byte {
 	info := c.Info()

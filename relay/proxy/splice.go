@@ -191,17 +191,14 @@ func (p *pipe) relay(r *imapwire.Reader, w *bufio.Writer) error {
 		if err != nil && !errors.Is(err, imapwire.ErrSyntax) {
 			return err
 		}
-		p.rest = ""
-		mine := resp.Kind == imapwire.Untagged
-		switch {
-		case mine && bytes.HasPrefix(resp.Bytes, resumeCode):
-			if p.state, err = p.stateIn(r, resp.Piece, resumeCode); err == nil && p.state != "" {
+		mine := resp.Kind == imapwire.Untagged && bytes.HasPrefix(resp.Bytes, resumeCode)
+		if mine {
+			if err = p.keepState(r, resp.Piece); err == nil && p.state != "" {
 				err = errMoves
 			}
-		case mine && bytes.HasPrefix(resp.Bytes, waitingCode):
-			p.rest, err = p.stateIn(r, resp.Piece, waitingCode)
-		default:
-			mine = err == nil && !p.note(&resp)
+		} else if err == nil {
+			mine = !p.note(&resp)
+		} else {
 			err = nil
 		}
 		if !mine {
@@ -237,36 +234,32 @@ func (p *pipe) write(r *imapwire.Reader, w *bufio.Writer, resp imapwire.Response
 	}
 }
 
-// What begins the responses that tell the state of a session: of one that ends, and
-// of one that waits.
-var (
-	resumeCode  = []byte("* OK [XRESUME ")
-	waitingCode = []byte("* OK [XWAITING ")
-)
+// resumeCode begins the response that tells the state of a session.
+var resumeCode = []byte("* OK [XRESUME ")
 
 // maxState is the longest state of a session that is taken.
 const maxState = 60 << 10
 
-// stateIn takes the state out of a response that is not the client's; "" when there
-// is none.
-func (p *pipe) stateIn(r *imapwire.Reader, piece imapwire.Piece, code []byte) (state string, err error) {
-	line := bytes.Clone(piece.Bytes[len(code):])
+// keepState takes the state out of a response that is not the client's.
+func (p *pipe) keepState(r *imapwire.Reader, piece imapwire.Piece) (err error) {
+	line := bytes.Clone(piece.Bytes[len(resumeCode):])
 	for piece.More {
 		if piece, err = r.RestOfResponse(true); err != nil {
-			return "", err
+			return err
 		}
 		if line = append(line, piece.Bytes...); len(line) > maxState {
-			return "", errTooLong
+			return errTooLong
 		}
 	}
 	state, text, ok := strings.Cut(string(line), "]")
 	if !ok || strings.ContainsAny(state, " \r\n") {
-		return "", nil // the session ends with BYE
+		return nil // the session ends with BYE
 	}
 	if leader := nameIn(text, "leader="); leader != "" {
 		p.front.cfg.Routes.Redirect(p.front.user.Pair, leader)
 	}
-	return strings.Clone(state), nil // without the text
+	p.state = state
+	return nil
 }
 
 func (p *pipe) literal(r *imapwire.Reader, w *bufio.Writer, left int64) error {

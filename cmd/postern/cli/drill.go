@@ -125,7 +125,10 @@ The file of --cluster:
     stop: ssh "$DRILL_NODE" systemctl stop postern-backend
     start: ssh "$DRILL_NODE" systemctl start postern-backend
     # see-ACTION succeeds when the fault is there, and prints what it saw; an action
-    # that does not silence a node, as cuts and fill-disk, needs one`
+    # that does not silence a node, as cuts and fill-disk, needs one. move-users gets
+    # addresses on standard input and prints JSON; DRILL_UNTOLD is a relay that is to
+    # learn nothing of it
+    move-users: postern directory user move --list - --to "$DRILL_PAIR" --output json --config relay.yaml ...`
 
 func (a *app) drillRunCmd() *cobra.Command {
 	var fl drillFlags
@@ -209,6 +212,7 @@ func (fl *drillFlags) flags(c *cobra.Command, long time.Duration, senders, rate,
 	f.StringVar(&fl.o.Pair, "pair", "", "pair that is hurt (default: the first)")
 	f.IntVar(&fl.o.Senders, "senders", senders, "senders at the same time")
 	f.IntVar(&fl.o.Sessions, "sessions", sessions, "sessions of users by IMAP at the same time")
+	f.IntVar(&fl.o.Users, "users", 0, "users who get mail (default: 40, of user-move 100, or all when there are fewer)")
 	f.IntVar(&fl.o.Rate, "rate", rate, "messages per second")
 	f.IntVar(&fl.o.Size, "size", 4096, "octets of a message")
 	f.Uint64Var(&fl.o.Seed, "seed", 0, "of random faults; the same gives the same faults (default: a new one)")

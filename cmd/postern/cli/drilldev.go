@@ -99,7 +99,7 @@ func (t *devTarget) Dial(ctx context.Context, addr string) (net.Conn, error) {
 
 func (t *devTarget) Can(k drill.Kind) error {
 	switch k {
-	case drill.Kill, drill.Stop, drill.Start, drill.Pause, drill.Resume, drill.Transfer, drill.Drain, drill.Undrain:
+	case drill.Kill, drill.Stop, drill.Start, drill.Pause, drill.Resume, drill.Transfer, drill.Drain, drill.Undrain, drill.MoveUsers:
 		return nil
 	case drill.ExpireCert, drill.RenewCert:
 		return nil

@@ -145,7 +145,8 @@ func (t *devTarget) releasesOf(other string) *releases {
 	}
 }
 
-// labTarget is a cluster in namespaces that can go to another release.
+// labTarget is a cluster in namespaces that can go to another release, and whose
+// users can go to another pair.
 type labTarget struct {
 	*netns.Lab
 	releases *releases
@@ -169,6 +170,9 @@ func newLabTarget(lab *netns.Lab, other string) *labTarget {
 func (t *labTarget) Can(k drill.Kind) error {
 	if k == drill.Upgrade || k == drill.Rollback {
 		return t.releases.can()
+	}
+	if k == drill.MoveUsers {
+		return nil
 	}
 	return t.Lab.Can(k)
 }

@@ -64,10 +64,11 @@ func (fl *drillFlags) target() (opener, error) {
 			if max(fl.o.Sessions, s.Sessions) > manySessions {
 				users = manyUsers
 			}
+			users = max(users, s.Users, fl.o.Users)
 			if s.Idle {
 				users += max(fl.o.Sessions, s.Sessions)
 			}
-			lab, err := netns.Start(ctx, netns.Options{Disk: netns.DiskFor(s), Users: users, Memory: slices.Contains(s.Needs, drill.LimitMemory), Before: slices.Contains(s.Needs, drill.Upgrade)})
+			lab, err := netns.Start(ctx, netns.Options{Pairs: s.Pairs, Disk: netns.DiskFor(s), Users: users, Memory: slices.Contains(s.Needs, drill.LimitMemory), Before: slices.Contains(s.Needs, drill.Upgrade)})
 			if err != nil {
 				return nil, nil, err
 			}

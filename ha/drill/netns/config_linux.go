@@ -30,8 +30,8 @@ const (
 	portDNS        = 53
 )
 
-// pairName is the name of the only pair.
-const pairName = "pair1"
+// pairName is the name of a pair; the first one, where all users are, is number 0.
+func pairName(n int) string { return fmt.Sprintf("pair%d", n+1) }
 
 // mailDomain is the domain of the users (RFC 2606).
 const mailDomain = "postern.test"
@@ -40,11 +40,12 @@ func at(addr string, port int) string { return fmt.Sprintf("%s:%d", addr, port) 
 
 type yamlMap = map[string]any
 
-// member is a node of the pair.
+// member is a node of a pair.
 type member struct {
 	host string
 	id   string
 	role string
+	pair string
 }
 
 // layout is what the files of a run are made from.
@@ -167,7 +168,7 @@ func (l *layout) relay(host string) yamlMap {
 	var pairs []yamlMap
 	for _, m := range l.voters {
 		if b := l.addr[m.host]; m.role != witness {
-			pairs = append(pairs, yamlMap{"pair": pairName, "node": m.host, "lmtp": at(b, portLMTP), "imap": at(b, portIMAP), "pop3": at(b, portPOP)})
+			pairs = append(pairs, yamlMap{"pair": m.pair, "node": m.host, "lmtp": at(b, portLMTP), "imap": at(b, portIMAP), "pop3": at(b, portPOP)})
 		}
 	}
 	c["pairs"] = pairs
@@ -184,13 +185,16 @@ func (l *layout) store(m member) yamlMap {
 	c["raft"] = raft
 	var members []yamlMap
 	for _, v := range l.voters {
+		if v.pair != m.pair {
+			continue
+		}
 		e := yamlMap{"node": v.host, "id": v.id, "addr": at(l.addr[v.host], portRaft)}
 		if v.role == witness {
 			e["witness"] = "yes"
 		}
 		members = append(members, e)
 	}
-	c["groups"] = []yamlMap{{"pair": pairName, "members": members}}
+	c["groups"] = []yamlMap{{"pair": m.pair, "members": members}}
 	if m.role != witness {
 		c["serve"] = yamlMap{"lmtp": at(a, portLMTP), "imap": at(a, portIMAP), "pop3": at(a, portPOP)}
 	}

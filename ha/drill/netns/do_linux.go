@@ -16,6 +16,8 @@ import (
 // Can allows everything that this cluster was made for.
 func (lab *Lab) Can(k drill.Kind) error {
 	switch {
+	case k == drill.MoveUsers:
+		return errors.New("no program is named that moves users")
 	case k == drill.Upgrade || k == drill.Rollback:
 		return errors.New("no other release is named: --other DIR")
 	case k == drill.SkewClock || k == drill.SetClock:
@@ -86,7 +88,7 @@ func (lab *Lab) Do(ctx context.Context, a drill.Action) error {
 		return lab.loses(ctx, directoryHost, port(portDNS))
 	case drill.GossipOff:
 		var errs []error
-		for _, h := range lab.l.hosts() {
+		for _, h := range lab.gossips(a.Node) {
 			errs = append(errs, lab.loses(ctx, h, port(portGossip)))
 		}
 		return errors.Join(errs...)
@@ -110,6 +112,14 @@ func (lab *Lab) Do(ctx context.Context, a drill.Action) error {
 		return lab.freeMemory(a.Node)
 	}
 	return fmt.Errorf("%s is not possible here", a.Kind)
+}
+
+// gossips are the nodes that GossipOff is for: one, or all for "".
+func (lab *Lab) gossips(node string) []string {
+	if node != "" {
+		return []string{node}
+	}
+	return lab.l.hosts()
 }
 
 // loses makes packets that match vanish at host.

@@ -4,8 +4,8 @@ own address, as the target of drills that cut links and fill disks.
 
 	pst-ID-fw      the firewall: bridges dmz, data and mgmt, and nftables between them
 	pst-ID-relayN  a relay in the dmz
-	pst-ID-pair1-a, -b, -w   the pair behind the firewall
-	pst-ID-dir     directory and DNS, in mgmt
+	pst-ID-pair1-a, -b, -w   the pair behind the firewall; pair2 too, where users move
+	pst-ID-dir     directory and DNS, in mgmt, and the operator's program that moves users
 	pst-ID-world   whoever sends and reads, in the dmz
 
 Only what the tiers have to say to each other passes the firewall: relays reach

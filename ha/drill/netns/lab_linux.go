@@ -26,6 +26,7 @@ const (
 	directoryHost = "dir"
 	worldHost     = "world"
 	baseDN        = fixture.Root
+	rootDN        = "cn=admin," + baseDN
 	// readyWithin is the time of all nodes to become ready.
 	readyWithin = 60 * time.Second
 	// maxDials is how many connections are made at once: each takes a thread.
@@ -39,7 +40,8 @@ const (
 // Options are the size of the cluster. Zero fields have defaults.
 type Options struct {
 	Relays int    // 2
-	Users  int    // 12
+	Pairs  int    // 1
+	Users  int    // 12, all of the first pair
 	Bin    string // folder with the daemons; "": that of this program
 	Disk   Disk
 	Memory bool // that of each node can be limited
@@ -92,6 +94,7 @@ type Lab struct {
 	memory  *memory  // nil: that of nodes is the host's
 	killed  int64    // kills of the node whose memory is limited, before it was
 	inbox   inbox    // elsewhere
+	root    string   // password of the directory's rootDN
 	alive   *os.File // locked
 	dials   chan struct{}
 	end     context.CancelFunc
@@ -108,6 +111,9 @@ var _ drill.Target = (*Lab)(nil)
 func Start(ctx context.Context, o Options) (*Lab, error) {
 	if o.Relays == 0 {
 		o.Relays = 2
+	}
+	if o.Pairs == 0 {
+		o.Pairs = 1
 	}
 	if o.Users == 0 {
 		o.Users = 12
@@ -132,7 +138,7 @@ func Start(ctx context.Context, o Options) (*Lab, error) {
 		return nil, err
 	}
 	lab := &Lab{
-		o: o, l: &layout{dir: dir}, f: &fabric{id: newID()[:idLength], hosts: map[string]string{}},
+		root: newID(), o: o, l: &layout{dir: dir}, f: &fabric{id: newID()[:idLength], hosts: map[string]string{}},
 		spawner: newSpawner(), dials: make(chan struct{}, maxDials), procs: map[string]*process{}, cuts: map[string]bool{}, end: func() {},
 	}
 	if err := lab.claim(); err != nil {
@@ -155,10 +161,13 @@ func (lab *Lab) build(ctx context.Context) error {
 			return err
 		}
 	}
-	for i, m := range []member{{pairName + "-a", newID(), drill.RoleData}, {pairName + "-b", newID(), drill.RoleData}, {pairName + "-w", newID(), witness}} {
-		l.voters = append(l.voters, m)
-		if err := lab.f.add(ctx, data, m.host, 11+i); err != nil {
-			return err
+	for n := range lab.o.Pairs {
+		p := pairName(n)
+		for i, m := range []member{{p + "-a", newID(), drill.RoleData, p}, {p + "-b", newID(), drill.RoleData, p}, {p + "-w", newID(), witness, p}} {
+			l.voters = append(l.voters, m)
+			if err := lab.f.add(ctx, data, m.host, 11+10*n+i); err != nil {
+				return err
+			}
 		}
 	}
 	if err := errors.Join(lab.f.add(ctx, mgmt, directoryHost, 11), lab.f.add(ctx, dmz, worldHost, 200)); err != nil {
@@ -207,7 +216,7 @@ func (lab *Lab) trust() error {
 // serve runs directory and DNS in their namespace.
 func (lab *Lab) serve() error {
 	tree := fixture.Tree(mailDomain, lab.o.Users, 1)
-	s, err := embedded.New(embedded.Config{LDIF: tree, Suffixes: []string{baseDN}, RootDN: "cn=admin," + baseDN, RootPassword: newID(), AnonymousRead: true})
+	s, err := embedded.New(embedded.Config{LDIF: tree, Suffixes: []string{baseDN}, RootDN: rootDN, RootPassword: lab.root, AnonymousRead: true})
 	if err != nil {
 		return err
 	}
@@ -245,7 +254,7 @@ func (lab *Lab) serve() error {
 	}
 	for i := range lab.o.Users {
 		uid := fixture.UID(i + 1)
-		lab.users = append(lab.users, drill.User{Login: uid, Password: fixture.Password, Address: uid + "@" + mailDomain, Pair: pairName})
+		lab.users = append(lab.users, drill.User{Login: uid, Password: fixture.Password, Address: uid + "@" + mailDomain, Pair: pairName(0)})
 	}
 	return nil
 }
@@ -262,9 +271,7 @@ func (lab *Lab) startNodes() error {
 		lab.procs[host] = p
 		return p
 	}
-	client := func(host string) *admin.Client {
-		return admin.NewUnixClient(lab.l.file(host, "admin.sock"))
-	}
+	client := func(host string) *admin.Client { return admin.NewUnixClient(lab.Socket(host)) }
 	newPair := "newest"
 	if lab.o.Before {
 		newPair = "before"
@@ -281,7 +288,7 @@ func (lab *Lab) startNodes() error {
 		if err := p.start(); err != nil {
 			return err
 		}
-		lab.nodes = append(lab.nodes, drill.Node{Name: m.host, Role: m.role, Pair: pairName, Admin: client(m.host)})
+		lab.nodes = append(lab.nodes, drill.Node{Name: m.host, Role: m.role, Pair: m.pair, Admin: client(m.host)})
 	}
 	for _, r := range lab.l.relays {
 		if err := add(r, "postern-relay").start(); err != nil {
@@ -375,7 +382,11 @@ func (lab *Lab) Close() error {
 
 // Title says what it is.
 func (lab *Lab) Title() string {
-	return fmt.Sprintf("%d relays, a pair and a witness in network namespaces %s%s-*", lab.o.Relays, prefix, lab.f.id)
+	pairs := "a pair and a witness"
+	if n := lab.o.Pairs; n > 1 {
+		pairs = fmt.Sprintf("%d pairs with a witness each", n)
+	}
+	return fmt.Sprintf("%d relays, %s in network namespaces %s%s-*", lab.o.Relays, pairs, prefix, lab.f.id)
 }
 
 // Nodes are the relays and the pair.

@@ -5,6 +5,7 @@ package netns
 import (
 	"context"
 	"errors"
+	"os/exec"
 
 	"github.com/postern-mail/postern/ha/drill"
 )
@@ -14,6 +15,7 @@ var errLinux = errors.New("network namespaces are there on Linux only")
 // Options are the size of the cluster.
 type Options struct {
 	Relays, Users int
+	Pairs         int
 	Bin           string
 	Disk          Disk
 	Before        bool
@@ -45,6 +47,18 @@ func haveDiskTools() error { return errLinux }
 
 // Clean finds nothing.
 func Clean(context.Context) ([]string, error) { return nil, errLinux }
+
+// Socket names none.
+func (*Lab) Socket(string) string { return "" }
+
+// Directory is none.
+func (*Lab) Directory() (d Directory) { return d }
+
+// Manage returns why it cannot.
+func (*Lab) Manage(string, ...string) (*exec.Cmd, error) { return nil, errLinux }
+
+// Spawn returns why it cannot.
+func (*Lab) Spawn(*exec.Cmd) error { return errLinux }
 
 // SaveLogs does nothing.
 func (*Lab) SaveLogs(string) error { return nil }

@@ -72,7 +72,7 @@ func (lab *Lab) Real(ctx context.Context, a drill.Action) (string, error) {
 	case drill.DNSOff:
 		return lab.seeDNS(ctx)
 	case drill.GossipOff:
-		return lab.seeGossip(ctx)
+		return lab.seeGossip(ctx, a.Node)
 	case drill.LimitMemory:
 		return lab.seeMemory(a.Node)
 	case drill.SlowDisk, drill.ReadOnlyDisk, drill.FailDisk, drill.HangDisk:
@@ -153,10 +153,11 @@ func (lab *Lab) seeDNS(ctx context.Context) (string, error) {
 	return fmt.Sprintf("DNS gives no answer; %d packets to it have been dropped", n), nil
 }
 
-// seeGossip wants gossip to have been dropped at every node.
-func (lab *Lab) seeGossip(ctx context.Context) (string, error) {
+// seeGossip wants gossip to have been dropped at a node, or for "" at every one.
+func (lab *Lab) seeGossip(ctx context.Context, node string) (string, error) {
 	sum := 0
-	for _, h := range lab.l.hosts() {
+	hosts := lab.gossips(node)
+	for _, h := range hosts {
 		n, err := lab.f.dropped(ctx, h)
 		if err != nil {
 			return "", err
@@ -166,5 +167,5 @@ func (lab *Lab) seeGossip(ctx context.Context) (string, error) {
 		}
 		sum += n
 	}
-	return fmt.Sprintf("%d packets of gossip have been dropped, some at each node", sum), nil
+	return fmt.Sprintf("%d packets of gossip have been dropped, some at each of %d nodes", sum, len(hosts)), nil
 }

@@ -165,6 +165,9 @@ func text(b *strings.Builder, r *drill.Result) {
 	if s := r.Sessions; s != nil {
 		fmt.Fprintf(b, "  %d more sessions: %d answers, %d began again, longest gap %s\n", s.Count, s.Answers, s.Errors, ms(s.LongestMillis))
 	}
+	if m := r.Moves; m != nil {
+		fmt.Fprintf(b, "  %d users with %d messages went to %s, each closed for %s at most\n", m.Users, m.Messages, clean(m.To), ms(m.ClosedMillis))
+	}
 	if r.Seed != 0 {
 		fmt.Fprintf(b, "  again with --seed %d\n", r.Seed)
 	}

@@ -7,7 +7,9 @@ What it keeps true: nothing is done to the cluster that the file does not allow
 by name; an action without its command in hooks is not possible. Commands run by
 sh -c with the action in the environment (DRILL_ACTION, DRILL_NODE, DRILL_PEERS,
 DRILL_PORTS), never in the text of the command, and are ended with their children
-when their time is over.
+when their time is over. The one that moves users has their addresses on its
+standard input, one a line, the pair in DRILL_PAIR, a relay that is not to be told in
+DRILL_UNTOLD, and prints what postern directory user move --output json does.
 
 That a fault is there is asked of a hook of its own, "see-" and the action; where
 there is none, the node's silence on its admin port has to do, and cuts, which it
@@ -94,7 +96,10 @@ type Site struct {
 	tls   *tls.Config
 }
 
-var _ drill.Target = (*Site)(nil)
+var (
+	_ drill.Target = (*Site)(nil)
+	_ drill.Mover  = (*Site)(nil)
+)
 
 // Open reads the file called name. Names of files in it are relative to its
 // folder.
@@ -326,18 +331,42 @@ func (s *Site) Real(ctx context.Context, a drill.Action) (string, error) {
 	return out, nil
 }
 
+// MoveUsers runs the hook that moves users.
+func (s *Site) MoveUsers(ctx context.Context, addresses []string, to, untold string) ([]drill.UserMove, error) {
+	if err := s.Can(drill.MoveUsers); err != nil {
+		return nil, err
+	}
+	cmd := s.command(ctx, string(drill.MoveUsers), "DRILL_ACTION="+string(drill.MoveUsers), "DRILL_PAIR="+to, "DRILL_UNTOLD="+untold)
+	var out, said bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(strings.Join(addresses, "\n")+"\n"), &out, &said
+	err := cmd.Run()
+	list, perr := drill.ParseUserMoves(out.Bytes())
+	if perr != nil {
+		return nil, fmt.Errorf("hook %s: %w: %s", drill.MoveUsers, errors.Join(err, perr), clip(said.Bytes()))
+	}
+	return list, context.Cause(ctx) // those who are not moved say so
+}
+
+// command is a hook, which finds in the environment what it is for.
+func (s *Site) command(ctx context.Context, name string, env ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "sh", "-c", s.f.Hooks[name])
+	cmd.Env = append(os.Environ(), env...)
+	cmd.WaitDelay = time.Second
+	group(cmd)
+	return cmd
+}
+
 // maxSaid bounds the output of a hook that is kept.
 const maxSaid = 500
+
+func clip(out []byte) string { return strings.TrimSpace(string(out[:min(len(out), maxSaid)])) }
 
 func (s *Site) hook(ctx context.Context, name string, a drill.Action) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.f.Timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-c", s.f.Hooks[name])
-	cmd.Env = append(os.Environ(), "DRILL_ACTION="+string(a.Kind), "DRILL_NODE="+a.Node, "DRILL_PEERS="+strings.Join(a.Peers, " "), "DRILL_PORTS="+strings.Trim(fmt.Sprint(a.Ports), "[]"))
-	cmd.WaitDelay = time.Second
-	group(cmd)
+	cmd := s.command(ctx, name, "DRILL_ACTION="+string(a.Kind), "DRILL_NODE="+a.Node, "DRILL_PEERS="+strings.Join(a.Peers, " "), "DRILL_PORTS="+strings.Trim(fmt.Sprint(a.Ports), "[]"))
 	out, err := cmd.CombinedOutput()
-	said := strings.TrimSpace(string(out[:min(len(out), maxSaid)]))
+	said := clip(out)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("not done within %v", s.f.Timeout)

@@ -3,6 +3,7 @@ package site
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -115,6 +116,37 @@ func TestHooks(t *testing.T) {
 	}
 	if _, err := s.Real(t.Context(), drill.Action{Kind: drill.FillDisk, Node: "pair1-a"}); err == nil {
 		t.Error("a full disk is seen without a hook")
+	}
+}
+
+// TestMoveUsers: the hook gets addresses on its standard input, and what it prints
+// is what became of them.
+func TestMoveUsers(t *testing.T) {
+	allowed := strings.Replace(good, "allow: [", "allow: [move-users, ", 1)
+	hook := `  move-users: 'echo users >&2; while read a; do printf "%s{\"address\": \"$a\", \"account\": \"$DRILL_UNTOLD\", \"to\": \"$DRILL_PAIR\", \"closed\": 7000000, \"state\": \"failed\"}" "${c:-[}"; c=,; done; echo "]"; exit 1'` + "\n"
+	s, err := open1(t, allowed+hook)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.MoveUsers(t.Context(), []string{"a@x", "b@x"}, "pair2", "relay1")
+	want := []drill.UserMove{
+		{Address: "a@x", Account: "relay1", To: "pair2", Closed: 7 * time.Millisecond, State: "failed"},
+		{Address: "b@x", Account: "relay1", To: "pair2", Closed: 7 * time.Millisecond, State: "failed"},
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if s, err = open1(t, allowed+"  move-users: echo no directory >&2; exit 2\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.MoveUsers(t.Context(), []string{"a@x"}, "pair2", ""); err == nil || !strings.Contains(err.Error(), "no directory") {
+		t.Errorf("%v", err)
+	}
+	if s, err = open1(t, good+hook); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.MoveUsers(t.Context(), []string{"a@x"}, "pair2", ""); err == nil || err.Error() != "the file does not allow move-users" {
+		t.Errorf("%v", err)
 	}
 }
 

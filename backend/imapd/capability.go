@@ -72,7 +72,7 @@ const (
 func (s *session) id() error {
 	p := &s.p
 	p.SP()
-	address, port, resumes := "", "", false
+	address, port, resumes, keeps := "", "", false, false
 	if !p.HasWord("NIL") {
 		fields := 0
 		p.List(func() {
@@ -89,6 +89,8 @@ func (s *session) id() error {
 				port = string(value)
 			case imapwire.EqualFold(name, "X-RESUME"):
 				resumes = string(value) == "1"
+			case imapwire.EqualFold(name, "X-WAITING"):
+				keeps = string(value) == "1"
 			}
 		})
 	}
@@ -99,6 +101,7 @@ func (s *session) id() error {
 		s.origin = oneLine(strings.TrimSpace(address + " " + port))
 	}
 	s.resumes = s.resumes || s.account == nil && resumes
+	s.keeps = s.keeps || s.account == nil && keeps
 	s.w.WriteString("* ID (\"name\" \"Postern\")\r\n")
 	return nil
 }

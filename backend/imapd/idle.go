@@ -61,6 +61,7 @@ func (s *session) watch() (stop func()) {
 func (s *session) waitDone() error {
 	until := time.Now().Add(s.srv.cfg.IdleTimeout)
 	for {
+		s.tellState()
 		if err := s.flush(); err != nil {
 			return err
 		}

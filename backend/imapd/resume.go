@@ -18,10 +18,22 @@ import (
 // and the proxy logs in at the replica that serves and gives it the state as the
 // first command, tag XRESUME state. Commands without a tagged answer before the
 // end have not been done, and are given to the other replica again.
+//
+// A replica that crashes says nothing any more. So to a proxy that has said with ID
+// that it keeps states ("x-waiting" "1") a session in IDLE tells its own whenever it
+// has said all there is to say:
+//
+//	* OK [XWAITING state] text
+//
+// It holds until the next response of any other kind, and IDLE changes nothing: with
+// it the proxy goes on elsewhere as above.
 
 const (
 	// maxResume is the longest state, in octets; in base64 it fits into a line.
-	maxResume     = 32 << 10
+	maxResume = 32 << 10
+	// maxWaiting is the longest that is told beforehand: a proxy keeps it for each
+	// session in IDLE. A mailbox without holes takes some 20 octets.
+	maxWaiting    = 2 << 10
 	resumeVersion = 1
 )
 
@@ -42,22 +54,37 @@ func (s *session) handOn(leader string) bool {
 	if !s.offered() {
 		return false
 	}
-	state := s.state()
+	state := s.state(maxResume)
 	if state == nil {
 		return false
 	}
-	b := append(s.w.B, "* OK [XRESUME "...)
-	b = base64.StdEncoding.AppendEncode(b, state)
-	b = append(b, "] This replica does not serve now"...)
+	text := "This replica does not serve now"
 	if leader != "" {
-		b = append(append(b, "; leader="...), leader...)
+		text += "; leader=" + leader
 	}
-	s.w.B = append(b, "\r\n"...)
+	s.sayState("XRESUME", state, text)
 	return true
 }
 
-// state is what another replica needs to go on; nil when it is too long.
-func (s *session) state() []byte {
+// tellState tells the proxy how to go on should this replica end without a word.
+func (s *session) tellState() {
+	if !s.keeps || s.account == nil {
+		return
+	}
+	if state := s.state(maxWaiting); state != nil {
+		s.sayState("XWAITING", state, "Waits")
+	}
+}
+
+func (s *session) sayState(code string, state []byte, text string) {
+	b := append(append(append(s.w.B, "* OK ["...), code...), ' ')
+	b = base64.StdEncoding.AppendEncode(b, state)
+	s.w.B = append(append(append(b, "] "...), text...), "\r\n"...)
+}
+
+// state is what another replica needs to go on; nil when it takes more than most
+// octets.
+func (s *session) state(most int) []byte {
 	flags := byte(0)
 	for bit, on := range map[byte]bool{
 		resumeCondstore: s.condstore, resumeQresync: s.qresync, resumeRev2: s.rev2, resumeUTF8: s.utf8, resumeSelected: s.view != nil,
@@ -68,14 +95,14 @@ func (s *session) state() []byte {
 	}
 	b := binary.AppendUvarint([]byte{resumeVersion, flags}, uint64(len(s.saved)))
 	for _, r := range s.saved {
-		if b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(r.Start)), uint64(r.Stop)); len(b) > maxResume {
+		if b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(r.Start)), uint64(r.Stop)); len(b) > most {
 			return nil
 		}
 	}
 	if s.view == nil {
 		return b
 	}
-	picture := s.view.Picture(maxResume - len(b))
+	picture := s.view.Picture(most - len(b))
 	if picture == nil {
 		return nil
 	}

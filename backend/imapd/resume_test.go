@@ -92,6 +92,64 @@ func TestResumeIdle(t *testing.T) {
 	}
 }
 
+// TestWaiting has sessions in IDLE end without a word, and go on with what they had
+// told their proxy: whatever happens after that is told by the next replica.
+func TestWaiting(t *testing.T) {
+	f := start(t, nil)
+	other := f.login("eva@example.test")
+	other.appendMail("INBOX", "", "A: b\r\n")
+	waits := func() *client {
+		c := f.dial()
+		c.line()
+		c.do(strings.Replace(asProxy, ")", ` "x-waiting" "1")`, 1))
+		c.do("LOGIN eva@example.test secret")
+		return c
+	}
+	state := func(c *client) string {
+		t.Helper()
+		state, text, ok := strings.Cut(strings.TrimPrefix(c.line(), "* OK [XWAITING "), "]")
+		if !ok || text != " Waits" || len(state) > 100 {
+			t.Fatalf("got %q, %q", state, text)
+		}
+		return state
+	}
+	c := waits()
+	c.do("SELECT INBOX")
+	c.talk("C: i IDLE\nS: + *")
+	first := state(c)
+	other.appendMail("INBOX", "", "A: c\r\n")
+	c.talk("S: * 2 EXISTS")
+	second := state(c)
+	c.send("DONE\r\n")
+	c.talk("S: i OK *")
+	other.appendMail("INBOX", "", "A: d\r\n")
+	for _, tt := range []struct{ state, told string }{{first, "* 3 EXISTS"}, {second, "* 3 EXISTS"}} {
+		next := waits()
+		next.talk("C: r XRESUME " + tt.state + "\nS: r OK Done")
+		next.talk("C: i IDLE\nS: " + tt.told + "\nS: + *")
+		state(next)
+	}
+	none := waits()
+	none.talk("C: i IDLE\nS: + *")
+	next := waits()
+	next.talk("C: r XRESUME " + state(none) + "\nS: r OK Done")
+	next.talk("C: c CLOSE\nS: c BAD *")
+
+	// A proxy that did not ask for it, and a state that is too long.
+	plain := f.proxied()
+	plain.do("SELECT INBOX")
+	plain.talk("C: i IDLE\nS: + *")
+	plain.send("DONE\r\n")
+	plain.talk("S: i OK *")
+	s := session{keeps: true, account: &mailbox.Account{}, w: new(imapwire.Writer)}
+	for i := range uint32(maxWaiting) {
+		s.saved = append(s.saved, imapwire.Range{Start: 2*i + 1, Stop: 2*i + 1})
+	}
+	if s.tellState(); len(s.w.B) > 0 {
+		t.Errorf("tells %d octets", len(s.w.B))
+	}
+}
+
 // TestResumeOnce has commands end in the middle: those that have made their
 // change are answered, the others are not.
 func TestResumeOnce(t *testing.T) {
@@ -165,7 +223,7 @@ func FuzzState(f *testing.F) {
 			return
 		}
 		s := session{condstore: r.flags&resumeCondstore != 0, qresync: r.flags&resumeQresync != 0, rev2: r.flags&resumeRev2 != 0, utf8: r.flags&resumeUTF8 != 0, saved: r.saved}
-		again, err := decodeState(bytes.Join([][]byte{withFlags(s.state(), r.flags), r.picture}, nil))
+		again, err := decodeState(bytes.Join([][]byte{withFlags(s.state(maxResume), r.flags), r.picture}, nil))
 		if err != nil || !reflect.DeepEqual(again, r) {
 			t.Errorf("%+v, %v, want %+v", again, err, r)
 		}
@@ -192,7 +250,7 @@ func TestStateTooLong(t *testing.T) {
 	for i := range uint32(maxResume) {
 		s.saved = append(s.saved, imapwire.Range{Start: 2*i + 1, Stop: 2*i + 1})
 	}
-	if b := s.state(); b != nil {
+	if b := s.state(maxResume); b != nil {
 		t.Errorf("a state of %d octets", len(b))
 	}
 }

@@ -35,6 +35,7 @@ type session struct {
 	origin  string // address of the client that a proxy speaks for, for the log
 	idling  bool
 	resumes bool // the proxy can go on with the session at another replica
+	keeps   bool // the proxy keeps the state of a session that waits
 	fresh   bool // no command since the login
 	done    bool // the command at hand has made a change that is not to be made twice
 

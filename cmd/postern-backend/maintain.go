@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/postern-mail/postern/backend/fsm"
@@ -87,35 +88,51 @@ type upkeep struct {
 	cancel     context.CancelFunc
 }
 
-// busyRate is how many commands a second are much, and busyOver the time that they
-// are counted over.
+// Upkeep is slower by one for each busyRate commands a second, counted over busyOver,
+// and at most mostSlower times as slow.
 const (
-	busyRate = 50
-	busyOver = 200 * time.Millisecond
+	busyRate   = 50
+	busyOver   = 200 * time.Millisecond
+	mostSlower = 16
+	// shortOf is the part of a disk below which its free room is short.
+	shortOf = 10
 )
 
-// business tells whether a replica has much else to do, by what it applies: the one
-// that follows has as much of it as the one that serves.
+// business tells how much else a replica has to do, by what it applies: the one that
+// follows has as much of it as the one that serves. Where room is short, nothing is
+// more urgent than to gain some.
 type business struct {
 	applied func() uint64
+	short   func() bool
 	now     func() time.Time
 
-	mu    sync.Mutex // guards what follows
-	at    time.Time  // of the last count
-	count uint64
-	busy  bool
+	mu     sync.Mutex // guards what follows
+	at     time.Time  // of the last count
+	count  uint64
+	slower int // since then; 0 before the first
 }
 
-// look reports whether there were many commands since the last count.
-func (b *business) look() bool {
+// look returns how much slower upkeep is to be, by the commands since the last count.
+func (b *business) look() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now, count := b.now(), b.applied()
-	if took := now.Sub(b.at); took >= busyOver {
-		b.busy = !b.at.IsZero() && float64(count-b.count) > busyRate*took.Seconds()
+	if took := now.Sub(b.at); b.slower == 0 || took >= busyOver {
+		switch {
+		case b.slower == 0 || b.short():
+			b.slower = 1
+		default:
+			b.slower = 1 + int(min(float64(count-b.count)/(busyRate*took.Seconds()), mostSlower-1))
+		}
 		b.at, b.count = now, count
 	}
-	return b.busy
+	return b.slower
+}
+
+// short reports whether less than a tenth of a file system is left.
+func short(dir string) bool {
+	var st syscall.Statfs_t
+	return syscall.Statfs(dir, &st) == nil && st.Bavail < st.Blocks/shortOf
 }
 
 // upkeepRules are the options that may change meanwhile.
@@ -172,7 +189,7 @@ func newUpkeep(cfg upkeepConfig) (*upkeep, error) {
 		cfg: cfg, differ: make(chan fsm.Comparison, 1), failed: map[string]string{}, last: map[string]*job{},
 		rules: upkeepRules{cfg.Settings, cfg.Snapshots}, changed: make(chan struct{}),
 	}
-	u.busy = business{applied: cfg.Machine.Applied, now: time.Now}
+	u.busy = business{applied: cfg.Machine.Applied, short: func() bool { return short(cfg.Dir) }, now: time.Now}
 	u.run, u.cancel = context.WithCancel(context.Background())
 	dir := filepath.Join(cfg.Dir, "snapshots")
 	if cfg.Snapshots.Dir != "" {
@@ -183,14 +200,14 @@ func newUpkeep(cfg upkeepConfig) (*upkeep, error) {
 	var err error
 	u.compactor, err = compact.New(compact.Config{
 		Log: compactLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "compact.json"), Oldest: u.keeper.Oldest,
-		Rules: compactRules(&cfg.Settings), Busy: u.busy.look, Logger: cfg.Logger, Now: cfg.Now,
+		Rules: compactRules(&cfg.Settings), Slower: u.busy.look, Logger: cfg.Logger, Now: cfg.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
 	sc := scrub.Config{
 		Log: scrubLog{log}, Rows: cfg.Rows, Notes: filepath.Join(cfg.Dir, "scrub.json"), Rate: int64(cfg.Settings.Rate), Logger: cfg.Logger, Now: cfg.Now,
-		Busy: u.busy.look,
+		Slower: u.busy.look,
 	}
 	if cfg.Peer != nil {
 		sc.Peer = cfg.Peer

@@ -326,27 +326,33 @@ func TestCompactionGivesSpaceBack(t *testing.T) {
 	n.mustDo(admin.UpkeepTask{Task: admin.TaskVerify, Name: n.snapshots()[0]})
 }
 
-// TestBusy: upkeep yields to a replica that applies many commands, and only then.
+// TestBusy: the more commands a replica applies, the slower is its upkeep, unless
+// the disk is short of room.
 func TestBusy(t *testing.T) {
-	at, applied := time.Unix(1000, 0), uint64(500)
-	b := business{applied: func() uint64 { return applied }, now: func() time.Time { return at }}
+	at, applied, short := time.Unix(1000, 0), uint64(500), false
+	b := business{applied: func() uint64 { return applied }, short: func() bool { return short }, now: func() time.Time { return at }}
 	for i, step := range []struct {
 		after    time.Duration
 		commands uint64
-		want     bool
+		short    bool
+		want     int
 	}{
-		{0, 0, false}, // the first look has nothing to compare with
-		{time.Second, 50, false},
-		{time.Second, 51, true},
-		{busyOver / 2, 0, true},  // not counted again so soon
-		{busyOver / 2, 0, false}, // both together are long enough
-		{time.Minute, 2999, false},
-		{time.Minute, 60_000, true},
-		{time.Hour, 0, false},
+		{0, 0, false, 1}, // the first look has nothing to compare with
+		{time.Second, 49, false, 1},
+		{time.Second, 51, false, 2},
+		{busyOver / 2, 0, false, 2}, // not counted again so soon
+		{busyOver / 2, 0, false, 1}, // both together are long enough
+		{time.Minute, 2999, false, 1},
+		{time.Minute, 30_000, false, 11},
+		{time.Second, 749, false, mostSlower - 1},
+		{time.Second, 100_000, false, mostSlower},
+		{time.Second, 100_000, true, 1},
+		{time.Second, 100, false, 3},
+		{time.Hour, 0, false, 1},
 	} {
-		at, applied = at.Add(step.after), applied+step.commands
+		at, applied, short = at.Add(step.after), applied+step.commands, step.short
 		if got := b.look(); got != step.want {
-			t.Errorf("look %d: busy is %v", i, got)
+			t.Errorf("look %d: %d times slower, want %d", i, got, step.want)
 		}
 	}
 }

@@ -222,9 +222,6 @@ func (w *compactor) write(tmp string, h *handle, keep func(uint64) bool) (err er
 	if err := w.flush(false); err != nil {
 		return err
 	}
-	if err := w.f.Sync(); err != nil {
-		return w.broken(err)
-	}
 	w.done.Before, w.done.After = w.old.end, w.at
 	return nil
 }
@@ -279,6 +276,10 @@ func (w *compactor) flush(frames bool) error {
 		w.new.fileCRC = crc32.Update(w.new.fileCRC, castagnoli, w.buf)
 	}
 	if _, err := w.f.WriteAt(w.buf, w.at); err != nil {
+		return w.broken(err)
+	}
+	// Not all at the end: the log's own flushes would wait for it.
+	if err := w.f.Sync(); err != nil {
 		return w.broken(err)
 	}
 	w.at += int64(len(w.buf))

@@ -174,7 +174,7 @@ func (b *back) loginIMAP(user User, c Client, state string) (hint string, err er
 	if c.TLS != nil {
 		secured = "yes"
 	}
-	text := fmt.Appendf(nil, "P0 ID (\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%d\" \"x-tls\" \"%s\" \"x-resume\" \"1\")\r\nP1 AUTHENTICATE EXTERNAL %s\r\n",
+	text := fmt.Appendf(nil, "P0 ID (\"x-originating-ip\" \"%s\" \"x-originating-port\" \"%d\" \"x-tls\" \"%s\" \"x-resume\" \"1\" \"x-waiting\" \"1\")\r\nP1 AUTHENTICATE EXTERNAL %s\r\n",
 		c.Addr.Addr(), c.Addr.Port(), secured, identity(user.Account))
 	if state != "" {
 		text = fmt.Appendf(text, "P2 XRESUME %s\r\n", state)

@@ -16,10 +16,14 @@ import (
 // the processors from mail, nor from the replica that has just come to serve and
 // has its heartbeats to send. So only a few handshakes with clients and a few
 // logins at a pair's replicas are under way at once; the others wait in the order
-// of their coming, and cost memory.
+// of their coming, and cost memory. Sessions in IDLE that go on, for which no user
+// waits, have fewer places, of their own, and more time.
 const (
 	handshakesPerCPU = 2
 	opensPerCPU      = 2
+	restsPerCPU      = 1
+	// restWithin is how long a session in IDLE waits for its turn.
+	restWithin = 5 * time.Minute
 	// handshakeFor and openFor are how long one keeps others out: what waits for a
 	// replica that does not answer goes on beside them. They are long, so that a
 	// machine that has too much to do is not given more.
@@ -74,13 +78,17 @@ func (g *gate) lend() (leave func()) {
 	}
 }
 
-// gateOf is the gate to a pair's replicas.
-func (s *Server) gateOf(pair string) *gate {
+// gates are the ones to a pair's replicas.
+type gates struct {
+	opens, rests *gate
+}
+
+func (s *Server) gatesOf(pair string) *gates {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.gates[pair]
 	if g == nil {
-		g = s.newGate(opensPerCPU, openFor)
+		g = &gates{s.newGate(opensPerCPU, openFor), s.newGate(restsPerCPU, openFor)}
 		s.gates[pair] = g
 	}
 	return g
@@ -89,12 +97,35 @@ func (s *Server) gateOf(pair string) *gate {
 // open is Config.open when it is this session's turn: the wait for that is no part
 // of the time that a replica has to be found.
 func (f *front) open(user User, state string) (*back, error) {
-	leave, err := f.srv.gateOf(user.Pair).enter(f.ctx, f.cfg.PreAuth/2)
+	leave, err := f.srv.gatesOf(user.Pair).opens.enter(f.ctx, f.cfg.PreAuth/2)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
 	return f.cfg.open(f.ctx, user, f.client, state)
+}
+
+// reopen is open for a session that goes on. One in IDLE leaves the turns of the
+// others to them, until its client says something.
+func (p *link) reopen(state string) (*back, error) {
+	f := p.front
+	hurry, stop := p.rests()
+	defer stop()
+	leave, err := f.srv.gatesOf(f.user.Pair).rests.enter(hurry, restWithin)
+	if err == nil {
+		defer leave()
+		return f.cfg.open(f.ctx, f.user, f.client, state)
+	}
+	p.mu.Lock()
+	over := p.over
+	p.mu.Unlock()
+	switch {
+	case over:
+		return nil, errOver
+	case hurry.Err() == nil:
+		return nil, err
+	}
+	return f.open(f.user, state)
 }
 
 // keyed is a client's connection under a handshake. It takes its turn when the

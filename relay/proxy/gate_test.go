@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,8 +49,8 @@ func fill(t *testing.T, g *gate) (leave []func()) {
 func TestGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newCrowded(t)
-		g := s.gateOf("pair1")
-		if g != s.gateOf("pair1") || g == s.gateOf("pair2") || cap(g.places) != opensPerCPU*runtime.GOMAXPROCS(0) {
+		g := s.gatesOf("pair1").opens
+		if g != s.gatesOf("pair1").opens || g == s.gatesOf("pair2").opens || cap(g.places) != opensPerCPU*runtime.GOMAXPROCS(0) {
 			t.Fatalf("not one gate of %d places for each pair", cap(g.places))
 		}
 		leave := fill(t, g)
@@ -92,7 +93,7 @@ func TestGate(t *testing.T) {
 // TestGateWait: the wait ends with its time, and with the server.
 func TestGateWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newCrowded(t).gateOf("pair1")
+		g := newCrowded(t).gatesOf("pair1").opens
 		fill(t, g)
 		if _, err := g.enter(t.Context(), openFor/2); !errors.Is(err, errCrowd) {
 			t.Errorf("after its time: %v", err)
@@ -103,6 +104,55 @@ func TestGateWait(t *testing.T) {
 			t.Errorf("after the end: %v", err)
 		}
 	})
+}
+
+// TestRests: a session in IDLE waits while those in front of it do, but neither for a
+// client that says something nor when that is gone.
+func TestRests(t *testing.T) {
+	for name, tt := range map[string]struct {
+		text string
+		then func(*link, *sent)
+		want error // nil: of the search for a replica
+	}{
+		"IDLE, and silence":  {"i IDLE\r\n", func(*link, *sent) {}, errCrowd},
+		"DONE before":        {"i IDLE\r\nDONE\r\n", nil, nil},
+		"DONE meanwhile":     {"i IDLE\r\n", func(p *link, c *sent) { p.send(c, []byte("DONE\r\n")) }, nil},
+		"the client is gone": {"i IDLE\r\n", func(p *link, _ *sent) { p.end() }, errOver},
+		"another command":    {"i NOOP\r\n", nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newCrowded(t)
+				cfg := s.cfg.Load()
+				p := &link{front: &front{srv: s, cfg: cfg, ctx: t.Context(), user: User{Pair: "pair1"}}, dead: true}
+				p.fewer = sync.NewCond(&p.mu)
+				c := &sent{tag: "i"}
+				if err := p.begin(c); err != nil {
+					t.Fatal(err)
+				}
+				p.send(c, []byte(tt.text))
+				s.gatesOf("pair1").rests.places = make(chan struct{}) // nobody's turn comes
+				end := make(chan error, 1)
+				began := time.Now()
+				go func() {
+					_, err := p.reopen("c3RhdGU=")
+					end <- err
+				}()
+				synctest.Wait()
+				if waits := s.Waiting() == 1; waits != (tt.then != nil) {
+					t.Errorf("waits for its turn: %v", waits)
+				}
+				if tt.then != nil {
+					tt.then(p, c)
+				}
+				err := <-end
+				if tt.want != nil && !errors.Is(err, tt.want) || tt.want == nil && (err == nil || errors.Is(err, errCrowd) || time.Since(began) > cfg.Within) {
+					t.Errorf("after %v: %v", time.Since(began), err)
+				}
+				p.end()
+			})
+		})
+	}
 }
 
 // TestInTurn: a handshake keeps nobody out while it waits for its client.

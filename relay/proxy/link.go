@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -9,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-mail/postern/shared/imapwire"
 	"github.com/postern-mail/postern/shared/metrics"
 )
 
@@ -17,7 +20,8 @@ import (
 // A replica that hands over ends its sessions between two commands and says how
 // another one goes on with each (XRESUME, packages imapd and pop3d). The client
 // notices nothing: what the first replica has not answered is sent again to the
-// second, and what comes meanwhile waits.
+// second, and what comes meanwhile waits. One that ends without a word has told the
+// state of a session that waits beforehand (XWAITING).
 type link struct {
 	front *front
 
@@ -32,10 +36,12 @@ type link struct {
 	pending []*sent    // commands not answered, in the order of their coming
 	fewer   *sync.Cond // told when one of them is answered, or all is over
 	over    bool
+	hurry   func() // the client has said something: it waits
 
 	moved sync.WaitGroup // what sends commands again
 
 	state string // for another replica to go on with; of the response goroutine
+	rest  string // state of a session in IDLE to which nothing was said since; likewise
 }
 
 // sent is a command that the replica has not answered.
@@ -67,7 +73,7 @@ func (p *link) splice(commands func(), responses func(*back) error, over func(er
 	go func() {
 		defer close(done)
 		err := responses(b)
-		for err != nil && p.state != "" {
+		for err != nil && p.goesOn() {
 			if b = p.resume(); b == nil {
 				break
 			}
@@ -114,6 +120,46 @@ func (p *link) forget(c *sent) {
 	}
 }
 
+// goesOn reports whether there is a state to go on with. What a replica that ended
+// without a word has done of the commands before it is not known, except of IDLE, which
+// does nothing.
+func (p *link) goesOn() bool {
+	if p.state != "" || p.rest == "" {
+		return p.state != ""
+	}
+	p.out.Lock()
+	defer p.out.Unlock()
+	p.dead = true // what comes from now on was not sent
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over && p.idles() {
+		p.state = p.rest
+	}
+	p.rest = ""
+	return p.state != ""
+}
+
+// idles reports whether all that is not answered is an IDLE; its DONE may have been
+// sent. The caller holds mu.
+func (p *link) idles() bool {
+	if len(p.pending) != 1 {
+		return false
+	}
+	_, verb, _, _, ok := imapwire.SplitCommand(p.pending[0].text.head)
+	return ok && imapwire.EqualFold(verb, "IDLE")
+}
+
+// rests returns what ends when somebody waits for the session.
+func (p *link) rests() (hurry context.Context, stop func()) {
+	hurry, stop = context.WithCancel(p.front.ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hurry = stop; !p.idles() || bytes.Count(p.pending[0].text.head, []byte("\n")) > 1 {
+		stop()
+	}
+	return hurry, stop
+}
+
 // resume goes on with the session at the replica that serves now. It returns nil
 // when it cannot, and the session ends.
 func (p *link) resume() *back {
@@ -125,7 +171,7 @@ func (p *link) resume() *back {
 	state := p.state
 	p.state = ""
 	cfg := p.front.cfg
-	b, err := p.front.open(p.front.user, state)
+	b, err := p.reopen(state)
 	if err == nil {
 		err = p.move(b)
 	}
@@ -227,6 +273,9 @@ func (p *link) send(c *sent, b []byte) {
 	if c != nil {
 		p.mu.Lock()
 		p.keep(c, b)
+		if p.hurry != nil {
+			p.hurry()
+		}
 		p.mu.Unlock()
 	}
 	if p.dead {
@@ -254,6 +303,9 @@ func (p *link) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.over = true
+	if p.hurry != nil {
+		p.hurry()
+	}
 	p.fewer.Broadcast()
 	for _, c := range p.pending {
 		p.forget(c)

@@ -104,14 +104,14 @@ type Server struct {
 	mu     sync.Mutex // guards what follows
 	conns  map[net.Conn]struct{}
 	byAddr map[netip.Addr]int
-	gates  map[string]*gate // to the replicas of each pair
+	gates  map[string]*gates // to the replicas of each pair
 	closed bool
 	wg     sync.WaitGroup
 }
 
 // New checks cfg and fills in its defaults.
 func New(cfg Config) (*Server, error) {
-	s := &Server{conns: map[net.Conn]struct{}{}, byAddr: map[netip.Addr]int{}, gates: map[string]*gate{}}
+	s := &Server{conns: map[net.Conn]struct{}{}, byAddr: map[netip.Addr]int{}, gates: map[string]*gates{}}
 	s.keys = s.newGate(handshakesPerCPU, handshakeFor)
 	if err := s.Set(cfg); err != nil {
 		return nil, err

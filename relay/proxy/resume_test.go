@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -264,6 +265,86 @@ func TestHandOver(t *testing.T) {
 		c.want("* BYE [UNAVAILABLE] *")
 		c.wantEOF()
 	})
+}
+
+// TestWithoutAWord has replicas end without a word. A session in IDLE goes on when it
+// was told all that the replica had said; no other one does.
+func TestWithoutAWord(t *testing.T) {
+	const idling, state = "+ idling\r\n", "* OK [XWAITING c3RhdGU=] Waits\r\n"
+	for name, tt := range map[string]struct {
+		says   []string // of the replica, before each line of the client after the first
+		sends  []string // of the client, when it has the answers
+		told   [][]string
+		heard  []string // by the next replica; none: the session ends
+		answer string   // of the next replica
+	}{
+		"in IDLE": {
+			says: []string{idling + state}, told: [][]string{{"+ idling"}},
+			heard: []string{"i IDLE"}, answer: "* 2 EXISTS",
+		},
+		"after news": {
+			says: []string{idling + state + "* 1 EXISTS\r\n" + state}, told: [][]string{{"+ idling", "* 1 EXISTS"}},
+			heard: []string{"i IDLE"}, answer: "* 2 EXISTS",
+		},
+		"at the end of IDLE": {
+			says: []string{idling + state, ""}, sends: []string{"DONE\r\n"}, told: [][]string{{"+ idling"}},
+			heard: []string{"i IDLE", "DONE"}, answer: "i OK done",
+		},
+		"within news": {
+			says: []string{idling + state + "* 1 EXISTS\r\n"}, told: [][]string{{"+ idling", "* 1 EXISTS"}},
+		},
+		"without a state": {
+			says: []string{idling}, told: [][]string{{"+ idling"}},
+		},
+		"with a command behind it": {
+			says: []string{idling + state, "", ""}, sends: []string{"DONE\r\nc COPY 1 x\r\n"}, told: [][]string{{"+ idling"}},
+		},
+		"in another command": {
+			says: []string{idling + state, "i OK done\r\n", state}, sends: []string{"DONE\r\n", "c COPY 1 x\r\n"}, told: [][]string{{"+ idling"}, {"i OK done"}},
+		},
+		"between commands": {
+			says: []string{idling + state, "i OK done\r\n"}, sends: []string{"DONE\r\n"}, told: [][]string{{"+ idling"}, {"i OK done"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+				io.WriteString(c, "* OK hello\r\n")
+				b.line(r)
+				b.line(r)
+				io.WriteString(c, "P0 OK\r\nP1 OK welcome\r\n")
+				for _, text := range tt.says {
+					b.line(r)
+					io.WriteString(c, text)
+				}
+				b.l.Close() // with its process
+			})
+			b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+				b.resumed(c, r, "OK")
+				for range tt.heard {
+					b.line(r)
+				}
+				io.WriteString(c, "+ idling\r\n"+state+tt.answer+"\r\n")
+				b.line(r)
+			})
+			c := pairOf(t, a, b)
+			c.send("i IDLE\r\n")
+			for i, lines := range tt.told {
+				c.want(lines...)
+				if i < len(tt.sends) {
+					c.send(tt.sends[i])
+				}
+			}
+			if tt.heard == nil {
+				c.want("* BYE [UNAVAILABLE] *")
+				c.wantEOF()
+				return
+			}
+			c.want(tt.answer)
+			if got := b.heardAfterLogin(t, 1+len(tt.heard)); !slices.Equal(got, append([]string{"P2 XRESUME c3RhdGU="}, tt.heard...)) {
+				t.Errorf("heard %q", got)
+			}
+		})
+	}
 }
 
 // TestPending: a client whose commands nobody answers is not read without end.

@@ -191,14 +191,17 @@ func (p *pipe) relay(r *imapwire.Reader, w *bufio.Writer) error {
 		if err != nil && !errors.Is(err, imapwire.ErrSyntax) {
 			return err
 		}
-		mine := resp.Kind == imapwire.Untagged && bytes.HasPrefix(resp.Bytes, resumeCode)
-		if mine {
-			if err = p.keepState(r, resp.Piece); err == nil && p.state != "" {
+		p.rest = ""
+		mine := resp.Kind == imapwire.Untagged
+		switch {
+		case mine && bytes.HasPrefix(resp.Bytes, resumeCode):
+			if p.state, err = p.stateIn(r, resp.Piece, resumeCode); err == nil && p.state != "" {
 				err = errMoves
 			}
-		} else if err == nil {
-			mine = !p.note(&resp)
-		} else {
+		case mine && bytes.HasPrefix(resp.Bytes, waitingCode):
+			p.rest, err = p.stateIn(r, resp.Piece, waitingCode)
+		default:
+			mine = err == nil && !p.note(&resp)
 			err = nil
 		}
 		if !mine {
@@ -234,32 +237,36 @@ func (p *pipe) write(r *imapwire.Reader, w *bufio.Writer, resp imapwire.Response
 	}
 }
 
-// resumeCode begins the response that tells the state of a session.
-var resumeCode = []byte("* OK [XRESUME ")
+// What begins the responses that tell the state of a session: of one that ends, and
+// of one that waits.
+var (
+	resumeCode  = []byte("* OK [XRESUME ")
+	waitingCode = []byte("* OK [XWAITING ")
+)
 
 // maxState is the longest state of a session that is taken.
 const maxState = 60 << 10
 
-// keepState takes the state out of a response that is not the client's.
-func (p *pipe) keepState(r *imapwire.Reader, piece imapwire.Piece) (err error) {
-	line := bytes.Clone(piece.Bytes[len(resumeCode):])
+// stateIn takes the state out of a response that is not the client's; "" when there
+// is none.
+func (p *pipe) stateIn(r *imapwire.Reader, piece imapwire.Piece, code []byte) (state string, err error) {
+	line := bytes.Clone(piece.Bytes[len(code):])
 	for piece.More {
 		if piece, err = r.RestOfResponse(true); err != nil {
-			return err
+			return "", err
 		}
 		if line = append(line, piece.Bytes...); len(line) > maxState {
-			return errTooLong
+			return "", errTooLong
 		}
 	}
 	state, text, ok := strings.Cut(string(line), "]")
 	if !ok || strings.ContainsAny(state, " \r\n") {
-		return nil // the session ends with BYE
+		return "", nil // the session ends with BYE
 	}
 	if leader := nameIn(text, "leader="); leader != "" {
 		p.front.cfg.Routes.Redirect(p.front.user.Pair, leader)
 	}
-	p.state = state
-	return nil
+	return strings.Clone(state), nil // without the text
 }
 
 func (p *pipe) literal(r *imapwire.Reader, w *bufio.Writer, left int64) error {

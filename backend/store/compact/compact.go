@@ -71,8 +71,8 @@ type Config struct {
 	Oldest func() (uint64, error)
 
 	Rules Rules
-	// Busy reports whether much mail comes in, which package pace gives way to.
-	Busy   func() bool
+	// Slower is how much slower it is to be, for the mail that comes in; nil: never.
+	Slower func() int
 	Logger *slog.Logger // silent
 	Now    func() time.Time
 }
@@ -140,7 +140,7 @@ func New(cfg Config) (*Compactor, error) {
 		cfg.Now = time.Now
 	}
 	c := &Compactor{
-		cfg: cfg, pace: pace.New(cfg.Rules.filled().Rate, cfg.Busy),
+		cfg: cfg, pace: pace.New(cfg.Rules.filled().Rate, cfg.Slower),
 		since: map[uint64]int64{}, seen: map[uint64]count{},
 	}
 	c.SetRules(cfg.Rules)

@@ -1,6 +1,6 @@
 /*
 Package pace bounds the octets a second that upkeep of a store reads and writes, and
-makes it slower while much mail comes in. Whether it does is for others to say.
+makes it slower while mail comes in. How much slower is for others to say.
 */
 package pace
 
@@ -10,25 +10,22 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// BusyShare is how much slower upkeep is while much mail comes in.
-const BusyShare = 4
-
 // Burst is how many octets may be had at once, after a time without any.
 const Burst = 4 << 20
 
 // Pace is an allowance of octets. Any goroutine may call it.
 type Pace struct {
 	limiter *rate.Limiter
-	busy    func() bool
+	slower  func() int
 }
 
-// New returns an allowance of n octets a second. busy reports whether much mail
-// comes in, and is quick; nil: never.
-func New(n int64, busy func() bool) *Pace {
-	if busy == nil {
-		busy = func() bool { return false }
+// New returns an allowance of n octets a second. slower says by how much less is to
+// be had now: 1 is all of it. It is quick; nil: always all.
+func New(n int64, slower func() int) *Pace {
+	if slower == nil {
+		slower = func() int { return 1 }
 	}
-	return &Pace{rate.NewLimiter(rate.Limit(n), Burst), busy}
+	return &Pace{rate.NewLimiter(rate.Limit(n), Burst), slower}
 }
 
 // Set makes n the octets a second from now on, for who waits too.
@@ -39,9 +36,7 @@ func (p *Pace) Rate() int64 { return int64(p.limiter.Limit()) }
 
 // Wait takes n octets from the allowance, as soon as they are there.
 func (p *Pace) Wait(ctx context.Context, n int) error {
-	if p.busy() {
-		n *= BusyShare
-	}
+	n *= p.slower()
 	for n > 0 {
 		k := min(n, Burst)
 		if err := p.limiter.WaitN(ctx, k); err != nil {

@@ -70,8 +70,8 @@ type Config struct {
 	Notes string // file that says how far a pass is
 	FS    fsx.FS // of Notes; fsx.OS
 	Rate  int64  // octets read a second; 20 MB
-	// Busy reports whether much mail comes in, which package pace gives way to.
-	Busy   func() bool
+	// Slower is how much slower it is to be, for the mail that comes in; nil: never.
+	Slower func() int
 	Logger *slog.Logger
 	Now    func() time.Time
 }
@@ -127,7 +127,7 @@ func New(cfg Config) *Scrubber {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Scrubber{cfg: cfg, pace: pace.New(cfg.Rate, cfg.Busy)}
+	s := &Scrubber{cfg: cfg, pace: pace.New(cfg.Rate, cfg.Slower)}
 	data, err := fsx.ReadFile(cfg.FS, cfg.Notes)
 	if err == nil {
 		err = json.Unmarshal(data, &s.report)

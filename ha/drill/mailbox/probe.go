@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -17,13 +18,16 @@ const scratch = "Drill"
 
 // Prober is a user at work: one session that reads the state of the inbox and
 // changes a flag in turn, and begins again by the next relay when it breaks. One
-// that is Idle waits for news of the inbox; its answers are its logins.
+// that is Idle waits for news of the inbox; its answers are its logins, and those to
+// Renew.
 type Prober struct {
 	Access *Access
 	User   User
 	Every  time.Duration // between an answer and the next command
 	First  int           // door of the first login
 	Idle   bool
+
+	renew atomic.Pointer[chan struct{}] // of a session that waits
 
 	mu      sync.Mutex
 	answers []time.Time
@@ -92,13 +96,41 @@ func (p *Prober) idle(s *session) (in bool, err error) {
 	if _, err := s.Select("INBOX", nil).Wait(); err != nil {
 		return false, fmt.Errorf("select by %s: %w", p.User.Login, err)
 	}
-	c, err := s.Idle()
-	if err != nil {
-		return false, fmt.Errorf("idle of %s: %w", p.User.Login, err)
+	renew := make(chan struct{}, 1)
+	defer p.renew.Store(nil)
+	for {
+		c, err := s.Idle()
+		if err != nil {
+			return in, fmt.Errorf("idle of %s: %w", p.User.Login, err)
+		}
+		in = true
+		p.answered()
+		s.watch.Stop()
+		p.renew.Store(&renew)
+		end := make(chan error, 1)
+		go func() { end <- c.Wait() }()
+		select {
+		case err = <-end:
+			err = errors.Join(errEnded, err)
+		case <-renew:
+			s.more()
+			err = errors.Join(c.Close(), <-end)
+		}
+		if err != nil {
+			return true, fmt.Errorf("idle of %s: %w", p.User.Login, err)
+		}
 	}
-	p.answered()
-	s.watch.Stop()
-	return true, fmt.Errorf("idle of %s: %w", p.User.Login, errors.Join(errEnded, c.Wait()))
+}
+
+// Renew has a session that waits end its IDLE and begin it again, as users' programs
+// do now and then. One that has logged in only since then has no need to.
+func (p *Prober) Renew() {
+	if renew := p.renew.Load(); renew != nil {
+		select {
+		case *renew <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // errEnded: a session that waits has no end of its own.

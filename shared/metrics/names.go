@@ -30,7 +30,7 @@ var (
 	LMTPRedirects = Relay.counter("postern_lmtp_redirects_total", "Answers of a replica that named another one.")
 	UserRedirects = Relay.counters("postern_user_redirects_total", "Answers of a pair that named another one, to which the user has moved, by service.", "service")
 	ProxyLogins   = Relay.counters("postern_proxy_logins_total", "Logins, by protocol and result.", "protocol", "result")
-	ProxyResumed  = Relay.counter("postern_proxy_sessions_resumed_total", "Sessions that went on at another replica after a hand-over.")
+	ProxyResumed  = Relay.counter("postern_proxy_sessions_resumed_total", "Sessions that went on at another replica after a hand-over or a crash.")
 	DirSearches   = Relay.counters("postern_directory_searches_total", "Questions to the directory, by result.", "result")
 	DirFaults     = Relay.counters("postern_directory_faults_total", "Faults of the directory and of what is in it, by kind.", "fault")
 	DirRoundTrips = Relay.counters("postern_directory_round_trips_total", "Requests sent to LDAP servers, by operation.", "operation")

@@ -60,7 +60,7 @@ var scenarios = []*Scenario{
 		Needs:  []Kind{Kill, Start}, SMTP: none, IMAP: none, run: loseOther(Kill, RoleWitness),
 	},
 	{
-		Name: "herd", Summary: "SIGKILL to the replica that serves while hundreds of users wait for news, who all come back at once",
+		Name: "herd", Summary: "SIGKILL to the replica that serves while hundreds of users wait for news, whose sessions all go on at once",
 		Expect: "all are back within 15 s; mail goes on at half its rate or more meanwhile; the other replica goes on serving",
 		Needs:  []Kind{Kill, Start}, Sessions: 200, Idle: true, SMTP: crash, IMAP: 15 * time.Second, run: herd,
 	},

@@ -14,12 +14,19 @@ const (
 	capabilitiesLater  = "IDLE NAMESPACE UIDPLUS UNSELECT CHILDREN LIST-EXTENDED LIST-STATUS SPECIAL-USE" +
 		" CREATE-SPECIAL-USE MOVE ESEARCH SEARCHRES CONDSTORE QRESYNC STATUS=SIZE MULTIAPPEND BINARY OBJECTID" +
 		" SAVEDATE WITHIN UTF8=ACCEPT APPENDLIMIT="
+	// capabilitiesRights is listed once the pair can keep lists of rights
+	// (RFC 4314 2 and 5.1.1).
+	capabilitiesRights = " ACL RIGHTS=texk"
 )
 
 // capabilities is what the client can use now.
 func (s *session) capabilities() string {
 	if s.account != nil {
-		return capabilitiesAlways + " " + capabilitiesLater + strconv.FormatInt(s.srv.appendLimit(), 10)
+		c := capabilitiesAlways + " " + capabilitiesLater + strconv.FormatInt(s.srv.appendLimit(), 10)
+		if s.account.HasRights() {
+			c += capabilitiesRights
+		}
+		return c
 	}
 	c := capabilitiesAlways + " SASL-IR AUTH=EXTERNAL"
 	if s.srv.cfg.PasswordLogin {

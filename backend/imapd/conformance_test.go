@@ -93,6 +93,92 @@ var conformance = map[string]string{
 		S: * OK [MAILBOXID *
 		S: * LIST () "/" INBOX
 		S: a OK [READ-ONLY] *`,
+	"ACL": `
+		C: a GETACL INBOX
+		S: * ACL INBOX eva@example.test lrswipkxteacd anyone p
+		S: a OK *
+		C: a CREATE Work
+		S: a OK *
+		C: a GETACL Work
+		S: * ACL Work eva@example.test lrswipkxteacd anyone p
+		S: a OK *
+		C: a SETACL Work Bob +p
+		S: a OK *
+		C: a SETACL Work "group=team@example.test" p
+		S: a OK *
+		C: a DELETEACL Work anyone
+		S: a OK *
+		C: a GETACL Work
+		S: * ACL Work eva@example.test lrswipkxteacd bob@example.test p team@example.test p
+		S: a OK *
+		C: a SETACL Work bob@example.test -p
+		S: a OK *
+		C: a DELETEACL Work team@example.test
+		S: a OK *
+		C: a GETACL Work
+		S: * ACL Work eva@example.test lrswipkxteacd
+		S: a OK *
+		C: a MYRIGHTS Work
+		S: * MYRIGHTS Work lrswipkxteacd
+		S: a OK *
+		C: a LISTRIGHTS Work bob
+		S: * LISTRIGHTS Work bob "" p
+		S: a OK *
+		C: a LISTRIGHTS INBOX anyone
+		S: * LISTRIGHTS INBOX anyone p
+		S: a OK *
+		C: a LISTRIGHTS Work {3}
+		S: + *
+		C: eva
+		S: * LISTRIGHTS Work eva lrswipkxteacd
+		S: a OK *`,
+	"RIGHTS=texk": `
+		C: a CREATE Work
+		S: a OK *
+		C: a SETACL Work bob lrs
+		S: a NO [CANNOT] Others can only have the right p: mailboxes are not shared
+		C: a SETACL Work bob +texk
+		S: a NO [CANNOT] Others can only have the right p: mailboxes are not shared
+		C: a SETACL Work bob pcd
+		S: a NO [CANNOT] Others can only have the right p: mailboxes are not shared
+		C: a SETACL Work bob -texkcda
+		S: a OK *
+		C: a SETACL Work eva@example.test p
+		S: a NO [CANNOT] The owner has all rights and keeps them
+		C: a SETACL Work EVA ""
+		S: a NO [CANNOT] The owner has all rights and keeps them
+		C: a DELETEACL Work eva
+		S: a NO [CANNOT] The owner has all rights and keeps them
+		C: a SETACL inbox anyone ""
+		S: a NO [CANNOT] INBOX takes mail from anyone
+		C: a SETACL inbox bob p
+		S: a NO [CANNOT] INBOX takes mail from anyone
+		C: a SETACL inbox anyone +p
+		S: a OK *
+		C: a SETACL Work -bob p
+		S: a NO [CANNOT] Rights are given to *
+		C: a SETACL Work "bob smith" p
+		S: a NO [CANNOT] Rights are given to *
+		C: a SETACL Work bob lrP
+		S: a BAD A right is not known
+		C: a SETACL Work bob q
+		S: a BAD A right is not known
+		C: a SETACL Work bob p0
+		S: a BAD A right is not known
+		C: a SETACL Work "" p
+		S: a BAD *
+		C: a SETACL Work bob
+		S: a BAD *
+		C: a SETACL Work bob p p
+		S: a BAD *
+		C: a GETACL Nowhere
+		S: a NO [NONEXISTENT] *
+		C: a SETACL Nowhere bob p
+		S: a NO [NONEXISTENT] *
+		C: a MYRIGHTS Nowhere
+		S: a NO [NONEXISTENT] *
+		C: a LISTRIGHTS Nowhere bob
+		S: a NO [NONEXISTENT] *`,
 	"LITERAL+": `
 		C: a SELECT {5+}
 		C: INBOX

@@ -56,6 +56,11 @@ func init() { // the table refers to functions that refer to it
 		{name: "LSUB", state: afterLogin, run: plain((*session).lsub)},
 		{name: "STATUS", state: afterLogin, run: plain((*session).status)},
 		{name: "APPEND", state: afterLogin, framed: true, run: (*session).appendMessages},
+		{name: "SETACL", state: afterLogin, run: plain((*session).setACL)},
+		{name: "DELETEACL", state: afterLogin, run: plain((*session).deleteACL)},
+		{name: "GETACL", state: afterLogin, run: plain((*session).getACL)},
+		{name: "LISTRIGHTS", state: afterLogin, run: plain((*session).listRights)},
+		{name: "MYRIGHTS", state: afterLogin, run: plain((*session).myRights)},
 		{name: "IDLE", state: afterLogin, run: plain((*session).idle)},
 
 		{name: "CHECK", state: withMailbox, always: true, run: plain((*session).noop)},

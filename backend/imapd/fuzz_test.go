@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/backend/mailbox/mailboxtest"
 	"github.com/postern-mail/postern/shared/imapwire"
 )
@@ -59,11 +60,13 @@ func FuzzCommand(f *testing.F) {
 		"a AUTHENTICATE PLAIN\r\n*\r\na ID (\"a\" NIL)\r\na {1+}\r\n",
 		"a APPEND INBOX (\\Seen) \" 1-Jan-2020 00:00:00 +0000\" ~{3+}\r\nabc UTF8 (~{3+}\r\nabc)\r\n",
 		"a SELECT INBOX (CONDSTORE QRESYNC (1 2 1:3 (1:2 1:2)))\r\na CREATE b (USE (\\Junk))\r\n",
+		"a SETACL Junk {3+}\r\nbob +p\r\na SETACL Junk \"\" -\xff\r\na LISTRIGHTS Junk \"b\\\"\xc3\xbc\"\r\na GETACL Junk\r\na MYRIGHTS junk\r\na DELETEACL Junk anyone\r\n",
 	} {
 		f.Add(in)
 	}
+	boxes, _ := mailboxtest.NewWithLog(f, func(c *mailbox.Config) { c.Level = func() uint32 { return 2 } })
 	srv, err := New(Config{
-		Mailboxes: mailboxtest.New(f), Authenticate: checkLogin, PasswordLogin: true, AuthDelay: 1,
+		Mailboxes: boxes, Authenticate: checkLogin, PasswordLogin: true, AuthDelay: 1,
 		Log: slog.New(slog.DiscardHandler), MaxAppend: 1 << 20,
 	})
 	if err != nil {

@@ -53,7 +53,7 @@ type fixture struct {
 func start(t testing.TB, change func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{t: t}
-	f.boxes, f.log = mailboxtest.NewWithLog(t)
+	f.boxes, f.log = mailboxtest.NewWithLog(t, func(c *mailbox.Config) { c.Level = func() uint32 { return 2 } })
 	cfg := Config{
 		Mailboxes: f.boxes, Hostname: "store.test", Authenticate: checkLogin, PasswordLogin: true,
 		AuthDelay: time.Millisecond, Log: slog.New(slog.DiscardHandler),

@@ -86,6 +86,7 @@ func goIMAPMailboxes(t *testing.T, c *imapclient.Client) {
 	if err := c.Unsubscribe("Plain").Wait(); err != nil {
 		t.Fatal(err)
 	}
+	goIMAPRights(t, c)
 	if err := c.Delete("Plain").Wait(); err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +95,29 @@ func goIMAPMailboxes(t *testing.T, c *imapclient.Client) {
 	}
 	if _, err := c.ID(&imap.IDData{Name: "test"}).Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// goIMAPRights gives and takes the right to post to the mailbox Plain.
+func goIMAPRights(t *testing.T, c *imapclient.Client) {
+	t.Helper()
+	post := imap.RightSet{imap.RightPost}
+	if err := c.SetACL("Plain", "bob@example.test", imap.RightModificationAdd, post).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetACL("Plain", imap.RightsIdentifierAnyone, imap.RightModificationRemove, post).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetACL("Plain", "bob@example.test", imap.RightModificationAdd, imap.RightSetAll).Wait(); err == nil {
+		t.Error("somebody has all rights")
+	}
+	acl, err := c.GetACL("Plain").Wait()
+	if err != nil || len(acl.Rights) != 2 || !acl.Rights["bob@example.test"].Equal(post) {
+		t.Errorf("%v, %v", acl, err)
+	}
+	mine, err := c.MyRights("Plain").Wait()
+	if err != nil || !mine.Rights.Equal(imap.RightSetAll.Add(imap.RightSet("kxte"))) {
+		t.Errorf("%v, %v", mine, err)
 	}
 }
 

@@ -56,6 +56,11 @@ var errorReplies = []struct {
 	{mailbox.ErrNoRoom, "UNAVAILABLE", "No room for mail on the server, try again later"},
 	{mailbox.ErrBusy, "UNAVAILABLE", "Too much to do, try again"},
 	{mailbox.ErrSpecialUse, "USEATTR", "Special use not possible"},
+	{mailbox.ErrOwner, "CANNOT", "The owner has all rights and keeps them"},
+	{mailbox.ErrInbox, "CANNOT", "INBOX takes mail from anyone"},
+	{mailbox.ErrIdentifier, "CANNOT", "Rights are given to anyone, to an address or to a group's, and not taken by -"},
+	{mailbox.ErrNotShared, "CANNOT", "Others can only have the right p: mailboxes are not shared"},
+	{mailbox.ErrLevel, "CANNOT", "Not before all servers of the mailbox are of the new release"},
 }
 
 // known turns an error of package mailbox into its answer; nil when the error

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/postern-mail/postern/backend/mailbox"
 	"github.com/postern-mail/postern/shared/mail"
@@ -73,8 +75,8 @@ func New(cfg Config) (*Server, error) {
 	engine, err := smtp.NewServer(smtp.ServerConfig{
 		Protocol: smtp.LMTP, Hostname: cfg.Hostname, Limits: limits, Log: cfg.Log,
 		TLS: cfg.TLS, ImplicitTLS: cfg.TLS != nil,
-		Private: "X-TT 1 XVACATION XCLAIM XPART XWELCOME XBODY", PrivateMail: []string{"XTRACE", "XTIME", "XBODY"},
-		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION", "XCLAIM", "XPART", "XWELCOME"}, PrivateFor: cfg.PrivateFor,
+		Private: "X-TT 1 XVACATION XCLAIM XPART XWELCOME XBODY XPOSTER", PrivateMail: []string{"XTRACE", "XTIME", "XBODY"},
+		PrivateRcpt: []string{"XKEY", "XFOLDER", "XQUOTA", "XFLAGS", "XDFLG", "XVACATION", "XCLAIM", "XPART", "XWELCOME", "XPOSTER"}, PrivateFor: cfg.PrivateFor,
 		NewSession: func(context.Context, *smtp.ConnInfo) (smtp.Session, error) { return &session{srv: s}, nil },
 	})
 	if err != nil {
@@ -199,6 +201,9 @@ func private(r *mailbox.DeliveryRecipient, key, v string) (ok bool) {
 		return err == nil
 	case "XPART":
 		return v != "" && len(v) <= maxPartition && printable(v)
+	case "XPOSTER":
+		r.Poster = strings.Split(v, " ")
+		return !slices.ContainsFunc(r.Poster, func(id string) bool { return id == "" || len(id) > maxIdentity || !utf8.ValidString(id) })
 	case "XWELCOME":
 		r.Welcome = v == "1"
 		return r.Welcome
@@ -210,8 +215,11 @@ func private(r *mailbox.DeliveryRecipient, key, v string) (ok bool) {
 	return true
 }
 
-// maxPartition bounds the name of a partition.
-const maxPartition = 64
+// Bounds, in octets, of the name of a partition and of an identity.
+const (
+	maxPartition = 64
+	maxIdentity  = 320
+)
 
 func printable(s string) bool {
 	for i := 0; i < len(s); i++ {
@@ -321,6 +329,8 @@ func (s *Server) result(r *mailbox.DeliveryRecipient, a mail.Address, res *mailb
 		text = "<" + a.String() + "> not stored, as its owner wishes"
 	case res.Duplicate:
 		text += ", by an earlier attempt"
+	case res.Refused:
+		text += " to INBOX, the folder does not take it from who posts"
 	case r.Folder != "" && res.Mailbox == "INBOX" && !strings.EqualFold(r.Folder, "INBOX"):
 		text += " to INBOX, there is no such folder"
 	}

@@ -73,7 +73,7 @@ const text = "Subject: hello\r\n\r\n.body\r\n"
 func TestReplies(t *testing.T) {
 	boxes := mailboxtest.New(t)
 	c := serve(t, boxes, true)
-	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XCLAIM XPART XWELCOME XBODY" {
+	if p, ok := c.Extension("X-TT"); !ok || p != "1 XVACATION XCLAIM XPART XWELCOME XBODY XPOSTER" {
 		t.Fatalf("X-TT %q, %v", p, ok)
 	}
 	key := mail.NewDeliveryKey("r", "q", "k").String()
@@ -153,10 +153,50 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestPost: mail for a folder goes there if the folder grants p to the sender or
+// to anyone, otherwise to INBOX, and the reply says so (directory.md 4.7).
+func TestPost(t *testing.T) {
+	owners := false
+	boxes, _ := mailboxtest.NewWithLog(t, func(c *mailbox.Config) {
+		c.Level, c.Owners = func() uint32 { return 2 }, func() bool { return owners }
+	})
+	c := serve(t, boxes, true)
+	acc, err := boxes.Account(context.Background(), "ann@example.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const there, refused = "250 2.1.5 <ann@example.test> delivered", "250 2.1.5 <ann@example.test> delivered to INBOX, the folder does not take it from who posts"
+	deliver := func(want string, params ...string) {
+		t.Helper()
+		if got := fmt.Sprint(send(t, c, text, to("ann", append(params, "XFOLDER", "Junk")...)).Data[0]); got != want {
+			t.Errorf("%q: %s, want %s", params, got, want)
+		}
+	}
+	deliver(there)
+	owners = true
+	deliver(refused)
+	deliver(refused, "XPOSTER", "eva@x.test")
+	deliver(there, "XPOSTER", "ann@example.test ann.lee@x.test")
+	if err := acc.SetGrant(context.Background(), "Junk", "team@x.test", mailbox.StoreAdd, "p"); err != nil {
+		t.Fatal(err)
+	}
+	deliver(there, "XPOSTER", "Eva@X.test Team@X.test")
+	deliver(refused, "XPOSTER", "eva@x.test")
+	if err := acc.SetGrant(context.Background(), "Junk", mailbox.Anyone, mailbox.StoreAdd, "p"); err != nil {
+		t.Fatal(err)
+	}
+	deliver(there)
+	for name, want := range map[string]int{"Junk": 4, "INBOX": 3} {
+		if info, err := acc.Status(context.Background(), name); err != nil || info.Messages != want {
+			t.Errorf("%s: %d messages, want %d: %v", name, info.Messages, want, err)
+		}
+	}
+}
+
 func TestBadParameters(t *testing.T) {
 	boxes := mailboxtest.New(t)
 	zeros, key := strings.Repeat("00", 16), strings.Repeat("01", 16)
-	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}, {"XCLAIM", "later"}, {"XVACATION", zeros + ",1,only", "XCLAIM", "no"}, {"XVACATION", zeros + ",1", "XCLAIM", key}, {"XWELCOME", "2"}, {"XPART", ""}, {"XPART", "a b"}, {"XPART", strings.Repeat("p", 65)}} {
+	for _, p := range [][]string{{"XKEY", "00"}, {"XKEY", strings.Repeat("z", 32)}, {"XKEY", strings.Repeat("0", 34)}, {"XQUOTA", "many"}, {"XFLAGS", `\Odd`}, {"XDFLG", "x"}, {"XVACATION", "00,1"}, {"XCLAIM", "later"}, {"XVACATION", zeros + ",1,only", "XCLAIM", "no"}, {"XVACATION", zeros + ",1", "XCLAIM", key}, {"XWELCOME", "2"}, {"XPART", ""}, {"XPART", "a b"}, {"XPART", strings.Repeat("p", 65)}, {"XPOSTER", ""}, {"XPOSTER", "a@b  c@d"}, {"XPOSTER", "a\xff@b"}, {"XPOSTER", strings.Repeat("a", 321)}} {
 		res := send(t, serve(t, boxes, true), text, to("ann", p...))
 		if r := res.Rcpts[0]; r == nil || r.Code != 501 {
 			t.Errorf("%v: %v", p, r)

@@ -76,6 +76,46 @@ func TestPartitionNames(t *testing.T) {
 	}
 }
 
+// TestPoster: beside a folder stands who posts to it, by name, by address and by
+// group, if somebody has logged in; and what decides is explained.
+func TestPoster(t *testing.T) {
+	d := fixture()
+	eva := with(user("eva"), func(e *directory.Entry) {
+		e.Mail, e.Alternate, e.Equivalent = "Eva@example.test", []string{"eva@x.test", "@catchall.test"}, []string{"eva@eq.test"}
+		e.ACLGroups = []string{"group=Team@example.test", " crew@example.test "}
+	})
+	d.users["eva@example.test"] = []*directory.Entry{eva}
+	all := "eva@example.test team@example.test crew@example.test eva@x.test eva@eq.test"
+	for _, tt := range []struct {
+		address, auth, want string
+	}{
+		{"ann+work@example.test", "eva@example.test", all},
+		{"ann+work@example.test", "", ""},
+		{"ann+inbox@example.test", "eva@example.test", ""},
+		{"ann@example.test", "eva@example.test", ""},
+		{"ann+work@example.test", "gone@example.test", "gone@example.test"},
+	} {
+		rs, steps, err := expandOne(t, d, &mail.Envelope{AuthUser: tt.auth}, tt.address)
+		if err != nil || len(rs) != 1 || strings.Join(rs[0].Poster, " ") != tt.want {
+			t.Errorf("%s by %q: %+v, %v", tt.address, tt.auth, rs, err)
+		}
+		decides := ""
+		switch {
+		case tt.want != "":
+			decides = "that of " + strings.ReplaceAll(tt.want, " ", ", ")
+		case strings.HasSuffix(tt.address, "+work@example.test"):
+			decides = "anyone has the right p"
+		}
+		said := false
+		for _, s := range steps {
+			said = said || s.Rule == "4.7" && strings.Contains(s.Text, decides)
+		}
+		if said != (decides != "") {
+			t.Errorf("%s by %q: explained %v: %+v", tt.address, tt.auth, said, steps)
+		}
+	}
+}
+
 // TestReportAddress: notifications are by the wish of the domain that the
 // sender wrote to, wherever the mail leads and however late that is decided.
 func TestReportAddress(t *testing.T) {

@@ -176,6 +176,9 @@ func (w *walk) mailbox(r mail.Recipient, d *directory.Domain, e *directory.Entry
 	if r.Mailbox == "" { // not found by address: the entry does not know its domain
 		r.Mailbox = d.MailboxOf(e.UID)
 	}
+	if err := w.folder(&r, e); err != nil {
+		return err
+	}
 	if d != nil && d.Welcome != "" {
 		w.rule(r.Address, e.DN, "3", "mailDomainWelcomeMessage", "a new mailbox is welcomed", nil)
 		r.Welcome = d.Welcome

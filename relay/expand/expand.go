@@ -164,6 +164,7 @@ type walk struct {
 	outage bool            // the error in hand is about all of this walk and not one branch
 	loops  int             // addresses that were left out because of a loop
 	seenBy [2]*sender      // who posts, by envelope and by login, once that was asked
+	poster []string        // the identities of who posts by login, once they were asked for
 	apart  bool            // members of the list in hand get a copy each time they are reached
 	copies map[string]bool // capture addresses that have been used
 	caught bool            // the address in hand is nobody's, and whoever owns "@domain" has it
@@ -383,7 +384,7 @@ func (w *walk) later(r mail.Recipient, s resume) mail.Recipient {
 		s.poster = w.pass.state.poster
 	}
 	r.Channel, r.NextHop, r.Mailbox, r.Folder, r.Quota = mail.ChannelReprocess, "", s.String(), "", nil
-	r.Store, r.Welcome, r.Key = "", "", mail.DeliveryKey{}
+	r.Store, r.Welcome, r.Poster, r.Key = "", "", nil, mail.DeliveryKey{}
 	return r
 }
 

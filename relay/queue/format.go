@@ -31,7 +31,8 @@ import (
 // adds claim and its kin, on autoreplies: who skips them sends without asking.
 //
 // Some keys came later and need no version of their own. Who skips +store makes
-// the mailbox in the pair's default partition; who skips +reports reports by the
+// the mailbox in the pair's default partition; who skips +poster gives the mail to
+// the folder only if anyone may post there; who skips +reports reports by the
 // relay's own name; who skips welcome, the texts for new mailboxes, and +welcome,
 // which of them it is from 1, welcomes nobody; who skips guaranteed lets the
 // mailboxes' quotas count; who skips parent and its kin does not wait for the
@@ -210,6 +211,9 @@ func (e *encoder) recipient(r *Recipient) {
 	e.text("+hop", r.NextHop)
 	e.text("+mailbox", r.Mailbox)
 	e.text("+folder", r.Folder)
+	for _, v := range r.Poster {
+		e.text("+poster", v)
+	}
 	if r.Key != (mail.DeliveryKey{}) {
 		e.text("+key", r.Key.String())
 	}

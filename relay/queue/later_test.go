@@ -14,7 +14,7 @@ import (
 
 // later are the keys of version 2 that came after its first release. Releases
 // before them skip them, whatever the level.
-var later = []string{"+store", "+reports", "welcome", "+welcome", "guaranteed", "parent", "parentkey", "parentstate", "parentnotice"}
+var later = []string{"+store", "+poster", "+reports", "welcome", "+welcome", "guaranteed", "parent", "parentkey", "parentstate", "parentnotice"}
 
 // laterItem is a message with each of them, and without.
 func laterItem(with bool) *Item {
@@ -23,6 +23,7 @@ func laterItem(with bool) *Item {
 		it.Envelope.Guaranteed = true
 		it.Parent = Parent{ID: "9876543210", Key: mail.NewDeliveryKey("o", "r", "x"), State: TimedOut, Notice: 3}
 		it.Recipients[0].Store = "p1"
+		it.Recipients[0].Poster = []string{"eva@example.net", "\"a b\"@example.net"}
 		it.Recipients[0].Reports = mail.Address{Local: "post master", Domain: "example.org"}
 		it.Recipients[0].Welcome, it.Recipients[1].Welcome = "Subject: Hi$$\"Hello\"", "Grüße"
 	}

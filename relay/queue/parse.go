@@ -299,6 +299,8 @@ func (r *Recipient) read(l *line) {
 		r.Mailbox = l.text()
 	case "+folder":
 		r.Folder = l.text()
+	case "+poster":
+		r.Poster = append(r.Poster, l.text())
 	case "+key":
 		r.Key = l.deliveryKey()
 	case "+quota":

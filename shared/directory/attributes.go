@@ -31,8 +31,8 @@ type EntrySchema struct {
 	ProgramDelivery, DeliveryFile, SpareE, SpareG string
 
 	// Users.
-	AdminRole, SubmitChannel          string
-	SenderRecipients, SenderMaxBlocks string // no usual names
+	AdminRole, SubmitChannel, ACLGroup string
+	SenderRecipients, SenderMaxBlocks  string // no usual names
 }
 
 func sunEntries() EntrySchema {
@@ -72,6 +72,7 @@ func sunEntries() EntrySchema {
 		DeliveryFile:          "mailDeliveryFileURL",
 		AdminRole:             "mailAdminRole",
 		SubmitChannel:         "mailSMTPSubmitChannel",
+		ACLGroup:              "aclGroupAddr",
 	}
 }
 
@@ -83,7 +84,7 @@ func (s *EntrySchema) attributes() []string {
 		s.ResultMapping,
 		s.AutoReplyMode, s.AutoReplySubject, s.AutoReplyText, s.AutoReplyTextInternal, s.AutoReplyTimeout,
 		s.AutoReplyAddress, s.VacationStart, s.VacationEnd, s.UserLanguage, s.DeferProcessing, s.OptIn, s.Capture,
-		s.ProgramDelivery, s.DeliveryFile, s.SpareE, s.SpareG, s.AdminRole, s.SubmitChannel,
+		s.ProgramDelivery, s.DeliveryFile, s.SpareE, s.SpareG, s.AdminRole, s.SubmitChannel, s.ACLGroup,
 		s.SenderRecipients, s.SenderMaxBlocks,
 	}
 }
@@ -102,6 +103,9 @@ type EntrySettings struct {
 
 	StoreAdmin    bool   // mailAdminRole: may open every mailbox
 	SubmitChannel string // mailSMTPSubmitChannel: channel of what the user submits, in lower case
+	// ACLGroups are aclGroupAddr: the groups that the user is one of where a
+	// mailbox's list of rights names them.
+	ACLGroups []string
 	// SenderRecipients and SenderMaxBlocks bound what the user submits, by the
 	// site's attributes: recipients, and blocks of 1024 octets; 0 without limit.
 	SenderRecipients, SenderMaxBlocks int64
@@ -178,7 +182,7 @@ func (s *EntrySchema) settings(r *reader, k Kind) EntrySettings {
 		e.Away = s.away(r)
 		e.StoreAdmin = s.storeAdmin(r)
 		e.SenderRecipients, e.SenderMaxBlocks = max(r.limit(s.SenderRecipients), 0), max(r.limit(s.SenderMaxBlocks), 0)
-		e.SubmitChannel = strings.ToLower(r.one(s.SubmitChannel))
+		e.SubmitChannel, e.ACLGroups = strings.ToLower(r.one(s.SubmitChannel)), r.all(s.ACLGroup)
 	}
 	return e
 }

@@ -148,9 +148,10 @@ type Recipient struct {
 
 	// Set by expansion and never asked for again.
 	Channel  Channel
-	NextHop  string // pair name (tcp_lmtpcs) or domain (tcp_local)
-	Mailbox  string // uid@canonical.domain for a pair
-	Folder   string // folder from a subaddress; "" is INBOX
+	NextHop  string   // pair name (tcp_lmtpcs) or domain (tcp_local)
+	Mailbox  string   // uid@canonical.domain for a pair
+	Folder   string   // folder from a subaddress; "" is INBOX
+	Poster   []string // beside Folder: identities of who has logged in and posts, for the folder's list of rights
 	Key      DeliveryKey
 	Quota    *Quota   // nil: the directory says nothing
 	Store    string   // partition of the pair that the mailbox is made in; "" is the default one

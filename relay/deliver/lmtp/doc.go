@@ -21,7 +21,9 @@ Private parameters (values are xtext on the wire): on MAIL, XTRACE, the root
 queue id, and XTIME, the arrival at the first relay in Unix nanoseconds; on
 RCPT, XKEY, the delivery key in hexadecimal, XFOLDER, the folder in UTF-8, and
 XQUOTA, "octets,messages,stamp" with -1 for no limit. XDFLG=2 goes with guaranteed mail: quotas do not count. XPART, the partition in
-which the mailbox is to be made, goes to peers that list it behind X-TT 1.
+which the mailbox is to be made, goes to peers that list it behind X-TT 1. So does
+XPOSTER, beside XFOLDER: the identities of who has logged in and sent the message,
+by which the pair decides whether the folder takes it.
 
 The message of a large list is sent to a node once: the transactions that
 follow name it (XBODY on MAIL), those of later pieces of the list, which are

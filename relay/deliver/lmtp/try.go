@@ -32,6 +32,7 @@ type try struct {
 	stores  bool  // and is told the partition
 	names   bool  // and takes a message by its name
 	greets  bool  // and says which mailboxes are new
+	posts   bool  // and is told who posts
 	claims  bool  // and lets answers be claimed
 	claim   *mail.AutoreplyQuery
 	leader  string // who the last peer said serves
@@ -357,6 +358,9 @@ func (s *scratch) transaction(t *try, body string) *smtp.Transaction {
 			p["XKEY"] = r.Key.String()
 			if r.Folder != "" {
 				p["XFOLDER"] = r.Folder
+				if who := posterOf(r.Poster); who != "" && t.posts {
+					p[paramPoster] = who
+				}
 			}
 			if q := r.Quota; q != nil {
 				p["XQUOTA"] = strconv.FormatInt(q.Bytes, 10) + "," + strconv.FormatInt(q.Messages, 10) + "," + q.Stamp

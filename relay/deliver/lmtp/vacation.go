@@ -18,7 +18,37 @@ const (
 	paramClaim    = "XCLAIM"    // that the answer will be claimed, or who claims it
 	paramStore    = "XPART"     // partition of the mailbox, should it be made
 	paramWelcome  = "XWELCOME"  // whether the mailbox is new and has no welcome yet
+	paramPoster   = "XPOSTER"   // who posts to the folder
 )
+
+// maxPoster bounds the value of XPOSTER on the wire, so that the command with all
+// its other parameters stays within its 4,096 octets.
+const maxPoster = 1000
+
+// posterOf is the value of XPOSTER: the identities that fit, with spaces between
+// them, since no identity has one. What the pair does not hear of it does not
+// grant anything for.
+func posterOf(identities []string) string {
+	var b strings.Builder
+	room := maxPoster
+	for _, id := range identities {
+		cost := 1 // a space, or what stands for one
+		for i := range len(id) {
+			if cost++; id[i] <= ' ' || id[i] >= 0x7f || id[i] == '+' || id[i] == '=' { // xtext, RFC 3461 4
+				cost += 2
+			}
+		}
+		if id == "" || strings.ContainsAny(id, " \t\r\n") || cost+2 > room {
+			continue
+		}
+		room -= cost + 2
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(id)
+	}
+	return b.String()
+}
 
 // Claim asks the pair of c for the answer in env, before it is sent. Answer of
 // the result says whether it is given: to the first that asks, as often as it
@@ -54,6 +84,7 @@ func (t *try) greet(c *smtp.Client) {
 	t.answers = ok && slices.Contains(words, paramVacation)
 	t.stores = ok && slices.Contains(words, paramStore)
 	t.greets = ok && slices.Contains(words, paramWelcome)
+	t.posts = ok && slices.Contains(words, paramPoster)
 	t.claims = t.answers && slices.Contains(words, paramClaim)
 	t.names = ok && slices.Contains(words, paramBody)
 }

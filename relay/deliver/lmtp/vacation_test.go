@@ -122,6 +122,53 @@ func TestPartition(t *testing.T) {
 	}
 }
 
+// TestPoster: who posts to a folder is told to a pair that knows the parameter,
+// and to no other, as far as a command has room.
+func TestPoster(t *testing.T) {
+	for name, tt := range map[string]struct {
+		opts []lmtptest.Option
+		want string
+	}{
+		"a pair":        {[]lmtptest.Option{lmtptest.Posters}, "eva@example.net grüße@example.net"},
+		"an older pair": {nil, ""},
+		"no pair":       {[]lmtptest.Option{lmtptest.Plain}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sink(t, nil, tt.opts...)
+			d := delivery(3)
+			d.Recipients[0].Folder, d.Recipients[0].Poster = "work", []string{"eva@example.net", "", "two words@example.net", "grüße@example.net"}
+			d.Recipients[1].Poster = []string{"eva@example.net"} // no folder
+			d.Recipients[2].Folder = "work"
+			for i, r := range agent(t, Config{Routes: pair(s)}).Deliver(t.Context(), d) {
+				if r.Outcome != deliver.Delivered {
+					t.Errorf("recipient %d: %+v", i, r)
+				}
+			}
+			stored := s.Stored()
+			if len(stored) != 3 || stored[0].Private[paramPoster] != tt.want || stored[1].Private[paramPoster] != "" || stored[2].Private[paramPoster] != "" {
+				t.Errorf("stored %+v", stored)
+			}
+		})
+	}
+}
+
+// TestPosterFits: the longest folder and the most identities are one command.
+func TestPosterFits(t *testing.T) {
+	s := sink(t, nil, lmtptest.Posters)
+	d := delivery(1)
+	r := &d.Recipients[0]
+	r.Folder = strings.Repeat("ü", 250)
+	for i := range 100 {
+		r.Poster = append(r.Poster, fmt.Sprintf("ü+%d@example.net", i))
+	}
+	if res := agent(t, Config{Routes: pair(s)}).Deliver(t.Context(), d)[0]; res.Outcome != deliver.Delivered {
+		t.Fatalf("%+v", res)
+	}
+	if told := strings.Fields(s.Stored()[0].Private[paramPoster]); len(told) < 20 || len(told) == 100 || told[0] != r.Poster[0] {
+		t.Errorf("%q", told)
+	}
+}
+
 // TestVacationUnknown: a pair, or a foreign server, that cannot be asked gets
 // the mail all the same, but not what is not to be stored.
 func TestVacationUnknown(t *testing.T) {

@@ -76,6 +76,12 @@ func Partitions(c *smtp.ServerConfig) {
 	c.PrivateRcpt = append(c.PrivateRcpt, "XPART")
 }
 
+// Posters makes the Sink one that is told who posts to a folder.
+func Posters(c *smtp.ServerConfig) {
+	c.Private += " XPOSTER"
+	c.PrivateRcpt = append(c.PrivateRcpt, "XPOSTER")
+}
+
 // Welcome makes the Sink one that is asked which mailboxes are new.
 func Welcome(c *smtp.ServerConfig) {
 	c.Private += " XWELCOME"

@@ -16,8 +16,9 @@ proxy that has said "x-resume" "1" in its ID it says OK [XRESUME state] instead:
 with XRESUME state as its first command a session at another replica goes on with
 the mailbox as the client knows it, what was enabled and the saved result. A state
 is no secret and no credential: it names a mailbox of the user who gives it. In IDLE
-it tells a proxy that has said "x-waiting" "1" its state beforehand, OK [XWAITING
-state], so that such a session goes on after a crash too.
+and after some seconds without a command it tells a proxy that has said "x-waiting"
+"1" its state beforehand, OK [XWAITING state], so that such a session goes on after a
+crash too.
 
 What other sessions change is sent during IDLE at once and before each tagged
 OK, except that no message disappears during FETCH, STORE or SEARCH without UID

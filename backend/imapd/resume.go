@@ -20,19 +20,19 @@ import (
 // end have not been done, and are given to the other replica again.
 //
 // A replica that crashes says nothing any more. So to a proxy that has said with ID
-// that it keeps states ("x-waiting" "1") a session in IDLE tells its own whenever it
-// has said all there is to say:
+// that it keeps states ("x-waiting" "1") a session tells its own beforehand: in IDLE
+// whenever it has said all there is to say, and after some seconds without a command:
 //
 //	* OK [XWAITING state] text
 //
-// It holds until the next response of any other kind, and IDLE changes nothing: with
-// it the proxy goes on elsewhere as above.
+// It holds until the next response of any other kind, if no command but IDLE is given,
+// which changes nothing: with it the proxy goes on elsewhere as above.
 
 const (
 	// maxResume is the longest state, in octets; in base64 it fits into a line.
 	maxResume = 32 << 10
 	// maxWaiting is the longest that is told beforehand: a proxy keeps it for each
-	// session in IDLE. A mailbox without holes takes some 20 octets.
+	// session that waits. A mailbox without holes takes some 20 octets.
 	maxWaiting    = 2 << 10
 	resumeVersion = 1
 )

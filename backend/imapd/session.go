@@ -131,7 +131,8 @@ func (s *session) next() bool {
 	return ok
 }
 
-// linger is how long a session waits for a command with a buffer for it.
+// linger is how long a session waits for a command with a buffer for it, and before it
+// tells its state.
 const linger = 5 * time.Second
 
 // readLine reads the first line of a command.
@@ -143,6 +144,15 @@ func (s *session) readLine() ([]byte, error) {
 	var ne net.Error
 	if idle <= linger || !errors.As(err, &ne) || !ne.Timeout() {
 		return line, err
+	}
+	if s.r.Buffered() == 0 && s.keeps {
+		s.w.Acquire()
+		s.tellState()
+		err := s.w.Flush()
+		s.w.Release()
+		if err != nil {
+			return nil, err
+		}
 	}
 	s.conn.readLimit = idle - linger
 	if err := s.r.Wait(); err != nil {

@@ -80,6 +80,27 @@ func TestIdleTimeout(t *testing.T) {
 	})
 }
 
+// TestQuiet: a session without commands tells its proxy once how another one goes on.
+func TestQuiet(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *client) {
+		c.line()
+		c.do(strings.Replace(asProxy, ")", ` "x-waiting" "1")`, 1))
+		c.do("LOGIN eva@example.test secret")
+		c.do("SELECT INBOX")
+		for range 2 {
+			if d := took(func() { c.talk("S: * OK [XWAITING *] Waits") }); d != linger {
+				t.Errorf("after %v", d)
+			}
+			time.Sleep(20 * time.Minute)
+			c.do("NOOP")
+		}
+		c.talk("S: * OK [XWAITING *] Waits")
+		if d := took(func() { c.talk("S: * BYE *\n=") }); d != 30*time.Minute-linger {
+			t.Errorf("the end after %v", d)
+		}
+	})
+}
+
 func TestIdleKeepAlive(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *client) {
 		c.line()

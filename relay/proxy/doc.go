@@ -30,9 +30,10 @@ that serves, sends again there what the first has not answered, and the client
 notices nothing but the time. Up to 8 MB of a command and 64 MB of all are kept in
 memory for that, more in files: 256 MB of a command and 1 GB of all. When the session
 cannot go on, as with a replica of an older release, an IMAP client is told BYE, and
-the connection of a POP3 client is closed. A session in IDLE goes on in the same way
-when its replica ends without a word: the proxy keeps the state, of at most some
-kilobytes, that the replica has told beforehand (XWAITING). Of a client with 1000 commands that are
+the connection of a POP3 client is closed. A session in IDLE, or some seconds after its
+last command, goes on in the same way when its replica ends without a word: the proxy
+keeps the state, of at most some kilobytes, that the replica has told beforehand
+(XWAITING). Whoever has commands under way then is told BYE. Of a client with 1000 commands that are
 not answered no more is read.
 
 When more log in at once than the processors have time for, as all users of a pair

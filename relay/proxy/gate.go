@@ -16,13 +16,13 @@ import (
 // the processors from mail, nor from the replica that has just come to serve and
 // has its heartbeats to send. So only a few handshakes with clients and a few
 // logins at a pair's replicas are under way at once; the others wait in the order
-// of their coming, and cost memory. Sessions in IDLE that go on, for which no user
+// of their coming, and cost memory. Sessions that go on and for which no user
 // waits, have fewer places, of their own, and more time.
 const (
 	handshakesPerCPU = 2
 	opensPerCPU      = 2
 	restsPerCPU      = 1
-	// restWithin is how long a session in IDLE waits for its turn.
+	// restWithin is how long such a session waits for its turn.
 	restWithin = 5 * time.Minute
 	// handshakeFor and openFor are how long one keeps others out: what waits for a
 	// replica that does not answer goes on beside them. They are long, so that a
@@ -105,8 +105,8 @@ func (f *front) open(user User, state string) (*back, error) {
 	return f.cfg.open(f.ctx, user, f.client, state)
 }
 
-// reopen is open for a session that goes on. One in IDLE leaves the turns of the
-// others to them, until its client says something.
+// reopen is open for a session that goes on. While no answer is waited for it
+// leaves the turns of the others to them.
 func (p *link) reopen(state string) (*back, error) {
 	f := p.front
 	hurry, stop := p.rests()

@@ -106,7 +106,7 @@ func TestGateWait(t *testing.T) {
 	})
 }
 
-// TestRests: a session in IDLE waits while those in front of it do, but neither for a
+// TestRests: a session that waits, in IDLE or not, has time while those in front of it do, but neither for a
 // client that says something nor when that is gone.
 func TestRests(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -119,6 +119,8 @@ func TestRests(t *testing.T) {
 		"DONE meanwhile":     {"i IDLE\r\n", func(p *link, c *sent) { p.send(c, []byte("DONE\r\n")) }, nil},
 		"the client is gone": {"i IDLE\r\n", func(p *link, _ *sent) { p.end() }, errOver},
 		"another command":    {"i NOOP\r\n", nil, nil},
+		"no command":         {"", func(*link, *sent) {}, errCrowd},
+		"a command comes":    {"", func(p *link, c *sent) { p.send(c, []byte("i NOOP\r\n")) }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -127,10 +129,12 @@ func TestRests(t *testing.T) {
 				p := &link{front: &front{srv: s, cfg: cfg, ctx: t.Context(), user: User{Pair: "pair1"}}, dead: true}
 				p.fewer = sync.NewCond(&p.mu)
 				c := &sent{tag: "i"}
-				if err := p.begin(c); err != nil {
-					t.Fatal(err)
+				if tt.text != "" {
+					if err := p.begin(c); err != nil {
+						t.Fatal(err)
+					}
+					p.send(c, []byte(tt.text))
 				}
-				p.send(c, []byte(tt.text))
 				s.gatesOf("pair1").rests.places = make(chan struct{}) // nobody's turn comes
 				end := make(chan error, 1)
 				began := time.Now()

@@ -41,7 +41,7 @@ type link struct {
 	moved sync.WaitGroup // what sends commands again
 
 	state string // for another replica to go on with; of the response goroutine
-	rest  string // state of a session in IDLE to which nothing was said since; likewise
+	rest  string // state of a session that waits, to which nothing was said since; likewise
 }
 
 // sent is a command that the replica has not answered.
@@ -132,18 +132,18 @@ func (p *link) goesOn() bool {
 	p.dead = true // what comes from now on was not sent
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.over && p.idles() {
+	if !p.over && p.waits() {
 		p.state = p.rest
 	}
 	p.rest = ""
 	return p.state != ""
 }
 
-// idles reports whether all that is not answered is an IDLE; its DONE may have been
+// waits reports whether nothing but an IDLE is not answered; its DONE may have been
 // sent. The caller holds mu.
-func (p *link) idles() bool {
+func (p *link) waits() bool {
 	if len(p.pending) != 1 {
-		return false
+		return len(p.pending) == 0
 	}
 	_, verb, _, _, ok := imapwire.SplitCommand(p.pending[0].text.head)
 	return ok && imapwire.EqualFold(verb, "IDLE")
@@ -154,7 +154,7 @@ func (p *link) rests() (hurry context.Context, stop func()) {
 	hurry, stop = context.WithCancel(p.front.ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.hurry = stop; !p.idles() || bytes.Count(p.pending[0].text.head, []byte("\n")) > 1 {
+	if p.hurry = stop; !p.waits() || len(p.pending) > 0 && bytes.Count(p.pending[0].text.head, []byte("\n")) > 1 {
 		stop()
 	}
 	return hurry, stop

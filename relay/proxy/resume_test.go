@@ -276,6 +276,7 @@ func TestWithoutAWord(t *testing.T) {
 		sends  []string // of the client, when it has the answers
 		told   [][]string
 		heard  []string // by the next replica; none: the session ends
+		later  string   // of the client, after the end
 		answer string   // of the next replica
 	}{
 		"in IDLE": {
@@ -289,6 +290,10 @@ func TestWithoutAWord(t *testing.T) {
 		"at the end of IDLE": {
 			says: []string{idling + state, ""}, sends: []string{"DONE\r\n"}, told: [][]string{{"+ idling"}},
 			heard: []string{"i IDLE", "DONE"}, answer: "i OK done",
+		},
+		"between commands that are long over": {
+			says: []string{idling + state, "i OK done\r\n" + state}, sends: []string{"DONE\r\n"}, told: [][]string{{"+ idling"}, {"i OK done"}},
+			later: "c NOOP\r\n", heard: []string{"c NOOP"}, answer: "c OK done",
 		},
 		"within news": {
 			says: []string{idling + state + "* 1 EXISTS\r\n"}, told: [][]string{{"+ idling", "* 1 EXISTS"}},
@@ -323,7 +328,10 @@ func TestWithoutAWord(t *testing.T) {
 				for range tt.heard {
 					b.line(r)
 				}
-				io.WriteString(c, "+ idling\r\n"+state+tt.answer+"\r\n")
+				if tt.later == "" {
+					io.WriteString(c, "+ idling\r\n"+state)
+				}
+				io.WriteString(c, tt.answer+"\r\n")
 				b.line(r)
 			})
 			c := pairOf(t, a, b)
@@ -333,6 +341,10 @@ func TestWithoutAWord(t *testing.T) {
 				if i < len(tt.sends) {
 					c.send(tt.sends[i])
 				}
+			}
+			if tt.later != "" {
+				b.heardAfterLogin(t, 1) // what the first has got it may have done
+				c.send(tt.later)
 			}
 			if tt.heard == nil {
 				c.want("* BYE [UNAVAILABLE] *")

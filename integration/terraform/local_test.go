@@ -399,7 +399,8 @@ func (l *local) showLogs() {
 // TestLocal: the example provisions a cluster on this host whose ports are open where
 // the specification says; a second plan is empty; under load the relays and then the
 // backends go to another release and a third relay comes, each without touching the
-// others, and nothing acknowledged is lost or there twice; destroy leaves nothing.
+// others, then relays answer for a zone, whose port opens, and nothing acknowledged is
+// lost or there twice; destroy leaves nothing.
 func TestLocal(t *testing.T) {
 	program := installed(t)[0]
 	before := hostNetwork(t)
@@ -433,8 +434,12 @@ func TestLocal(t *testing.T) {
 		t.Errorf("the third relay runs %+v", now["relay3"])
 	}
 	l.pass()
+	l.vars["dns_zone"] = map[string]any{"name": "mx.postern.test"}
+	l.apply("a zone")
+	l.pass()
 	l.judge(began)
 	l.unchanged()
+	l.names("mx.postern.test", "10.77.1.11", "10.77.1.12", "10.77.1.13")
 	l.probe(newRelease, "internet", "relay3", "witness1")
 	l.gone(before)
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -112,7 +113,8 @@ func (l *local) probe(release string, from ...string) {
 		if p.State == "silent" && p.Rule == "" {
 			t.Errorf("%s to %s: UDP port %d is not refused, and no rule allows it", p.From, p.To, p.Port)
 		}
-		if p.Protocol == "udp" && (p.State == "open") != (p.Port == 53 && kind(p.From) == "relay" && kind(p.To) == "internet") {
+		names := kind(p.From) == "relay" && kind(p.To) == "internet" || l.answers() && kind(p.From) == "internet" && kind(p.To) == "relay"
+		if p.Protocol == "udp" && (p.State == "open") != (p.Port == 53 && names) {
 			t.Errorf("%s to %s: UDP port %d is %s", p.From, p.To, p.Port, p.State)
 		}
 	}
@@ -125,11 +127,57 @@ func (l *local) probe(release string, from ...string) {
 		for _, p := range ports {
 			got = append(got, strconv.Itoa(p))
 		}
-		if want := specified[[2]string{kind(way[0]), kind(way[1])}]; strings.Join(got, " ") != want {
+		want := specified[[2]string{kind(way[0]), kind(way[1])}]
+		if l.answers() && kind(way[0]) == "internet" && kind(way[1]) == "relay" {
+			want = strings.Replace(want, "25 ", "25 53 ", 1)
+		}
+		if strings.Join(got, " ") != want {
 			t.Errorf("%s to %s: open are %v, the specification says %q", way[0], way[1], got, want)
 		}
 	}
 	t.Logf("probed from %v: %d open, %d closed, %d silent (UDP)", r.From, r.Open, r.Closed, r.Silent)
+}
+
+// answers reports whether the relays answer for a zone.
+func (l *local) answers() bool { return l.vars["dns_zone"] != nil }
+
+// names asks each relay, from the Internet, by UDP and by TCP, for the zone that they
+// answer for: it leads to the relays, all of them fit.
+func (l *local) names(zone string, relays ...string) {
+	t := l.t
+	t.Helper()
+	for _, at := range relays {
+		for _, network := range []string{"udp", "tcp"} {
+			r := &net.Resolver{PreferGo: true, StrictErrors: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return netns.Dial(ctx, l.prefix+"-internet", network, net.JoinHostPort(at, "53"))
+			}}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			var hosts, addresses []string
+			mx, err := r.LookupMX(ctx, zone+".")
+			for _, m := range mx {
+				hosts = append(hosts, m.Host)
+				var a []string
+				if err == nil {
+					a, err = r.LookupHost(ctx, m.Host)
+				}
+				addresses = append(addresses, a...)
+			}
+			all, failed := r.LookupHost(ctx, zone+".")
+			slices.Sort(hosts)
+			slices.Sort(addresses)
+			slices.Sort(all)
+			var wantHosts, wantAddresses []string
+			for i, relay := range relays {
+				wantHosts = append(wantHosts, fmt.Sprintf("relay%d.%s.", i+1, zone))
+				wantAddresses = append(wantAddresses, relay, fmt.Sprintf("2001:db8:0:2::%x", 11+i))
+			}
+			slices.Sort(wantAddresses)
+			if err := errors.Join(err, failed); err != nil || !slices.Equal(hosts, wantHosts) || !slices.Equal(addresses, wantAddresses) || !slices.Equal(all, wantAddresses) {
+				t.Errorf("%s by %s: MX %v, at %v, A and AAAA of %s %v: %v; want %v at %v", at, network, hosts, addresses, zone, all, err, wantHosts, wantAddresses)
+			}
+		}
+	}
 }
 
 // holes: the probe sees a port that firewalls let through too much, and one that

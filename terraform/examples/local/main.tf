@@ -54,6 +54,7 @@ module "topology" {
   # The relays' own; the networks behind the inner firewall have none.
   public_addresses6 = var.ipv6 ? { for i in range(var.relays) : "relay${i + 1}" => cidrhost(local.dmz6, 11 + i) } : {}
   resolvers         = [local.resolver]
+  dns_zone          = var.dns_zone
   directory         = { base = "o=isp", start_tls = true, ca = "tls/ca.pem" }
   options           = { for t in ["relay", "backend", "witness"] : t => merge({ log = { format = "text" } }, lookup(var.options, t, {})) }
 }

@@ -72,3 +72,14 @@ variable "ipv6" {
   default     = true
   nullable    = false
 }
+
+variable "dns_zone" {
+  description = "Zone that the relays answer for, as in the topology module, such as { name = \"mx.postern.test\" }. Null: none, and port 53 is closed."
+  type = object({
+    name    = string
+    names   = optional(list(string), [])
+    contact = optional(string, "")
+    ttl     = optional(number, 30)
+  })
+  default = null
+}

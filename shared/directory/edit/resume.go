@@ -12,7 +12,7 @@ import (
 )
 
 // A change of a name that takes several writes is noted in the entry itself
-// before the first of them, as two values of description, and the note is taken
+// before the first of them, as two values of an attribute, and the note is taken
 // out by the last:
 //
 //	postern rename: user u0001@example.org to eva@example.org
@@ -23,7 +23,7 @@ import (
 // entry itself does not say any more then: its old name, and of a domain that
 // ("-" of others), by which the rest of the references are found.
 const (
-	noteAttribute = "description"
+	noteAttribute = directory.RenameNote
 	noteRequest   = "postern rename: "
 	noteFrom      = "postern rename from: "
 )
@@ -53,12 +53,6 @@ func (it *intent) notes() []string {
 
 // moved reports whether the entry has its new name already.
 func (it *intent) moved(dn string) bool { return it.found && !sameName(it.from, dn) }
-
-// isNote reports whether a value of description is of a note.
-func isNote(v string) bool {
-	v = strings.ToLower(v)
-	return strings.HasPrefix(v, noteRequest) || strings.HasPrefix(v, noteFrom)
-}
 
 // unfinished looks for an entry with the note of a request; nil when there is
 // none. dn and raw are the entry as it is.
@@ -98,7 +92,7 @@ func (ed *Editor) note(ctx context.Context, m *moving) error {
 		return nil
 	}
 	have := m.old.Get(noteAttribute)
-	if i := slices.IndexFunc(have, isNote); i >= 0 {
+	if i := slices.IndexFunc(have, directory.IsRenameNote); i >= 0 {
 		return badf("%s is being renamed: finish that first (%s), or take the note out of its %s", m.res.DN, have[i], noteAttribute)
 	}
 	with := append(slices.Clone(have), m.it.notes()...)
@@ -121,7 +115,7 @@ func (ed *Editor) finished(ctx context.Context, kind Kind, dn string) error {
 		return err
 	}
 	have := raw.Get(noteAttribute)
-	without := slices.DeleteFunc(slices.Clone(have), isNote)
+	without := slices.DeleteFunc(slices.Clone(have), directory.IsRenameNote)
 	if len(without) == len(have) {
 		return nil
 	}

@@ -88,7 +88,7 @@ func Run(ctx context.Context, cfg Config, tell func(Finding) error) (Summary, er
 		names: map[string]*domain{}, nodes: map[uint64]node{}, addresses: map[uint64]uint64{}, uids: map[uint64]uint64{},
 		byBase: map[string]*domain{}, doubles: map[string]bool{}, doubleUIDs: map[string]*domain{}, edges: map[uint64]*edge{}, strange: map[string]bool{},
 	}
-	for _, pass := range []func() error{r.domains, r.entries, r.relations, r.ambiguous, r.sameUID, r.loops, r.catchAlls} {
+	for _, pass := range []func() error{r.domains, r.domainTree, r.entries, r.relations, r.ambiguous, r.sameUID, r.loops, r.catchAlls} {
 		if err := pass(); err != nil {
 			return r.sum, err
 		}
@@ -205,10 +205,13 @@ func (r *run) sayAs(severity Severity, rule, dn, attribute, value string, others
 
 // entries is the pass over every entry by itself.
 func (r *run) entries() error {
-	attrs := r.s.EntryAttributes()
+	attrs := append(slices.Clone(r.s.EntryAttributes()), directory.RenameNote)
 	return r.scan(ldap.Everything, attrs, func(dn string, raw directory.Attributes) error {
 		if r.sum.Entries++; r.cfg.Progress != nil && r.sum.Entries%500 == 0 {
 			r.cfg.Progress(r.sum.Entries)
+		}
+		if err := r.renames(dn, raw); err != nil {
+			return err
 		}
 		e := r.s.ReadEntry(dn, raw)
 		fold, err := ldap.FoldName(dn)
@@ -229,6 +232,32 @@ func (r *run) entries() error {
 		r.nodes[h] = nodeOf(e, set)
 		return r.entry(e, fold, h, set)
 	})
+}
+
+// renames tells of a change of the name of an entry that was not finished.
+func (r *run) renames(dn string, raw directory.Attributes) error {
+	for _, v := range raw.Get(directory.RenameNote) {
+		if directory.IsRenameNote(v) { // the first one names the command
+			return r.say("rename-unfinished", dn, directory.RenameNote, v)
+		}
+	}
+	return nil
+}
+
+// domainTree looks at a tree of domains that lies apart from the users.
+func (r *run) domainTree() error {
+	root := r.d.DCRoot()
+	if root == "" {
+		return nil
+	}
+	fold, err := ldap.FoldName(root)
+	if err != nil {
+		return err
+	}
+	if top, err := ldap.FoldName(r.d.Base()); err != nil || below(fold, top) {
+		return err
+	}
+	return r.d.Scan(r.ctx, root, ldap.Everything, []string{directory.RenameNote}, r.renames)
 }
 
 // scan reads all bases: that of the tree and those of the domains outside of

@@ -97,6 +97,7 @@ var seeded = []string{
 	"domain-base o=baseless inetDomainBaseDN",
 	"bad-domain o=spelling sunPreferredDomain",
 	"bad-domain o=spelling associatedDomain",
+	"rename-unfinished uid=halfway description",
 }
 
 func TestFaults(t *testing.T) {
@@ -218,6 +219,21 @@ func TestLayouts(t *testing.T) {
 			t.Errorf("%+v, %+v", sum, found)
 		}
 	})
+}
+
+// TestUnfinishedDomain: a domain whose change of its name was not finished is found in
+// a tree apart too.
+func TestUnfinishedDomain(t *testing.T) {
+	tree := bytes.Replace(fixture.Schema1(), []byte("inetDomainBaseDN:"), []byte("description: postern rename: domain a.example to example.com\ninetDomainBaseDN:"), 1)
+	d := dirtest.Dial(t, dirtest.Embedded(t, tree), func(c *ldap.Config) {
+		c.Schema, _ = directory.Preset("sun-schema1")
+		c.DCRoot = fixture.DCRoot
+	})
+	found, _ := check(t, d)
+	found = slices.DeleteFunc(found, func(f lint.Finding) bool { return f.Rule != "rename-unfinished" })
+	if len(found) != 1 || found[0].Rule != "rename-unfinished" || !strings.HasSuffix(found[0].DN, fixture.DCRoot) || found[0].Severity != lint.Warning {
+		t.Errorf("%+v", found)
+	}
 }
 
 // TestSharedUsers: two nodes lead to the same users, and say otherwise, or not,

@@ -98,5 +98,9 @@ var rules = map[string]kind{
 	},
 	"domain-alias": {Error, "the alias leads to no domain, or in a circle: mail for it waits", "correct aliasedObjectName"},
 	"domain-base":  {Error, "the base of the domain's users does not exist or is outside of the bases: mail for the domain waits", "correct inetDomainBaseDN, or add the entry"},
-	"catch-all":    {Error, "the address for everybody else of the domain is malformed or nobody's", "correct mailDomainCatchallAddress"},
+	"rename-unfinished": {
+		Warning, "a change of the entry's name was begun and not finished: what refers to it may name the old or the new one",
+		"run the command of the value again (postern directory), or take the note out",
+	},
+	"catch-all": {Error, "the address for everybody else of the domain is malformed or nobody's", "correct mailDomainCatchallAddress"},
 }

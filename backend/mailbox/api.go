@@ -266,6 +266,7 @@ type (
 		// Grants lists what others than the owner may do with a mailbox, in the
 		// order of identifiers: by its list, or what holds without one.
 		Grants(ctx context.Context, name string) ([]Grant, error)
+		AllGrants(ctx context.Context) (map[string][]Grant, error)
 		// SetGrant changes a line of the list, which the first change makes.
 		// Nobody but the owner can have another right than to post.
 		SetGrant(ctx context.Context, name, identifier string, op StoreOp, rights string) error

@@ -80,25 +80,47 @@ func (a *Account) Grants(ctx context.Context, name string) ([]Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []Grant{{Anyone, PostRight}}
-	if name == "INBOX" {
-		return all, nil
-	}
 	list, err := n.RightsOf(a.id, m.ID)
-	if errors.Is(err, store.ErrNotFound) {
-		if a.s.owners() {
-			return nil, nil
-		}
-		return all, nil
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
 	}
+	return a.grantsOf(name, list), nil
+}
+
+// AllGrants is Grants of every mailbox, by name.
+func (a *Account) AllGrants(ctx context.Context) (map[string][]Grant, error) {
+	if err := a.s.cfg.Log.Confirm(ctx); err != nil {
+		return nil, err
+	}
+	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Grant, len(list.Grants))
-	for i, g := range list.Grants {
-		out[i] = Grant{g.Identifier, command.Right(g.Rights).Letters()}
+	defer n.Close()
+	lists := map[uint64]*store.Rights{}
+	if err := n.Rights(a.id, func(box uint64, r *store.Rights) { lists[box] = r }); err != nil {
+		return nil, err
 	}
-	return out, nil
+	out := map[string][]Grant{}
+	err = n.Mailboxes(a.id, func(m *store.Mailbox, _ *store.Counters) bool {
+		out[m.Name] = a.grantsOf(m.Name, lists[m.ID])
+		return true
+	})
+	return out, err
+}
+
+// grantsOf is what holds for the mailbox called name, with its list or nil.
+func (a *Account) grantsOf(name string, list *store.Rights) (out []Grant) {
+	switch {
+	case name == "INBOX", list == nil && !a.s.owners():
+		return []Grant{{Anyone, PostRight}}
+	case list == nil:
+		return nil
+	}
+	for _, g := range list.Grants {
+		out = append(out, Grant{g.Identifier, command.Right(g.Rights).Letters()})
+	}
+	return out
 }
 
 // SetGrant changes what identifier, which Identifier has returned, may do with a

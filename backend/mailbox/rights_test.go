@@ -42,6 +42,9 @@ func lines(t *testing.T, a *mailbox.Account, name string) (out []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if all, err := a.AllGrants(context.Background()); err != nil || name != "inbox" && !slices.Equal(all[name], grants) {
+		t.Errorf("of all %q, %v; want %q", all[name], err, grants)
+	}
 	for _, g := range grants {
 		out = append(out, g.Identifier+" "+g.Rights)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -317,14 +318,24 @@ func (o *operator) account(ctx context.Context, in admin.MailboxQuery) (admin.Ma
 	if err != nil {
 		return out, conflict(err)
 	}
+	grants, err := a.AllGrants(ctx)
+	if err != nil {
+		return out, conflict(err)
+	}
 	for _, m := range list {
 		if m.NonExistent {
 			continue
 		}
-		out.Mailboxes = append(out.Mailboxes, admin.Mailbox{
+		box := admin.Mailbox{
 			Name: m.Name, UIDValidity: m.UIDValidity, UIDNext: m.UIDNext, Messages: m.Messages,
 			Unseen: m.Unseen, Size: m.Size, SpecialUse: m.SpecialUse,
-		})
+		}
+		for _, g := range grants[m.Name] {
+			if strings.Contains(g.Rights, mailbox.PostRight) {
+				box.Post = append(box.Post, g.Identifier)
+			}
+		}
+		out.Mailboxes = append(out.Mailboxes, box)
 	}
 	return out, nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/postern-mail/postern/integration/cluster"
@@ -95,5 +97,18 @@ func TestRights(t *testing.T) {
 		}
 		owner, other := users[i], users[1-i]
 		run(t, dir, "", "python3", script, r.SMTP, r.IMAP, r.Submission, owner.Login, owner.Password, owner.Address, other.Login, other.Password, other.Address, folders)
+		out, err := c.Postern("mailbox", "show", owner.Address)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		without := map[string]string{"anyone": "anyone", "listed": "owner"}[folders]
+		for box, want := range map[string]string{"INBOX": "anyone", "Junk": without, "work": "owner"} {
+			if !slices.ContainsFunc(strings.Split(out, "\n"), func(line string) bool {
+				f := strings.Fields(line)
+				return len(f) > 6 && f[0] == box && slices.Contains(f, want)
+			}) {
+				t.Errorf("%s: %s is not %s's:\n%s", folders, box, want, out)
+			}
+		}
 	}
 }

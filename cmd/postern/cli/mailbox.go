@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,8 +58,11 @@ func (a *app) mailboxListCmd() *cobra.Command {
 func (a *app) mailboxShowCmd() *cobra.Command {
 	var pair string
 	c := &cobra.Command{
-		Use:     "show ACCOUNT",
-		Short:   "Show the mailboxes and the quota of an account",
+		Use:   "show ACCOUNT",
+		Short: "Show the mailboxes and the quota of an account",
+		Long: `show lists the mailboxes of an account, and who beside its owner may post to each
+by its address, user+mailbox: by the list of rights that the owner has set by
+IMAP, or by mail.folders of the pair where there is none.`,
 		Example: `  postern mailbox show --dir ~/mail u0001@postern.test`,
 		Args:    cobra.ExactArgs(1),
 		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {
@@ -77,9 +81,15 @@ func printAccount(w io.Writer, d *admin.MailboxDetail) error {
 	fmt.Fprintf(w, "%s on %s: %s of %s, %d of %s messages\n\n", table.Clean(d.Account), table.Clean(d.Pair),
 		table.Size(d.UsedBytes), limitOf(d.LimitBytes, table.Size), d.UsedMessages,
 		limitOf(d.LimitMsgs, func(n int64) string { return strconv.FormatInt(n, 10) }))
-	t := table.New("mailbox", ">messages", ">unseen", ">size", ">uidvalidity", ">uidnext", "use")
+	t := table.New("mailbox", ">messages", ">unseen", ">size", ">uidvalidity", ">uidnext", "post", "use")
+	// INBOX has somebody, unless the pair is of a release that does not tell.
+	told := slices.ContainsFunc(d.Mailboxes, func(m admin.Mailbox) bool { return len(m.Post) > 0 })
 	for _, m := range d.Mailboxes {
-		t.Row(m.Name, m.Messages, m.Unseen, table.Size(m.Size), m.UIDValidity, m.UIDNext, dash(strings.Join(m.SpecialUse, " ")))
+		post := strings.Join(m.Post, " ")
+		if told && post == "" {
+			post = "owner"
+		}
+		t.Row(m.Name, m.Messages, m.Unseen, table.Size(m.Size), m.UIDValidity, m.UIDNext, dash(post), dash(strings.Join(m.SpecialUse, " ")))
 	}
 	return t.Print(w)
 }

@@ -63,13 +63,21 @@ type move struct {
 }
 
 // Left returns the pairs other than pair that have what is left of an account
-// which has gone from them to pair.
+// which has gone from them to pair. It is an error when the account has gone from
+// pair, whatever the directory says: a move was interrupted.
 func (m *Mover) Left(ctx context.Context, account, pair string) (left []string, err error) {
 	s, err := m.f.Stores(ctx)
 	if err != nil {
 		return nil, err
 	}
 	v := &move{Mover: m}
+	here, err := ask(ctx, v, pair, admin.MoveState, admin.MailboxName{Pair: pair, Account: account})
+	if err != nil {
+		return nil, err
+	}
+	if here.State == admin.MoveGone && here.Closed {
+		return nil, fmt.Errorf("%s: %s has gone to %s already: end that move first, by --to %s", pair, account, here.Peer, here.Peer)
+	}
 	for _, name := range s.Names() {
 		if name == pair {
 			continue

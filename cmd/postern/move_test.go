@@ -71,6 +71,13 @@ func TestUserMove(t *testing.T) {
 	for i := range 5 {
 		send(fmt.Sprintf("before-%d-", i))
 	}
+	dialog(t, dialTLS(t, f.Relays[0].IMAPS, f.CA), [][2]string{
+		{"", "* OK"},
+		{fmt.Sprintf("a LOGIN %q %q", u.Login, u.Password), "a OK"},
+		{"b SETACL Junk eva@example.net p", "b OK"},
+		{"c DELETEACL Junk anyone", "c OK"},
+		{"d LOGOUT", "d OK"},
+	}...)
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { // mail all the time
 		defer close(done)
@@ -94,7 +101,7 @@ func TestUserMove(t *testing.T) {
 	t.Logf("%s", move(there))
 	close(stop)
 	<-done
-	if got := c.postern("mailbox", "show", u.Address); !strings.Contains(got, " on "+there) {
+	if got := c.postern("mailbox", "show", u.Address); !strings.Contains(got, " on "+there) || !strings.Contains(got, " eva@example.net ") {
 		t.Errorf("%s", got)
 	}
 	// The directory says the old pair again: relays are answered by it, and ask

@@ -28,10 +28,8 @@ WantedBy=multi-user.target
 // machine, with its sandbox, sockets and watchdog.
 func TestBoot(t *testing.T) {
 	need(t, "systemd-nspawn")
-	root := debian(t)
-	if out, err := try("chroot", root, "sh", "-ec", "apt-get update && apt-get install -y --no-install-recommends systemd systemd-sysv dbus netcat-openbsd procps"); err != nil {
-		peertest.Lacks(t, "Debian's systemd cannot be had: %v", out)
-	}
+	root := booting(t)
+	in(t, root, "apt-get install -y --no-install-recommends netcat-openbsd procps")
 	install(t, root, programs...)
 	for _, tt := range tiers {
 		keys(t, root, tt.tier, tt.node, tt.roles)

@@ -22,8 +22,10 @@ import (
 var lab struct {
 	dir         string
 	build, base sync.Once
+	boots       sync.Once
 	buildErr    error
 	baseErr     error
+	bootsErr    error
 	signer      ed25519.PublicKey
 }
 
@@ -143,6 +145,25 @@ func debian(t *testing.T) string {
 	}
 	dir := filepath.Join(t.TempDir(), "root")
 	output(t, "cp", "-a", base, dir)
+	return dir
+}
+
+// booting returns the folder of a Debian 12 of its own that boots.
+func booting(t *testing.T) string {
+	t.Helper()
+	boots := filepath.Join(lab.dir, "boots")
+	lab.boots.Do(func() {
+		root := debian(t)
+		_, lab.bootsErr = try("chroot", root, "sh", "-ec", "apt-get update && apt-get install -y --no-install-recommends systemd systemd-sysv dbus && apt-get clean")
+		if lab.bootsErr == nil {
+			lab.bootsErr = os.Rename(root, boots)
+		}
+	})
+	if lab.bootsErr != nil {
+		peertest.Lacks(t, "Debian's systemd cannot be had: %v", lab.bootsErr)
+	}
+	dir := filepath.Join(t.TempDir(), "root")
+	output(t, "cp", "-a", boots, dir)
 	return dir
 }
 

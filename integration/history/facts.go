@@ -2,6 +2,7 @@ package history
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/anishathalye/porcupine"
@@ -20,6 +21,11 @@ type facts struct {
 	removed map[uint32]bool
 	kept    map[version]uint64 // a message has this MODSEQ in all states up to here
 	alive   map[uint32]uint64  // and is there up to here
+	// most is how many changes at most whose answers are not known come before the
+	// last of so many answers that name the MODSEQ of the state.
+	most []int
+	// within is how many answers later at the most a question without one is done.
+	within int
 }
 
 // version is a message since one of its changes.
@@ -51,16 +57,78 @@ func factsOf(ops []porcupine.Operation) *facts {
 	asked := slices.Clone(ops)
 	slices.SortFunc(asked, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	least := uint64(0) // what MODSEQ was at least when the next was asked
+	changed := 0       // known changes that were made by then
 	for _, o := range asked {
 		for ; ended[0].Return < o.Call; ended = ended[1:] {
-			least = max(least, named(ended[0].Output.(Output)))
+			in, out := ended[0].Input.(Input), ended[0].Output.(Output)
+			least = max(least, named(out))
+			if changes(in.Kind, out) {
+				changed++
+			}
 		}
-		if out := o.Output.(Output); !out.unknown {
-			f.known++
-			f.learn(o.Input.(Input).Kind, out, least)
+		in, out := o.Input.(Input), o.Output.(Output)
+		if out.unknown {
+			continue
+		}
+		f.known++
+		f.learn(in.Kind, out, least)
+		if names(in.Kind, out) {
+			before := changed
+			if in.Kind == Store {
+				before++
+			}
+			f.most = append(f.most, int(out.ModSeq)-1-before)
 		}
 	}
+	slices.Sort(f.most)
 	return f
+}
+
+// number numbers the questions whose answers are not known. Of those that ask the same
+// it does not matter which was answered, so the one asked first comes first.
+func number(ops []porcupine.Operation) {
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var ends []int64
+	for _, o := range ops {
+		if !o.Output.(Output).unknown {
+			ends = append(ends, o.Return)
+		}
+	}
+	slices.Sort(ends)
+	n, last := 0, map[string]int{}
+	for i, o := range ops {
+		in := o.Input.(Input)
+		if !o.Output.(Output).unknown {
+			continue
+		}
+		n++
+		in.from, _ = slices.BinarySearch(ends, o.Call)
+		same := fmt.Sprint(in.Kind, in.Size, in.Key, in.Force, in.UIDs, in.Action, in.Flags)
+		if in.Limit != nil {
+			same += fmt.Sprint(*in.Limit)
+		}
+		if in.Since != nil {
+			same += fmt.Sprint(" since ", *in.Since)
+		}
+		in.lost, in.twin = n, last[same]
+		last[same], ops[i].Input = n, in
+	}
+}
+
+// changes reports whether an answer says that something was changed.
+func changes(kind Kind, out Output) bool {
+	switch kind {
+	case Append, Deliver:
+		return !out.unknown && !out.OverQuota && !out.Duplicate
+	case Store, Expunge:
+		return len(out.UIDs) > 0
+	}
+	return false
+}
+
+// names reports whether an answer names the MODSEQ of the state that it comes from.
+func names(kind Kind, out Output) bool {
+	return kind == List || kind == Store && !out.Partial && len(out.UIDs) > 0
 }
 
 // named is the highest MODSEQ that an answer names.
@@ -125,10 +193,28 @@ func (f *facts) step(s *state, in Input, out Output) (bool, *state) {
 		return false, s
 	}
 	if out.unknown {
-		return !equal(s, n), n
+		// Of any so many answers and one more at least one is still to come.
+		if s.named < len(f.most) && int(n.modseq)-1-n.changed > f.most[s.named] {
+			return false, s
+		}
+		if s.answered > in.from+f.within {
+			return false, s
+		}
+		if in.twin > 0 && !slices.Contains(s.lost, in.twin) {
+			return false, s
+		}
+		after := *n
+		after.lost = append(slices.Clone(s.lost), in.lost)
+		return !equal(s, n), &after
 	}
 	after := *n
 	after.answered++
+	if n.modseq != s.modseq {
+		after.changed++
+	}
+	if names(in.Kind, out) {
+		after.named++
+	}
 	return true, &after
 }
 

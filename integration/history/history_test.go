@@ -133,20 +133,8 @@ func TestManyUnknown(t *testing.T) {
 		ask := func(in Input) { // what is answered
 			in.Account = "eva"
 			call := h.Call(0, in)
-			_, n := step(now, in, Output{unknown: true})
-			out := Output{UID: now.next}
-			switch in.Kind {
-			case List:
-				out = Output{UIDNext: now.next, ModSeq: now.modseq}
-				for _, r := range now.rows {
-					out.UIDs = append(out.UIDs, r.UID)
-				}
-			case Rows:
-				out = Output{Rows: now.rows}
-			case Usage:
-				out = Output{Bytes: now.bytes, Messages: int64(len(now.rows))}
-			}
-			now = n
+			out := Output{}
+			now, out = answer(now, in)
 			call.Return(out)
 		}
 		for range messages {
@@ -179,6 +167,88 @@ func TestManyUnknown(t *testing.T) {
 		}
 		if err := h.Check(30 * time.Second); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+// answer is what a mailbox without a quota answers.
+func answer(s *state, in Input) (*state, Output) {
+	_, n := step(s, in, Output{unknown: true})
+	switch in.Kind {
+	case List:
+		out := Output{UIDNext: s.next, ModSeq: s.modseq}
+		for _, r := range s.rows {
+			out.UIDs = append(out.UIDs, r.UID)
+		}
+		return n, out
+	case Rows:
+		return n, Output{Rows: s.rows}
+	case Usage:
+		return n, Output{Bytes: s.bytes, Messages: int64(len(s.rows))}
+	case Store:
+		out := Output{}
+		for _, r := range n.rows {
+			if was := s.row(r.UID); was.ModSeq != r.ModSeq {
+				out.UIDs, out.ModSeq = append(out.UIDs, r.UID), n.modseq
+			}
+		}
+		return n, out
+	case Expunge:
+		out := Output{}
+		for _, r := range s.rows {
+			if n.row(r.UID) == nil {
+				out.UIDs = append(out.UIDs, r.UID)
+			}
+		}
+		return n, out
+	}
+	return n, Output{UID: s.next}
+}
+
+// TestManyFaults: a history is judged though several clients ask at the same time
+// and what they ask is lost again and again. These took a minute and more when any
+// question without an answer could come anywhere behind it.
+func TestManyFaults(t *testing.T) {
+	const clients, rounds = 6, 80
+	for _, seed := range []uint64{0, 4, 5, 15, 16, 19, 22, 29} {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		h, now := New(), newState()
+		lost := 0
+		for range rounds {
+			var calls []*Call
+			var asked []Input
+			for client := range clients {
+				in := Input{Account: "eva", Kind: Kind(rng.IntN(7)), Action: Action(rng.IntN(3)), Flags: uint64(rng.IntN(32))}
+				switch in.Kind {
+				case Append, Deliver:
+					in.Kind, in.Size, in.Flags = Append, int64(100+rng.IntN(3)), 0
+				case Store, Expunge:
+					for _, r := range now.rows {
+						if rng.IntN(3) == 0 {
+							in.UIDs = append(in.UIDs, r.UID)
+						}
+					}
+				}
+				calls, asked = append(calls, h.Call(client, in)), append(asked, in)
+			}
+			fault := rng.IntN(10) == 0
+			for _, i := range rng.Perm(clients) {
+				switch {
+				case !fault:
+					var out Output
+					now, out = answer(now, asked[i])
+					calls[i].Return(out)
+				case asked[i].Kind < List:
+					lost++
+					calls[i].Unknown()
+					if rng.IntN(2) == 0 {
+						now, _ = answer(now, asked[i])
+					}
+				}
+			}
+		}
+		if err := h.Check(time.Minute); err != nil {
+			t.Errorf("seed %d, %d of %d lost: %v", seed, lost, h.Len(), err)
 		}
 	}
 }

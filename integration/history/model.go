@@ -16,7 +16,10 @@ type state struct {
 	rows   []Row // by UID
 	keys   []key
 
-	answered int // questions so far whose answers are known
+	lost     []int // questions that were made and whose answers are not known
+	answered int   // questions so far whose answers are known
+	named    int   // of them, answers that name the MODSEQ of the state
+	changed  int   // of them, changes
 }
 
 // key is a delivery that was made.
@@ -27,9 +30,11 @@ type key struct {
 
 func newState() *state { return &state{next: 1, modseq: 1, limit: Limit{-1, -1}} }
 
-// modelFor is the model for the questions to one account.
-func modelFor(ops []porcupine.Operation) porcupine.Model {
+// modelFor is the model for the questions to one account, of which those without an
+// answer were done within so many answers or never.
+func modelFor(ops []porcupine.Operation, within int) porcupine.Model {
 	f := factsOf(ops)
+	f.within = within
 	return porcupine.Model{
 		Init: func() any { return newState() },
 		Step: func(s, in, out any) (bool, any) {

@@ -223,18 +223,22 @@ func (g *guide) bare() string {
 func (g *guide) follow(name string, page []step) {
 	g.t.Helper()
 	for _, s := range page {
-		g.own = g.own || strings.Contains(s.intro, "every line is for the operators' machine")
-		do := func(*step) error { return errors.New("the page does not say where to type it") }
-		if g.own {
-			do = g.atOperators
-		}
-		if i := slices.IndexFunc(g.rules, func(r rule) bool { return strings.Contains(s.intro, r.phrase) }); i >= 0 {
-			do = g.rules[i].do
-		}
-		if err := do(&s); err != nil {
+		if err := g.do(&s)(&s); err != nil {
 			g.t.Fatalf("%s, line %d: %v", name, s.number, err)
 		}
 	}
+}
+
+// do is what to do with a step. A step that no rule is for fails.
+func (g *guide) do(s *step) func(*step) error {
+	g.own = g.own || strings.Contains(s.intro, "every line is for the operators' machine")
+	switch i := slices.IndexFunc(g.rules, func(r rule) bool { return strings.Contains(s.intro, r.phrase) }); {
+	case i >= 0:
+		return g.rules[i].do
+	case g.own:
+		return g.atOperators
+	}
+	return func(*step) error { return errors.New("the page does not say where to type it") }
 }
 
 // looked: there was something to look at everywhere.
@@ -484,4 +488,37 @@ func (g *guide) changePlan(s *step) error {
 	}
 	put(g.t, g.operators.root, planFile, both.ReplaceAllLiteralString(plan, s.text()))
 	return nil
+}
+
+// TestSteps: what is read of a page is all its lines, each once, with the paragraph that
+// says where they are typed.
+func TestSteps(t *testing.T) {
+	page := "# A\n\n    not here\n\n## B\n\nText.\n\n1. **One.** On the\n   first:\n\n       a\n       for x in 1 2; do\n         b\n       done\n\n" +
+		"       cat <<END\n       c\n\n       d\n       END\n\n   Then:\n\n       e \\\n         f\n   and so on.\n2. Last\n\n       g\n\n## C\n\n    nor here\n"
+	name := filepath.Join(t.TempDir(), "page")
+	if err := os.WriteFile(name, []byte(page), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range steps(t, name, "## B") {
+		got = append(got, fmt.Sprintf("%d %s %q", s.number, s.intro, s.commands()))
+	}
+	want := []string{
+		`12 1. **One.** On the first: ["a" "for x in 1 2; do\n  b\ndone" "cat <<END\nc\n\nd\nEND"]`,
+		`25 Then: ["e \\\n  f"]`,
+		`30 and so on. 2. Last ["g"]`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+	g := &guide{site: &site{t: t}}
+	said := ""
+	for _, s := range steps(t, name, "## B") {
+		if err := g.do(&s)(&s); err != nil {
+			said = err.Error()
+		}
+	}
+	if said != "the page does not say where to type it" {
+		t.Errorf("a step without a place: %q", said)
+	}
 }

@@ -269,7 +269,7 @@ func TestMoveKilled(t *testing.T) {
 	if !nightly() {
 		t.Skip("SKIP: nightly")
 	}
-	c, led, end := underLoad(t, cluster.Load{Senders: 2, Size: 2 << 10, Pause: 100 * time.Millisecond}, "--users", "2", "--pairs", "2")
+	c, led, end := underLoad(t, cluster.Load{Senders: 2, Size: 2 << 10, Pause: 300 * time.Millisecond}, "--users", "2", "--pairs", "2")
 	if _, err := c.Postern("upgrade", "finalize"); err != nil {
 		t.Fatal(err)
 	}
@@ -277,6 +277,14 @@ func TestMoveKilled(t *testing.T) {
 	m := &moving{t: t, c: c, g: openGate(t, c), user: u, at: u.Pair, other: c.Info().Pairs[0].Name}
 	if m.other == m.at {
 		m.other = c.Info().Pairs[1].Name
+	}
+	for until := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if ok, _, _ := led.Counts(); ok > 10 { // both users have a mailbox
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("no mail")
+		}
 	}
 	for _, after := range []bool{false, true} {
 		when := ", before a call"

@@ -219,13 +219,14 @@ func (m *machine) off(t *testing.T) {
 	}
 }
 
-// console is a shell at which lines are typed. It keeps what they set. Nobody answers
-// what a program asks at it.
+// console is a shell at which lines are typed. It keeps what they set. What a program
+// asks at it is answered by answers or nobody.
 type console struct {
 	place, dir string
 	cmd        *exec.Cmd
 	files      []*os.File // both ends of all pipes
 	lines      *os.File
+	answers    *os.File // to what is asked
 	said       *os.File
 	text       *bufio.Reader
 }
@@ -245,10 +246,10 @@ func newConsole(t *testing.T, place, dir string, args []string) *console {
 		c.files = append(c.files, r, w)
 		return r, w
 	}
-	keyboard, _ := pipe()
+	keyboard, answers := pipe()
 	lines, toLines := pipe()
 	said, toSaid := pipe()
-	c.lines, c.said, c.text = toLines, said, bufio.NewReader(said)
+	c.lines, c.answers, c.said, c.text = toLines, answers, said, bufio.NewReader(said)
 	c.cmd = exec.Command("nsenter", append(args, "bash", "-c", typed, dir)...)
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr, c.cmd.ExtraFiles = keyboard, toSaid, toSaid, []*os.File{lines}
 	if err := c.cmd.Start(); err != nil {

@@ -117,6 +117,7 @@ func (s *step) commands() (out []string) {
 type look struct {
 	begins string
 	again  bool
+	answer string // what a person says to it
 	at     func(said string) error
 	seen   bool
 }
@@ -336,6 +337,11 @@ func (g *guide) enter(c *console, s *step) error {
 			l = g.looks[i]
 		}
 		began := time.Now()
+		if l != nil {
+			if _, err := c.answers.WriteString(l.answer); err != nil {
+				return err
+			}
+		}
 		said, err := c.run(command)
 		for ; l != nil; time.Sleep(200 * time.Millisecond) {
 			if l.seen = true; err == nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -125,25 +126,43 @@ func killed(pid int) bool {
 
 // thawImages thaws the disks of a run that is dead: one that is frozen outlives
 // its last mount, and whoever waits for it cannot end. Mounted again, it is the
-// same file system.
+// same file system. One that is not frozen may go by itself meanwhile, with the last
+// process of the run.
 func thawImages(ctx context.Context, dir string) (thawed []string, err error) {
 	images, err := filepath.Glob(filepath.Join(dir, "*.img"))
 	if err != nil {
 		return nil, err
 	}
 	for _, image := range images {
-		devices, err := command(ctx, "", "losetup", "-n", "-O", "NAME", "-j", image)
+		devices, err := devicesOf(ctx, image)
 		if err != nil {
 			return nil, err
 		}
-		for device := range strings.FieldsSeq(devices) {
-			if err := thawDevice(ctx, device, filepath.Join(dir, "thaw")); err != nil {
+		for until := time.Now().Add(goneWithin); len(devices) > 0; {
+			err := thawDevice(ctx, devices[0], filepath.Join(dir, "thaw"))
+			if err == nil {
+				thawed, devices = append(thawed, devices[0]), devices[1:]
+				continue
+			}
+			if ctx.Err() != nil || time.Now().After(until) {
 				return nil, fmt.Errorf("%s: %w", image, err)
 			}
-			thawed = append(thawed, device)
+			pause(ctx, goneWithin/50)
+			if devices, err = devicesOf(ctx, image); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return thawed, nil
+}
+
+// goneWithin is how long a device may be about to go.
+const goneWithin = 5 * time.Second
+
+// devicesOf lists the devices that an image is the disk of.
+func devicesOf(ctx context.Context, image string) ([]string, error) {
+	out, err := command(ctx, "", "losetup", "-n", "-O", "NAME", "-j", image)
+	return strings.Fields(out), err
 }
 
 func thawDevice(ctx context.Context, device, at string) error {

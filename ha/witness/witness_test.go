@@ -302,9 +302,8 @@ func TestIdle(t *testing.T) {
 		t.Errorf("an idle witness wrote, entries %d to %d:\n%s\nbefore:\n%s", last, w.Status().Last, after, before)
 	}
 	must(t, n.Propose("two", 100))
-	if files() == before {
-		t.Error("nothing shows that something was written: the test tests nothing")
-	}
+	// The two others are a majority: the witness may write a little later.
+	c.Eventually("the files show that something is written", func() bool { return files() != before })
 }
 
 // TestTimings checks W7: a witness goes by the times that a data replica with

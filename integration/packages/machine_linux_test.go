@@ -55,6 +55,9 @@ func (s *site) boot(name, address, root string) *machine {
 	}
 	defer said.Close()
 	m.cmd.Stdout, m.cmd.Stderr = said, said
+	if s.routes {
+		m.cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_API_VFS_WRITABLE=network")
+	}
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM} // it shuts down then
 	if err := lasting(m.cmd.Start); err != nil {
 		t.Fatal(err)

@@ -33,6 +33,7 @@ type site struct {
 	t      *testing.T
 	prefix string
 	state  string
+	routes bool // the machines may set what a kernel does with packets, as on real ones
 }
 
 // newSite makes the networks, with routers that pass everything until they are told

@@ -53,13 +53,19 @@ func infoOf(m *store.Mailbox, c *store.Counters) Info {
 	return info
 }
 
-// List returns every mailbox, INBOX first and then in the order of names, with
-// parents that do not exist and subscriptions without a mailbox as NonExistent.
-func (a *Account) List(ctx context.Context) ([]Info, error) {
+// confirmed is what there is of the account once this replica has confirmed that it
+// serves.
+func (a *Account) confirmed(ctx context.Context) (*store.Snapshot, error) {
 	if err := a.s.cfg.Log.Confirm(ctx); err != nil {
 		return nil, err
 	}
-	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
+	return a.s.cfg.Store.AccountSnapshot(a.id)
+}
+
+// List returns every mailbox, INBOX first and then in the order of names, with
+// parents that do not exist and subscriptions without a mailbox as NonExistent.
+func (a *Account) List(ctx context.Context) ([]Info, error) {
+	n, err := a.confirmed(ctx)
 	if err != nil {
 		return nil, err
 	}

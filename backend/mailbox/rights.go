@@ -68,10 +68,7 @@ func (a *Account) Grants(ctx context.Context, name string) ([]Grant, error) {
 	if err != nil {
 		return nil, ErrNoMailbox
 	}
-	if err := a.s.cfg.Log.Confirm(ctx); err != nil {
-		return nil, err
-	}
-	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
+	n, err := a.confirmed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +86,7 @@ func (a *Account) Grants(ctx context.Context, name string) ([]Grant, error) {
 
 // AllGrants is Grants of every mailbox, by name.
 func (a *Account) AllGrants(ctx context.Context) (map[string][]Grant, error) {
-	if err := a.s.cfg.Log.Confirm(ctx); err != nil {
-		return nil, err
-	}
-	n, err := a.s.cfg.Store.AccountSnapshot(a.id)
+	n, err := a.confirmed(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ type link struct {
 	pending []*sent    // commands not answered, in the order of their coming
 	fewer   *sync.Cond // told when one of them is answered, or all is over
 	over    bool
-	hurry   func() // the client has said something: it waits
+	hurry   func() // what to do when the client says something; nil: nothing
 
 	moved sync.WaitGroup // what sends commands again
 
@@ -151,13 +151,18 @@ func (p *link) waits() bool {
 
 // rests returns what ends when somebody waits for the session.
 func (p *link) rests() (hurry context.Context, stop func()) {
-	hurry, stop = context.WithCancel(p.front.ctx)
+	hurry, cancel := context.WithCancel(p.front.ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.hurry = stop; !p.waits() || len(p.pending) > 0 && bytes.Count(p.pending[0].text.head, []byte("\n")) > 1 {
-		stop()
+	if p.hurry = cancel; !p.waits() || len(p.pending) > 0 && bytes.Count(p.pending[0].text.head, []byte("\n")) > 1 {
+		cancel()
 	}
-	return hurry, stop
+	return hurry, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.hurry = nil
+		cancel()
+	}
 }
 
 // resume goes on with the session at the replica that serves now. It returns nil

@@ -22,11 +22,6 @@ import (
 // host, finds the entry by it, wherever it is by then. The second is what the
 // entry itself does not say any more then: its old name, and of a domain that
 // ("-" of others), by which the rest of the references are found.
-const (
-	noteAttribute = directory.RenameNote
-	noteRequest   = "postern rename: "
-	noteFrom      = "postern rename from: "
-)
 
 // intent is such a note.
 type intent struct {
@@ -39,7 +34,7 @@ type intent struct {
 // asked is the first value of the note of a request.
 func asked(what string, kind Kind, name, to string, also ...string) string {
 	words := append([]string{what, string(kind), strings.TrimSpace(name), "to", strings.TrimSpace(to)}, also...)
-	return noteRequest + strings.ToLower(strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " "))
+	return directory.RenameRequest + strings.ToLower(strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " "))
 }
 
 // notes are the values of the note.
@@ -48,7 +43,7 @@ func (it *intent) notes() []string {
 	if domain == "" {
 		domain = "-"
 	}
-	return []string{it.request, noteFrom + domain + " " + it.from}
+	return []string{it.request, directory.RenameFrom + domain + " " + it.from}
 }
 
 // moved reports whether the entry has its new name already.
@@ -62,7 +57,7 @@ func (ed *Editor) unfinished(ctx context.Context, request string) (it *intent, d
 		bases = append(slices.Clone(bases), root)
 	}
 	for _, base := range bases {
-		found, err := ed.d.Find(ctx, base, []string{noteAttribute}, []string{request}, 2)
+		found, err := ed.d.Find(ctx, base, []string{directory.RenameNote}, []string{request}, 2)
 		if errors.Is(err, directory.ErrNotFound) {
 			continue
 		}
@@ -73,8 +68,8 @@ func (ed *Editor) unfinished(ctx context.Context, request string) (it *intent, d
 			if dn, raw, err = ed.raw(ctx, e.DN); err != nil {
 				return nil, "", nil, err
 			}
-			for _, v := range raw.Get(noteAttribute) {
-				text, ok := strings.CutPrefix(v, noteFrom)
+			for _, v := range raw.Get(directory.RenameNote) {
+				text, ok := strings.CutPrefix(v, directory.RenameFrom)
 				domain, from, cut := strings.Cut(text, " ")
 				if ok && cut {
 					return &intent{request: request, domain: strings.TrimPrefix(domain, "-"), from: from, found: true}, dn, raw, nil
@@ -91,17 +86,17 @@ func (ed *Editor) note(ctx context.Context, m *moving) error {
 	if ed.cfg.DryRun || !m.several || m.it.found {
 		return nil
 	}
-	have := m.old.Get(noteAttribute)
+	have := m.old.Get(directory.RenameNote)
 	if i := slices.IndexFunc(have, directory.IsRenameNote); i >= 0 {
-		return badf("%s is being renamed: finish that first (%s), or take the note out of its %s", m.res.DN, have[i], noteAttribute)
+		return badf("%s is being renamed: finish that first (%s), or take the note out of its %s", m.res.DN, have[i], directory.RenameNote)
 	}
 	with := append(slices.Clone(have), m.it.notes()...)
-	res := &Result{Op: Set, Kind: m.res.Kind, DN: m.res.DN, Changes: []Edit{{Attribute: noteAttribute, Old: have, New: with}}}
+	res := &Result{Op: Set, Kind: m.res.Kind, DN: m.res.DN, Changes: []Edit{{Attribute: directory.RenameNote, Old: have, New: with}}}
 	if _, err := ed.write(ctx, res, nil); err != nil {
 		return err
 	}
-	put(&m.old, noteAttribute, with...)
-	put(&m.raw, noteAttribute, with...)
+	put(&m.old, directory.RenameNote, with...)
+	put(&m.raw, directory.RenameNote, with...)
 	return nil
 }
 
@@ -114,12 +109,12 @@ func (ed *Editor) finished(ctx context.Context, kind Kind, dn string) error {
 	if err != nil {
 		return err
 	}
-	have := raw.Get(noteAttribute)
+	have := raw.Get(directory.RenameNote)
 	without := slices.DeleteFunc(slices.Clone(have), directory.IsRenameNote)
 	if len(without) == len(have) {
 		return nil
 	}
-	res := &Result{Op: Set, Kind: kind, DN: dn, Changes: []Edit{{Attribute: noteAttribute, Old: have, New: without}}}
+	res := &Result{Op: Set, Kind: kind, DN: dn, Changes: []Edit{{Attribute: directory.RenameNote, Old: have, New: without}}}
 	_, err = ed.write(ctx, res, nil)
 	return err
 }

@@ -14,6 +14,10 @@ const RightPost Right = 1 << ('p' - 'a')
 // Anyone is the identifier of everybody, whether known or not (RFC 4314 2).
 const Anyone = "anyone"
 
+// Negative begins an identifier whose rights are taken from those that it names
+// (RFC 4314 2). Rights holds and applies such a line like any other.
+const Negative = "-"
+
 // Letters spells r.
 func (r Right) Letters() string {
 	var b []byte

@@ -234,7 +234,7 @@ func (g *generator) next() command.Command {
 		return g.moving(head)
 	}
 	if g.pick(20) == 0 {
-		ids := []string{command.Anyone, "u0@x", "u1@x", "team@x"}
+		ids := []string{command.Anyone, "u0@x", "u1@x", "team@x", "-u2@x", "-team@x"}
 		return &command.Rights{
 			Head: head, Account: a.ID, Name: g.name(), Identifier: ids[g.pick(len(ids))], Action: command.StoreOp(g.pick(3)),
 			Rights: command.RightPost * command.Right(g.pick(2)), Owners: g.pick(2) == 0,

@@ -6,12 +6,17 @@ import (
 
 	"github.com/postern-mail/postern/backend/command"
 	"github.com/postern-mail/postern/backend/store"
+	"github.com/postern-mail/postern/shared/mail"
 )
 
 // takesFrom reports whether m takes mail for its address from whoever has the
 // identities of poster: INBOX does from everybody, every mailbox does from its
 // owner, one with a list does from those who have the right to post, and one
 // without from everybody, unless such are their owners'.
+//
+// Who posts has the rights of all lines that name one of the identities, less
+// those of the negative ones (RFC 4314 2). Of identities that are not known any
+// may be one that a negative line names.
 func (m *mailbox) takesFrom(poster []string, owners bool) bool {
 	switch {
 	case m.Name == inbox, slices.Contains(poster, m.owner.Name):
@@ -19,10 +24,19 @@ func (m *mailbox) takesFrom(poster []string, owners bool) bool {
 	case m.rights == nil:
 		return !owners
 	}
-	return slices.ContainsFunc(m.rights.Grants, func(g store.Grant) bool {
-		return command.Right(g.Rights)&command.RightPost != 0 &&
-			(g.Identifier == command.Anyone || slices.Contains(poster, g.Identifier))
-	})
+	given, more := false, slices.Contains(poster, mail.MoreIdentities)
+	for _, g := range m.rights.Grants {
+		if command.Right(g.Rights)&command.RightPost == 0 {
+			continue
+		}
+		who, negative := strings.CutPrefix(g.Identifier, command.Negative)
+		named := who == command.Anyone || slices.Contains(poster, who)
+		if negative && (named || more) {
+			return false
+		}
+		given = given || named
+	}
+	return given
 }
 
 // listOf is the list that stands for none.
@@ -61,7 +75,7 @@ func (f *FSM) grant(c *command.Rights) (any, error) {
 		return &command.Done{Code: command.Moving}, nil
 	case m == nil:
 		return &command.Done{Code: command.NoMailbox}, nil
-	case m.Name == inbox, c.Identifier == "", c.Identifier == a.Name:
+	case m.Name == inbox, c.Identifier == "", strings.TrimPrefix(c.Identifier, command.Negative) == a.Name:
 		return &command.Done{Code: command.NotAllowed}, nil
 	}
 	list := listOf(c.Owners)

@@ -96,6 +96,65 @@ func TestPost(t *testing.T) {
 	}
 }
 
+// TestNegative: who posts has the rights of all lines that name one of the
+// identities less those of the negative ones, in whatever order they came; and what
+// is not told of who posts is taken for named by those.
+func TestNegative(t *testing.T) {
+	r := newReplica(t)
+	a := annWith(r, "work")
+	for _, tt := range []struct {
+		who    string
+		action command.StoreOp
+		right  command.Right
+	}{
+		{"eva@x", command.StoreAdd, command.RightPost},
+		{"-crew@x", command.StoreAdd, command.RightPost},
+		{"anyone@x", command.StoreAdd, command.RightPost},
+		{"-bob@x", command.StoreReplace, command.RightPost | 1},
+		{"-dan@x", command.StoreAdd, 1}, // another right
+	} {
+		if code := r.rights(a, "work", tt.who, tt.action, tt.right, true); code != command.OK {
+			t.Fatal(tt.who, code)
+		}
+	}
+	if code := r.rights(a, "work", "-ann@x", command.StoreAdd, command.RightPost, true); code != command.NotAllowed {
+		t.Errorf("the owner, negative: %d", code)
+	}
+	if code := r.rights(a, inbox, "-bob@x", command.StoreAdd, command.RightPost, true); code != command.NotAllowed {
+		t.Errorf("INBOX, negative: %d", code)
+	}
+	for _, tt := range []struct {
+		want   string
+		poster []string
+	}{
+		{"work", []string{"eva@x"}},
+		{"work", []string{"eva@y", "anyone@x"}},
+		{"work", []string{"dan@x", "anyone@x"}},
+		{"work", []string{"ann@x", "crew@x", "-"}},
+		{"refused", nil},
+		{"refused", []string{"eva@y", "anyone@y"}},
+		{"refused", []string{"eva@x", "crew@x"}},
+		{"refused", []string{"bob@x", "anyone@x", "eva@x"}},
+		{"refused", []string{"-bob@x", "bob"}},
+		{"refused", []string{"-crew@x"}},
+		{"refused", []string{"eva@x", "-"}},
+	} {
+		if got := r.lands("work", false, tt.poster...); got != tt.want {
+			t.Errorf("%q: %s, want %s", tt.poster, got, tt.want)
+		}
+	}
+	r.rights(a, "work", "-bob@x", command.StoreRemove, command.RightPost, true)
+	if got := r.lands("work", false, "bob@x", "anyone@x"); got != "work" {
+		t.Errorf("taken from nobody any more: %s", got)
+	}
+	r.rights(a, "work", "-anyone", command.StoreAdd, command.RightPost, true)
+	for want, poster := range map[string]string{"refused": "eva@x", "work": "ann@x"} {
+		if got := r.lands("work", false, poster); got != want {
+			t.Errorf("taken from everybody, %s: %s", poster, got)
+		}
+	}
+}
+
 // TestRights: lines of a list come and go, and an empty list is one.
 func TestRights(t *testing.T) {
 	r := newReplica(t)

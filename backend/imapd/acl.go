@@ -118,8 +118,11 @@ func (s *session) listRights() error {
 	}
 	s.w.WriteString("* LISTRIGHTS ")
 	s.writeName(c.mailbox)
-	switch {
-	case c.stored == s.account.Name():
+	who, negative := strings.CutPrefix(c.stored, mailbox.Negative)
+	switch owner := who == s.account.Name(); {
+	case negative && (owner || info.Name == "INBOX"): // nothing is ever taken
+		s.writeACLStrings(c.identifier, "")
+	case owner:
 		s.writeACLStrings(c.identifier, knownRights)
 	case info.Name == "INBOX":
 		s.writeACLStrings(c.identifier, mailbox.PostRight)

@@ -131,6 +131,37 @@ var conformance = map[string]string{
 		S: + *
 		C: eva
 		S: * LISTRIGHTS Work eva lrswipkxteacd
+		S: a OK *
+		C: a SETACL Work -Bob p
+		S: a OK *
+		C: a SETACL Work anyone@Example.TEST +p
+		S: a OK *
+		C: a SETACL Work "-group=interns@example.test" +p
+		S: a OK *
+		C: a GETACL Work
+		S: * ACL Work eva@example.test lrswipkxteacd -bob@example.test p -interns@example.test p anyone@example.test p
+		S: a OK *
+		C: a LISTRIGHTS Work -bob
+		S: * LISTRIGHTS Work -bob "" p
+		S: a OK *
+		C: a LISTRIGHTS Work anyone@example.test
+		S: * LISTRIGHTS Work anyone@example.test "" p
+		S: a OK *
+		C: a LISTRIGHTS Work -eva
+		S: * LISTRIGHTS Work -eva ""
+		S: a OK *
+		C: a LISTRIGHTS INBOX -bob
+		S: * LISTRIGHTS INBOX -bob ""
+		S: a OK *
+		C: a MYRIGHTS Work
+		S: * MYRIGHTS Work lrswipkxteacd
+		S: a OK *
+		C: a SETACL Work -bob -p
+		S: a OK *
+		C: a DELETEACL Work -interns@example.test
+		S: a OK *
+		C: a GETACL Work
+		S: * ACL Work eva@example.test lrswipkxteacd anyone@example.test p
 		S: a OK *`,
 	"RIGHTS=texk": `
 		C: a CREATE Work
@@ -155,8 +186,14 @@ var conformance = map[string]string{
 		S: a NO [CANNOT] INBOX takes mail from anyone
 		C: a SETACL inbox anyone +p
 		S: a OK *
-		C: a SETACL Work -bob p
+		C: a SETACL Work --bob p
 		S: a NO [CANNOT] Rights are given to *
+		C: a SETACL Work -bob pl
+		S: a NO [CANNOT] Others can only have the right p: mailboxes are not shared
+		C: a SETACL Work -eva p
+		S: a NO [CANNOT] The owner has all rights and keeps them
+		C: a SETACL inbox -bob p
+		S: a NO [CANNOT] INBOX takes mail from anyone
 		C: a SETACL Work "bob smith" p
 		S: a NO [CANNOT] Rights are given to *
 		C: a SETACL Work bob lrP

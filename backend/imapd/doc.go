@@ -28,8 +28,8 @@ A mailbox has a list of rights (RFC 4314) once the pair is on level 2. It is abo
 mail to the mailbox's address and nothing else: a session sees its own user's
 mailboxes only, who has all rights in them and cannot lose any. Anybody else can
 have p, the right to post, by SETACL, and LISTRIGHTS offers nothing else; SETACL of
-another right is NO, and so are negative rights. INBOX takes all mail and has no
-list.
+another right is NO. With "-" before the identifier the right is taken from who
+would have it by another line. INBOX takes all mail and has no list.
 
 A literal is never read as anything else: one that is too large is refused
 before it is sent if its sender waits, and skipped or answered with BYE if not.

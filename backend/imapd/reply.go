@@ -58,7 +58,7 @@ var errorReplies = []struct {
 	{mailbox.ErrSpecialUse, "USEATTR", "Special use not possible"},
 	{mailbox.ErrOwner, "CANNOT", "The owner has all rights and keeps them"},
 	{mailbox.ErrInbox, "CANNOT", "INBOX takes mail from anyone"},
-	{mailbox.ErrIdentifier, "CANNOT", "Rights are given to anyone, to an address or to a group's, and not taken by -"},
+	{mailbox.ErrIdentifier, "CANNOT", "Rights are given to anyone, anyone@ a domain, an address or a group's, and with - taken from them"},
 	{mailbox.ErrNotShared, "CANNOT", "Others can only have the right p: mailboxes are not shared"},
 	{mailbox.ErrLevel, "CANNOT", "Not before all servers of the mailbox are of the new release"},
 }

@@ -30,9 +30,10 @@ XPART names the partition in which to make the mailbox
 (mailMessageStore of the directory). A pair has one partition, the log with its
 rows, so the name is checked for its form and every mailbox is in that one.
 XPOSTER, beside XFOLDER, names who posts, where the relay knows because somebody has
-logged in: identities with a space between them. The folder takes the mail if its
-list of rights grants p to anyone or to one of them, or if they are its owner;
-otherwise INBOX does, and the reply says so.
+logged in: identities with a space between them, "anyone@domain" among them, and "-"
+when there are more. The folder takes the mail if its list of rights grants p to
+anyone or to one of them and takes it from none, or if they are its owner; otherwise
+INBOX does, and the reply says so.
 XWELCOME=1 asks whether the mailbox is new; the reply then says "welcome=N", the
 Unix time at which it was made, before any word about an answer, for a day and
 as long as the message with the key that package mail's WelcomeKey gives for it

@@ -11,13 +11,15 @@ import (
 
 	"github.com/postern-mail/postern/backend/command"
 	"github.com/postern-mail/postern/backend/store"
+	"github.com/postern-mail/postern/shared/mail"
 )
 
 // Rights of RFC 4314 2.1.
 const (
-	Anyone      = command.Anyone // the identifier of everybody
-	OwnerRights = "lrswipkxtea"  // what the owner of a mailbox has
-	PostRight   = "p"            // what others can have: mail to the mailbox's address goes there
+	Anyone      = command.Anyone   // the identifier of everybody; before "@" and a domain, of whose account is there
+	Negative    = command.Negative // before an identifier: the rights are taken from it
+	OwnerRights = "lrswipkxtea"    // what the owner of a mailbox has
+	PostRight   = "p"              // what others can have: mail to the mailbox's address goes there
 )
 
 // HasRights reports whether the pair can keep lists of rights.
@@ -28,34 +30,41 @@ func (a *Account) HasRights() bool { return a.s.HasRights() }
 
 // Identifier returns an identifier as it is stored: in lower case, since the
 // directory's attributes compare without case, with the account's domain where
-// it has none, and without the "group=" of the old servers. ErrIdentifier when it
-// can be nobody's: negative rights (RFC 4314 2), "-" in front, are not kept.
+// it has none, and without the "group=" of the old servers; a "-" in front stays,
+// which says that the rights are negative (RFC 4314 2). ErrIdentifier when it can
+// be nobody's.
 func (a *Account) Identifier(name string) (string, error) {
 	if !utf8.ValidString(name) {
 		return "", ErrIdentifier
 	}
 	name = strings.ToLower(norm.NFKC.String(name)) // as SASLprep normalizes (RFC 4013 2.2)
+	name, negative := strings.CutPrefix(name, Negative)
 	name = strings.TrimPrefix(name, "group=")
-	if strings.HasPrefix(name, "-") {
-		return "", ErrIdentifier
-	}
 	if name != "" && name != Anyone && !strings.Contains(name, "@") {
 		_, domain, _ := strings.Cut(a.name, "@")
 		name += "@" + domain
 	}
 	name, err := accountName(name)
-	if err != nil || strings.HasPrefix(name, Anyone+"@") {
+	if err != nil || strings.HasPrefix(name, Negative) || strings.HasSuffix(name, "@") {
 		return "", ErrIdentifier
+	}
+	if negative {
+		name = Negative + name
 	}
 	return name, nil
 }
 
 // posters are the identities of who posts as identifiers are stored. What cannot
-// be one, or is beyond what an entry holds, is left out.
+// be one is left out; of more than an entry holds the last says that there are.
 func posters(names []string) (out []string) {
 	for _, name := range names {
 		name, err := accountName(norm.NFKC.String(name))
-		if err == nil && name != Anyone && len(out) < command.MaxPosters {
+		switch {
+		case err != nil || name == Anyone:
+		case len(out) == command.MaxPosters:
+			out[len(out)-1] = mail.MoreIdentities
+			return out
+		default:
 			out = append(out, name)
 		}
 	}
@@ -128,7 +137,7 @@ func (a *Account) SetGrant(ctx context.Context, name, identifier string, op Stor
 	switch {
 	case !a.s.level2():
 		return ErrLevel
-	case identifier == a.name:
+	case strings.TrimPrefix(identifier, Negative) == a.name:
 		return ErrOwner
 	case op != StoreRemove && (other != "" || set&^command.RightPost != 0):
 		return ErrNotShared

@@ -137,6 +137,50 @@ func TestWhoPosts(t *testing.T) {
 	if got := post(t, s, "Wörk", append(many, "bob@example.test")...); got != "refused" {
 		t.Errorf("an identity beyond the bound: %s", got)
 	}
+	if got := post(t, s, "Wörk", append([]string{"bob@example.test"}, many...)...); got != "Wörk" {
+		t.Errorf("the first of too many identities: %s", got)
+	}
+	grant(t, a, "Wörk", "-eva", mailbox.StoreAdd, "p")
+	if got := post(t, s, "Wörk", append([]string{"bob@example.test"}, many...)...); got != "refused" {
+		t.Errorf("too many identities, and a negative line: %s", got)
+	}
+}
+
+// TestNegativeRights: what a line with "-" names has no right by another line, and
+// anyone@ a domain is who has an account there (RFC 4314 2).
+func TestNegativeRights(t *testing.T) {
+	owners := false
+	s, _ := withRights(t, &owners)
+	a := account(t, s, "ann@example.test")
+	create(t, a, "work")
+	grant(t, a, "work", "-BOB", mailbox.StoreAdd, "p")
+	grant(t, a, "work", "-group=Interns@Example.net", mailbox.StoreReplace, "p")
+	if got := lines(t, a, "work"); !slices.Equal(got, []string{"-bob@example.test p", "-interns@example.net p", "anyone p"}) {
+		t.Errorf("%q", got)
+	}
+	want := func(want string, poster ...string) {
+		t.Helper()
+		if got := post(t, s, "work", poster...); got != want {
+			t.Errorf("%q: %s, want %s", poster, got, want)
+		}
+	}
+	want("work")
+	want("work", "eva@example.test")
+	want("refused", "Bob@example.test", "anyone@example.test")
+	want("refused", "eva@example.test", "interns@example.net")
+	want("work", "ann@example.test", "interns@example.net") // the owner has all rights
+	grant(t, a, "work", mailbox.Anyone, mailbox.StoreReplace, "")
+	want("refused")
+	want("refused", "eva@example.test", "anyone@example.test")
+	grant(t, a, "work", "anyone@Example.test", mailbox.StoreAdd, "p")
+	want("refused")
+	want("refused", "eva@example.net", "anyone@example.net")
+	want("work", "eva@example.test", "anyone@example.test")
+	want("refused", "bob@example.test", "anyone@example.test")
+	grant(t, a, "work", "-bob", mailbox.StoreRemove, "p")
+	want("work", "bob@example.test", "anyone@example.test")
+	grant(t, a, "work", "-anyone@example.test", mailbox.StoreAdd, "p")
+	want("refused", "bob@example.test", "anyone@example.test")
 }
 
 func TestGrantRefused(t *testing.T) {
@@ -145,7 +189,7 @@ func TestGrantRefused(t *testing.T) {
 	s, _ := withRights(t, &owners)
 	a := account(t, s, "ann@example.test")
 	create(t, a, "work")
-	for _, name := range []string{"", "-bob@example.test", "two words", "anyone@example.test", "a\x00b", strings.Repeat("x", 400), "\xff@x"} {
+	for _, name := range []string{"", "-", "--bob", "group=-bob", "-group=", "-two words", "anyone@", "bob@", "two words", "a\x00b", strings.Repeat("x", 400), "\xff@x"} {
 		if id, err := a.Identifier(name); !errors.Is(err, mailbox.ErrIdentifier) {
 			t.Errorf("%.20q: %q, %v", name, id, err)
 		}
@@ -157,10 +201,12 @@ func TestGrantRefused(t *testing.T) {
 		want     error
 	}{
 		"the owner":              {"work", "ann@example.test", mailbox.StoreRemove, "p", mailbox.ErrOwner},
+		"the owner, negative":    {"work", "-ann@example.test", mailbox.StoreAdd, "p", mailbox.ErrOwner},
 		"another right":          {"work", "bob@example.test", mailbox.StoreAdd, "pl", mailbox.ErrNotShared},
 		"a digit":                {"work", "bob@example.test", mailbox.StoreReplace, "0", mailbox.ErrNotShared},
 		"no right that is there": {"work", "bob@example.test", mailbox.StoreRemove, "lr", nil},
 		"INBOX":                  {"inbox", "bob@example.test", mailbox.StoreAdd, "p", mailbox.ErrInbox},
+		"INBOX, negative":        {"inbox", "-bob@example.test", mailbox.StoreAdd, "p", mailbox.ErrInbox},
 		"INBOX closed":           {"INBOX", mailbox.Anyone, mailbox.StoreReplace, "", mailbox.ErrInbox},
 		"INBOX as it is":         {"INBOX", mailbox.Anyone, mailbox.StoreReplace, "p", nil},
 		"no mailbox":             {"none", "bob@example.test", mailbox.StoreAdd, "p", mailbox.ErrNoMailbox},

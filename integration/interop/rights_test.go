@@ -51,6 +51,13 @@ typ, data = m.xatom('LISTRIGHTS', 'work', addr2); assert typ == 'OK', data
 typ, data = m.response('LISTRIGHTS'); assert data[0].decode().split()[-2:] == ['""', 'p'], data
 typ, data = m.myrights('work'); assert typ == 'OK' and b'lrswipkxtea' in data[0], data
 typ, data = m.setacl('work', addr2, 'lrs'); assert typ == 'NO' and b'not shared' in data[0], data
+assert m.setacl('work', 'anyone@' + domain, 'p')[0] == 'OK' and m.setacl('work', '-' + addr2, 'p')[0] == 'OK'
+assert acl().get('-' + addr2) == 'p' and acl().get('anyone@' + domain) == 'p', acl()
+post('INBOX'); post('INBOX', other); post('work', owner)
+assert m.deleteacl('work', '-' + addr2)[0] == 'OK' and m.deleteacl('work', addr2)[0] == 'OK'
+post('INBOX'); post('work', other)
+assert m.setacl('work', '-anyone@' + domain, 'p')[0] == 'OK'
+post('INBOX', other); post('work', owner)
 assert m.rename('work', 'play')[0] == 'OK' and m.create('work')[0] == 'OK' # another folder, without a list
 assert m.delete('play')[0] == 'OK'
 counts['work'] = 0

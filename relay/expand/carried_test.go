@@ -2,6 +2,7 @@ package expand
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -85,7 +86,15 @@ func TestPoster(t *testing.T) {
 		e.ACLGroups = []string{"group=Team@example.test", " crew@example.test "}
 	})
 	d.users["eva@example.test"] = []*directory.Entry{eva}
-	all := "eva@example.test team@example.test crew@example.test eva@x.test eva@eq.test"
+	many := make([]string, maxPoster)
+	for i := range many {
+		many[i] = fmt.Sprintf("list%d@example.test", i)
+	}
+	d.users["dan@example.test"] = []*directory.Entry{with(user("dan"), func(e *directory.Entry) {
+		e.Mail, e.Alternate = "dan@sales.test", []string{"anyone@bank.test", "Anyone", "-dan@x.test", strings.Repeat("x", 320) + "@x.test"}
+	})}
+	d.users["max@example.test"] = []*directory.Entry{with(user("max"), func(e *directory.Entry) { e.ACLGroups = many })}
+	all := "eva@example.test anyone@example.test team@example.test crew@example.test eva@x.test eva@eq.test"
 	for _, tt := range []struct {
 		address, auth, want string
 	}{
@@ -93,7 +102,9 @@ func TestPoster(t *testing.T) {
 		{"ann+work@example.test", "", ""},
 		{"ann+inbox@example.test", "eva@example.test", ""},
 		{"ann@example.test", "eva@example.test", ""},
-		{"ann+work@example.test", "gone@example.test", "gone@example.test"},
+		{"ann+work@example.test", "gone@example.test", "gone@example.test anyone@example.test"},
+		{"ann+work@example.test", "dan@example.test", "dan@example.test dan@sales.test anyone@example.test anyone@sales.test anyone"},
+		{"ann+work@example.test", "max@example.test", "max@example.test anyone@example.test " + strings.Join(many[:maxPoster-2], " ") + " -"},
 	} {
 		rs, steps, err := expandOne(t, d, &mail.Envelope{AuthUser: tt.auth}, tt.address)
 		if err != nil || len(rs) != 1 || strings.Join(rs[0].Poster, " ") != tt.want {

@@ -595,5 +595,5 @@ type Mailbox struct {
 	Unseen      int      `json:"unseen"`
 	Size        int64    `json:"size"`
 	SpecialUse  []string `json:"special_use,omitempty"`
-	Post        []string `json:"post,omitempty"` // who may post to it by its address, beside the owner
+	Post        []string `json:"post,omitempty"` // who may post to it by its address, beside the owner; with "-" who may not
 }

@@ -140,6 +140,10 @@ func NewQueueID() string {
 	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))
 }
 
+// MoreIdentities stands among the identities of Recipient.Poster for others of who
+// posts that were left out. No identifier in a list of rights is written so.
+const MoreIdentities = "-"
+
 // Recipient is one RCPT and, once expanded, one final delivery.
 type Recipient struct {
 	Address           Address // as it was given or as expansion left it

@@ -62,7 +62,8 @@ func (a *app) mailboxShowCmd() *cobra.Command {
 		Short: "Show the mailboxes and the quota of an account",
 		Long: `show lists the mailboxes of an account, and who beside its owner may post to each
 by its address, user+mailbox: by the list of rights that the owner has set by
-IMAP, or by mail.folders of the pair where there is none.`,
+IMAP, or by mail.folders of the pair where there is none. With "-" stands who may
+not, whatever else the list says.`,
 		Example: `  postern mailbox show --dir ~/mail u0001@postern.test`,
 		Args:    cobra.ExactArgs(1),
 		RunE: a.withFleet(func(ctx context.Context, f *fleet.Fleet, args []string) error {

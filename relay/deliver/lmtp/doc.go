@@ -23,7 +23,8 @@ RCPT, XKEY, the delivery key in hexadecimal, XFOLDER, the folder in UTF-8, and
 XQUOTA, "octets,messages,stamp" with -1 for no limit. XDFLG=2 goes with guaranteed mail: quotas do not count. XPART, the partition in
 which the mailbox is to be made, goes to peers that list it behind X-TT 1. So does
 XPOSTER, beside XFOLDER: the identities of who has logged in and sent the message,
-by which the pair decides whether the folder takes it.
+by which the pair decides whether the folder takes it; "-" says that there are more
+than fit.
 
 The message of a large list is sent to a node once: the transactions that
 follow name it (XBODY on MAIL), those of later pieces of the list, which are

@@ -26,28 +26,37 @@ const (
 const maxPoster = 1000
 
 // posterOf is the value of XPOSTER: the identities that fit, with spaces between
-// them, since no identity has one. What the pair does not hear of it does not
-// grant anything for.
+// them, since no identifier has one, and whether there are more. What the pair does
+// not hear of it does not grant anything for.
 func posterOf(identities []string) string {
 	var b strings.Builder
-	room := maxPoster
+	room, more := maxPoster-xtext(mail.MoreIdentities), false
 	for _, id := range identities {
-		cost := 1 // a space, or what stands for one
-		for i := range len(id) {
-			if cost++; id[i] <= ' ' || id[i] >= 0x7f || id[i] == '+' || id[i] == '=' { // xtext, RFC 3461 4
-				cost += 2
-			}
-		}
-		if id == "" || strings.ContainsAny(id, " \t\r\n") || cost+2 > room {
-			continue
-		}
-		room -= cost + 2
-		if b.Len() > 0 {
+		switch cost := xtext(id); {
+		case id == "" || strings.ContainsAny(id, " \t\r\n"):
+		case id == mail.MoreIdentities || cost > room:
+			more = true
+		default:
+			room -= cost
+			b.WriteString(id)
 			b.WriteByte(' ')
 		}
-		b.WriteString(id)
 	}
-	return b.String()
+	if more {
+		b.WriteString(mail.MoreIdentities)
+	}
+	return strings.TrimSuffix(b.String(), " ")
+}
+
+// xtext is what text costs in an xtext (RFC 3461 4), with a space beside it.
+func xtext(text string) int {
+	cost := len("+20")
+	for i := range len(text) {
+		if cost++; text[i] <= ' ' || text[i] >= 0x7f || text[i] == '+' || text[i] == '=' {
+			cost += 2
+		}
+	}
+	return cost
 }
 
 // Claim asks the pair of c for the answer in env, before it is sent. Answer of

@@ -164,8 +164,17 @@ func TestPosterFits(t *testing.T) {
 	if res := agent(t, Config{Routes: pair(s)}).Deliver(t.Context(), d)[0]; res.Outcome != deliver.Delivered {
 		t.Fatalf("%+v", res)
 	}
-	if told := strings.Fields(s.Stored()[0].Private[paramPoster]); len(told) < 20 || len(told) == 100 || told[0] != r.Poster[0] {
+	if told := strings.Fields(s.Stored()[0].Private[paramPoster]); len(told) < 20 || len(told) == 100 || told[0] != r.Poster[0] || told[len(told)-1] != mail.MoreIdentities {
 		t.Errorf("%q", told)
+	}
+	for want, ids := range map[string][]string{
+		"":          {"two words@x"},
+		"eva@x -":   {"eva@x", mail.MoreIdentities, mail.MoreIdentities},
+		"eva@x y -": {"eva@x", strings.Repeat("x", maxPoster), "y"},
+	} {
+		if got := posterOf(ids); got != want {
+			t.Errorf("%.40q: %q, want %q", ids, got, want)
+		}
 	}
 }
 

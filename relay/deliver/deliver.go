@@ -56,6 +56,7 @@ type Delivery struct {
 	EightBit   bool     // an octet of Body is above 127
 	Attempt    int      // 0 for the first
 	Report     bool     // a delivery status notification
+	Client     string   // who gave us the message, as the log names it
 }
 
 // Size is the length of the message in octets.

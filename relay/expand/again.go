@@ -28,6 +28,7 @@ type resume struct {
 	stage  string
 	after  string        // members up to this name are done
 	poster *mail.Address // who posted, where the reverse-path does not tell
+	optIn  []string      // filters that whoever forwards has asked for
 }
 
 // String prints s as a query string (RFC 3986); "" for nothing to remember.
@@ -42,6 +43,9 @@ func (s resume) String() string {
 	if s.poster != nil {
 		v.Set("poster", s.poster.String())
 	}
+	if len(s.optIn) > 0 {
+		v["optin"] = s.optIn
+	}
 	return v.Encode()
 }
 
@@ -51,7 +55,7 @@ func parseResume(text string) (s resume, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.stage, s.after = v.Get("stage"), v.Get("after")
+	s.stage, s.after, s.optIn = v.Get("stage"), v.Get("after"), v["optin"]
 	switch s.stage {
 	case stageNone, stageChanged, stageModerate, stageSRS, stageCopy:
 	default:

@@ -23,6 +23,10 @@ func (w *walk) entry(r mail.Recipient, d *directory.Domain, e *directory.Entry) 
 	if e.Kind == directory.User && e.UID == "" {
 		return w.misconfigured(r.Address, e.DN, "user has no usable uid", nil)
 	}
+	r.OptIn = e.OptIn
+	if len(e.OptIn) > 0 {
+		w.rule(r.Address, e.DN, "5/12", "mailAntiUBEService", "filters asked for: "+strings.Join(e.OptIn, ", "), nil)
+	}
 	if len(e.Capture) > 0 {
 		if err := w.capture(r, e.DN, e.Capture); err != nil {
 			return err

@@ -383,8 +383,11 @@ func (w *walk) later(r mail.Recipient, s resume) mail.Recipient {
 	if w.pass != nil && s.poster == nil {
 		s.poster = w.pass.state.poster
 	}
+	if s.stage == stageSRS { // nobody is looked up there
+		s.optIn = r.OptIn
+	}
 	r.Channel, r.NextHop, r.Mailbox, r.Folder, r.Quota = mail.ChannelReprocess, "", s.String(), "", nil
-	r.Store, r.Welcome, r.Poster, r.Key = "", "", nil, mail.DeliveryKey{}
+	r.Store, r.Welcome, r.Poster, r.OptIn, r.Key = "", "", nil, nil, mail.DeliveryKey{}
 	return r
 }
 

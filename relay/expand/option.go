@@ -208,9 +208,6 @@ func (w *walk) produce(r mail.Recipient, d *directory.Domain, e *directory.Entry
 		}
 		deferred = deferred || o.later
 	}
-	if len(e.OptIn) > 0 {
-		w.rule(r.Address, e.DN, "5/12", "mailAntiUBEService", "checks asked for: "+strings.Join(e.OptIn, ", "), nil)
-	}
 	if e.Kind == directory.Group {
 		// Two ways to expand the members are one.
 		done := false

@@ -176,6 +176,68 @@ func TestDefer(t *testing.T) {
 	}
 }
 
+// Whose filters a final recipient has: those of the mailbox's own entry, and
+// outside of our domains those of the entry that sends the mail there.
+func TestOptIn(t *testing.T) {
+	d := fixture()
+	opts := func(more func(*directory.Entry), words ...string) func(*directory.Entry) {
+		return func(e *directory.Entry) {
+			e.OptIn = words
+			if more != nil {
+				more(e)
+			}
+		}
+	}
+	put(d, "asks", user("asks"), opts(nil, "spam", "virus"))
+	put(d, "both", user("both"), opts(func(e *directory.Entry) {
+		e.DeliveryOptions, e.Forwarding = []string{"mailbox", "forward"}, []string{"out@far.test", "bob@example.test"}
+	}, "spam"))
+	put(d, "listed", group("asks@example.test", "bob@example.test", "out@far.test"), opts(nil, "list"))
+	put(d, "watched", user("watched"), opts(func(e *directory.Entry) { e.Capture = []string{"audit@far.test"} }, "spam"))
+	put(d, "held", user("held"), opts(func(e *directory.Entry) { e.Defer = "yes" }, "spam"))
+	routed := func(e *directory.Entry) { e.MailHost, e.RoutingAddress = "", "away@far.test" }
+	put(d, "routed", user("routed"), opts(routed, "spam"))
+	for _, srs := range []*SRS{nil, testSRS()} {
+		x, err := New(Config{Directory: d, Pair: Pairs("pair1"), SRS: srs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for local, want := range map[string][]string{
+			"bob":     {"bob@example.test"},
+			"asks":    {"asks@example.test spam,virus"},
+			"both":    {"bob@example.test", "both@example.test spam", "out@far.test spam"},
+			"listed":  {"asks@example.test spam,virus", "bob@example.test", "out@far.test list"},
+			"watched": {"audit@far.test", "watched@example.test spam"},
+			"held":    {"held@example.test spam"},
+			"routed":  {"away@far.test spam"},
+		} {
+			env := &mail.Envelope{ReversePath: mail.Address{Local: "eve", Domain: "else.test"}}
+			first, err := x.Rcpt(t.Context(), env, mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}})
+			if err != nil {
+				t.Fatal(local, err)
+			}
+			var got []string
+			for _, r := range first {
+				rs := []mail.Recipient{r}
+				if r.Channel == mail.ChannelReprocess {
+					if len(r.OptIn) > 0 {
+						t.Errorf("%s is judged before it is looked up again", r.Address)
+					}
+					if rs, err = comeBack(t, x, env, r); err != nil {
+						t.Fatal(local, err)
+					}
+				}
+				for _, r := range rs {
+					got = append(got, strings.TrimSpace(r.Address.String()+" "+strings.Join(r.OptIn, ",")))
+				}
+			}
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Errorf("%s, SRS %v: %q, want %q", local, srs != nil, got, want)
+			}
+		}
+	}
+}
+
 // Message capture: for recipients and senders, as it is and wrapped.
 func TestCapture(t *testing.T) {
 	d := fixture()

@@ -189,7 +189,7 @@ func (w *walk) rewritten(r mail.Recipient) (*Next, error) {
 	if err != nil {
 		return nil, w.answer(ansUnknownDomain, r.Address, err)
 	}
-	r.Channel, r.NextHop = mail.ChannelSMTP, name
+	r.Channel, r.NextHop, r.OptIn = mail.ChannelSMTP, name, w.pass.state.optIn
 	n := &Next{Recipients: []mail.Recipient{r}}
 	if s := w.x.cfg.SRS; s != nil && w.env != nil && !w.env.ReversePath.IsNull() {
 		if a, ok := s.Forward(w.env.ReversePath); ok {

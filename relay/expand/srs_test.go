@@ -2,6 +2,7 @@ package expand
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -119,6 +120,7 @@ func FuzzSRS(f *testing.F) {
 func FuzzResume(f *testing.F) {
 	f.Add("stage=changed&after=a%00b&poster=eve%40out.test")
 	f.Add("poster=")
+	f.Add("stage=srs&optin=spam&optin=virus")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := parseResume(text)
@@ -126,7 +128,7 @@ func FuzzResume(f *testing.F) {
 			return
 		}
 		again, err := parseResume(s.String())
-		if err != nil || again.stage != s.stage || again.after != s.after || (again.poster == nil) != (s.poster == nil) || s.poster != nil && *again.poster != *s.poster {
+		if err != nil || again.stage != s.stage || again.after != s.after || !slices.Equal(again.optIn, s.optIn) || (again.poster == nil) != (s.poster == nil) || s.poster != nil && *again.poster != *s.poster {
 			t.Errorf("%q: %+v, again %+v, %v", text, s, again, err)
 		}
 	})

@@ -164,7 +164,7 @@ func (c *Controller) attempt(ctx context.Context, j *job) (next time.Time, busy 
 	if agent == nil {
 		return c.now().Add(trouble), false, fmt.Errorf("no agent for channel %q", j.dest.key.channel)
 	}
-	d := deliver.Delivery{Envelope: &it.Envelope, Recipients: make([]mail.Recipient, len(pick)), Report: it.Report}
+	d := deliver.Delivery{Envelope: &it.Envelope, Recipients: make([]mail.Recipient, len(pick)), Report: it.Report, Client: it.Client}
 	first := it.Recipients[pick[0]].Attempts
 	for n, i := range pick {
 		d.Recipients[n] = it.Recipients[i].Recipient

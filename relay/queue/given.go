@@ -174,7 +174,7 @@ type claim struct {
 func (q *Queue) claim(it *Item) (*claim, error) {
 	root := it.Envelope.RootID
 	d := q.dir(root)
-	if d == nil || it.Parent.ID == "" && !mayExpand(it) {
+	if d == nil || it.Parent.ID == "" && !mayExpand(it) && !it.Beside {
 		return nil, nil
 	}
 	if !q.given.has(root) && !slices.ContainsFunc(it.Recipients, func(r Recipient) bool { return outside(&r) }) {

@@ -158,6 +158,32 @@ func TestOutsideOnce(t *testing.T) {
 	t.Logf("%d states", states)
 }
 
+// A message whose recipients get different octets is several, of which one may have
+// lists that lead to a recipient of another.
+func TestOutsideBeside(t *testing.T) {
+	q := open(t, Config{Dir: "/q", FS: faultfs.New(1)})
+	if err := q.Scan(t.Context(), func(*Item) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	submit := func(it *Item) []string {
+		t.Helper()
+		if err := q.Submit(t.Context(), nil, it, []byte("m")); err != nil {
+			t.Fatal(err)
+		}
+		return names(it)
+	}
+	root := ofRoot(rootID, Parent{}, "la")
+	submit(root)
+	other := ofRoot("0beside0000000", Parent{}, "x", "y")
+	other.Beside = true
+	if got := submit(other); len(got) != 2 {
+		t.Errorf("beside: %v", got)
+	}
+	if got := submit(ofRoot("0child00000000", Parent{ID: rootID, Key: root.Recipients[0].Key}, "z", "y", "x")); !slices.Equal(got, []string{"z"}) {
+		t.Errorf("by the list: %v", got)
+	}
+}
+
 // What is the last that can come of its root needs no file: ordinary mail, a
 // forward, a report.
 func TestOutsideAlone(t *testing.T) {

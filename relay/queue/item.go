@@ -84,6 +84,9 @@ type Item struct {
 	HeldAt  time.Time
 	Notices int // delay warnings sent
 	Crashes int // times the process died while this message was being worked on
+	// Beside says, for Submit only, that another message may be made of the root of
+	// this one and is in the queue already.
+	Beside bool
 	// Report is set on delivery status notifications: they never cause another.
 	Report bool
 	// Parent is what this message was made of; zero for mail from outside.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postern-mail/postern/relay/policy"
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
@@ -37,17 +38,6 @@ type Authenticator interface {
 	Certificate(ctx context.Context, cs *tls.ConnectionState, authz string) (login string, err error)
 }
 
-// Policy is one check of a session. A hook returns nil to go on, or the reply.
-// Its calls for different sessions may run at once.
-type Policy interface {
-	// Connect is asked before the banner. A *smtp.Reply is sent in its place.
-	Connect(ctx context.Context, c *smtp.ConnInfo) error
-	// Mail is asked at MAIL.
-	Mail(ctx context.Context, c *smtp.ConnInfo, m *smtp.MailArgs) error
-	// Rcpt is asked at each RCPT, before the recipient is expanded.
-	Rcpt(ctx context.Context, c *smtp.ConnInfo, from mail.Address, r *smtp.RcptArgs) error
-}
-
 // Limits bound what one client address may do. Zero is no limit.
 type Limits struct {
 	Sessions  int // at the same time, of one address (IPv6: of one /64)
@@ -64,8 +54,10 @@ type Config struct {
 	Auth Authenticator // Submission needs one
 	// MayRelay lists client networks that may relay without logging in.
 	MayRelay []netip.Prefix
-	Policy   []Policy
-	Limits   Limits
+	// Filters judge all mail of the service. They follow each session, in this
+	// order.
+	Filters []policy.Filter
+	Limits  Limits
 
 	// MaySend says whether login may use from as reverse-path. Nil: yes. The
 	// error is the reply.
@@ -117,18 +109,14 @@ func (s *Service) Set(cfg Config) error {
 func (s *Service) NewSession(ctx context.Context, c *smtp.ConnInfo) (smtp.Session, error) {
 	cfg := s.cfg.Load()
 	release, r := s.admit(cfg, c)
+	sess := &session{cfg: cfg, c: c, release: release}
 	if r == nil {
-		for _, p := range cfg.Policy {
-			if err := p.Connect(ctx, c); err != nil {
-				r = smtp.ReplyFor(err)
-				break
-			}
-		}
+		r = sess.open(ctx)
 	}
 	if r != nil {
-		release()
+		sess.Close()
 		cfg.Mail.Connection(maillog.Event{Client: c.Remote.Addr().String(), Code: r.Code, Status: r.Status, Reply: r.Text})
 		return nil, r
 	}
-	return &session{cfg: cfg, c: c, release: release}, nil
+	return sess, nil
 }

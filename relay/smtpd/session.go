@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-mail/postern/relay/policy"
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
@@ -27,15 +28,40 @@ type session struct {
 	cfg     *Config
 	c       *smtp.ConnInfo
 	release func()
+	filters []transaction.Follower
 	tx      *transaction.Transaction
 	from    mail.Address
 }
 
 var _ smtp.Session = (*session)(nil)
 
-// Hello accepts any name: it is recorded, not believed.
+// open shows the client to the filters.
+func (s *session) open(ctx context.Context) *smtp.Reply {
+	for _, f := range s.cfg.Filters {
+		follower, err := f.Open(ctx, s.client())
+		if err != nil {
+			return smtp.ReplyFor(err)
+		}
+		s.filters = append(s.filters, transaction.Follower{Name: f.Name(), Session: follower})
+	}
+	return nil
+}
+
+// client is whom filters hear of.
+func (s *session) client() *policy.Client {
+	return &policy.Client{
+		Remote: s.c.Remote, Local: s.c.Local, Helo: s.c.Helo, ESMTP: s.c.ESMTP, TLS: s.c.TLS, AuthUser: s.c.AuthUser, Service: s.cfg.Name,
+	}
+}
+
+// Hello accepts any name that no filter minds: it is recorded, not believed.
 func (s *session) Hello(ctx context.Context, c *smtp.ConnInfo) error {
 	s.c = c
+	for _, f := range s.filters {
+		if err := f.Session.Hello(ctx, s.client()); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -73,11 +99,6 @@ func (s *session) Mail(ctx context.Context, m *smtp.MailArgs) error {
 	if s.cfg.Role == Submission && s.c.AuthUser == "" {
 		return replyAuthFirst
 	}
-	for _, p := range s.cfg.Policy {
-		if err := p.Mail(ctx, s.c, m); err != nil {
-			return s.refused(err, m.From, mail.Address{})
-		}
-	}
 	if s.c.AuthUser != "" && s.cfg.MaySend != nil {
 		if err := s.cfg.MaySend(ctx, s.c.AuthUser, m.From); err != nil {
 			return s.refused(err, m.From, mail.Address{})
@@ -88,9 +109,10 @@ func (s *session) Mail(ctx context.Context, m *smtp.MailArgs) error {
 	}
 	tx, err := s.cfg.Acceptor.Begin(ctx, env, transaction.Source{
 		Client: s.c.Remote, Helo: s.c.Helo, Protocol: s.protocol(m.SMTPUTF8), TLS: s.c.TLS, AuthUser: s.c.AuthUser,
-		MayRelay: s.mayRelay(), Submitted: s.cfg.Role == Submission,
+		Local: s.c.Local, Service: s.cfg.Name, MayRelay: s.mayRelay(), Submitted: s.cfg.Role == Submission, Filters: s.filters,
 	})
 	if err != nil {
+		s.Reset() // some may have been told
 		return s.refused(err, m.From, mail.Address{})
 	}
 	s.tx, s.from = tx, m.From
@@ -135,11 +157,6 @@ func (s *session) protocol(utf8 bool) string {
 
 // Rcpt adds a recipient.
 func (s *session) Rcpt(ctx context.Context, r *smtp.RcptArgs) error {
-	for _, p := range s.cfg.Policy {
-		if err := p.Rcpt(ctx, s.c, s.from, r); err != nil {
-			return s.refused(err, s.from, r.To)
-		}
-	}
 	err := s.tx.Rcpt(ctx, mail.Recipient{Address: r.To, OriginalRecipient: r.OriginalRecipient, Notify: r.Notify})
 	if err != nil {
 		return s.refused(err, s.from, r.To)
@@ -210,10 +227,18 @@ func (s *session) complete(msg []byte, id string) []byte {
 }
 
 // Reset drops the transaction.
-func (s *session) Reset() { s.tx = nil }
+func (s *session) Reset() {
+	s.tx = nil
+	for _, f := range s.filters {
+		f.Session.Reset()
+	}
+}
 
 // Close ends the session.
 func (s *session) Close() {
 	s.tx = nil
+	for _, f := range s.filters {
+		f.Session.Close()
+	}
 	s.release()
 }

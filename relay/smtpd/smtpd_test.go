@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/postern-mail/postern/relay/deliver"
+	"github.com/postern-mail/postern/relay/policy"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/mail"
@@ -394,19 +397,113 @@ func TestLimitsPerAddress(t *testing.T) {
 	}
 }
 
-type refuseAll struct{}
-
-func (refuseAll) Connect(context.Context, *smtp.ConnInfo) error {
-	return &smtp.Reply{Code: 554, Status: mail.StatusRefused, Text: "Not you"}
+// follower writes down what a filter is told, and refuses what says "bad".
+type follower struct {
+	mu  sync.Mutex
+	log []string
 }
-func (refuseAll) Mail(context.Context, *smtp.ConnInfo, *smtp.MailArgs) error { return nil }
-func (refuseAll) Rcpt(context.Context, *smtp.ConnInfo, mail.Address, *smtp.RcptArgs) error {
+
+func (f *follower) Name() string { return "follower" }
+
+func (f *follower) told(bad bool, format string, args ...any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, fmt.Sprintf(format, args...))
+	if bad {
+		return &smtp.Reply{Code: 554, Status: mail.StatusRefused, Text: "Not you"}
+	}
 	return nil
 }
 
-func TestPolicyBeforeBanner(t *testing.T) {
-	h := start(t, MX, func(c *Config) { c.Policy = []Policy{refuseAll{}} })
-	if got := dialogue(t, h.addr); got != "554 5.7.1 Not you" {
-		t.Errorf("banner %q", got)
+func (f *follower) Open(_ context.Context, c *policy.Client) (policy.Session, error) {
+	if err := f.told(c.Service == "bad", "open %s %s", c.Service, c.Remote.Addr()); err != nil {
+		return nil, err
+	}
+	return following{f}, nil
+}
+
+type following struct{ *follower }
+
+func (f following) Hello(_ context.Context, c *policy.Client) error {
+	return f.told(c.Helo == "bad", "hello %s %v", c.Helo, c.TLS != nil)
+}
+
+func (f following) Mail(_ context.Context, c *policy.Client, m *policy.Mail) error {
+	if m.QueueID == "" {
+		return errors.New("no queue id")
+	}
+	return f.told(m.From.Local == "bad", "mail %s %s", m.From, c.AuthUser)
+}
+
+func (f following) Rcpt(_ context.Context, to mail.Address) error {
+	return f.told(to.Local == "fwd", "rcpt %s", to)
+}
+
+func (f following) Message(_ context.Context, b [][]byte) policy.Verdict {
+	_ = f.told(false, "message %s", bytes.Join(b, nil))
+	return policy.Verdict{}
+}
+func (f following) Reset() { _ = f.told(false, "reset") }
+func (f following) Close() { _ = f.told(false, "close") }
+
+// TestFilter: what a filter hears of a session, and that its word counts.
+func TestFilter(t *testing.T) {
+	for name, tt := range map[string]struct {
+		service string
+		lines   []string
+		last    string
+		log     []string
+	}{
+		"before the banner": {"bad", nil, "554 5.7.1 Not you", []string{"open bad 127.0.0.1"}},
+		"name":              {"mx", []string{"EHLO bad"}, "554 5.7.1 Not you", []string{"hello bad false"}},
+		"sender":            {"mx", []string{"EHLO x", "MAIL FROM:<bad@x.test>"}, "554 5.7.1 Not you", []string{"hello x false", "mail bad@x.test ", "reset"}},
+		"recipients": {
+			"mx",
+			[]string{"EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<eve@us.example>", "RCPT TO:<fwd@us.example>", "RCPT TO:<bob@us.example>", "RSET"},
+			"250 2.0.0 Reset",
+			[]string{"hello x false", "mail a@x.test ", "rcpt fwd@us.example", "rcpt bob@us.example", "reset"},
+		},
+		"message": {
+			"mx",
+			[]string{"EHLO x", "MAIL FROM:<>", "RCPT TO:<bob@us.example>", "DATA", "A: b\r\n.", "MAIL FROM:<c@x.test>"},
+			"250",
+			[]string{"hello x false", "mail  ", "rcpt bob@us.example", "message A: b\r\n", "reset", "mail c@x.test ", "reset"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &follower{}
+			h := start(t, MX, func(c *Config) { c.Name, c.Filters = tt.service, []policy.Filter{f} })
+			if got := dialogue(t, h.addr, tt.lines...); !strings.HasPrefix(got, tt.last) {
+				t.Errorf("last answer %q, want %q", got, tt.last)
+			}
+			want := tt.log
+			if tt.service != "bad" {
+				want = slices.Concat([]string{"open mx 127.0.0.1"}, tt.log, []string{"close"})
+			}
+			deadline := time.Now().Add(10 * time.Second)
+			for {
+				f.mu.Lock()
+				got := slices.Clone(f.log)
+				f.mu.Unlock()
+				if slices.Equal(got, want) {
+					return
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("told %q, want %q", got, want)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	// Who logs in.
+	f := &follower{}
+	h := start(t, Submission, func(c *Config) { c.Filters = []policy.Filter{f} })
+	if _, err := submit(t, h, "ann", "secret", "bob@us.example", "x"); err != nil {
+		t.Fatal(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Contains(f.log, "mail ann@us.example ann@us.example") || !slices.ContainsFunc(f.log, func(s string) bool { return strings.HasPrefix(s, "message Date: ") }) {
+		t.Errorf("%q", f.log)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 
@@ -53,7 +52,7 @@ func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
 		t.env.Body = mail.Body8BitMIME
 	}
 	if len(t.rcpts) == 0 {
-		return t.accepted(h, int64(len(c.Bytes)), "nothing to deliver")
+		return t.accepted(h, int64(len(c.Bytes)), 0, "nothing to deliver")
 	}
 	trace := traces.Get().(*[]byte)
 	defer func() { traces.Put(trace) }()
@@ -62,30 +61,25 @@ func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
 		*trace = t.appendReceived(*trace)
 	}
 	header, rest := t.reversed(ctx, c.Bytes)
-	body := [4][]byte{*trace, c.Prepend, header, rest}
+	p := &part{Transaction: t, eightBit: c.EightBit, body: segments([][]byte{*trace, c.Prepend, header, rest})}
+	if len(*trace) > 0 {
+		p.own = 1
+	}
+	if r := p.follow(ctx); r != nil {
+		return r
+	}
 	if loop {
-		return t.hold(ctx, h, t.tooBig(int64(len(c.Bytes))), segments(body[:]))
+		p.hold = fmt.Sprintf("mail loop: %d Received fields, %d of this relay", h.received, h.own)
 	}
-	return t.settle(ctx, h, c.EightBit, t.tooBig(int64(len(c.Bytes))), segments(body[:]))
-}
-
-// hold queues the message for the operator, who can release it.
-func (t *Transaction) hold(ctx context.Context, h header, refused *pair, body [][]byte) *smtp.Reply {
-	var pairs []pair
-	if refused != nil {
-		pairs = append(pairs, *refused)
+	p.tooBig(int64(len(c.Bytes)))
+	parts := []*part{p}
+	if len(t.cfg.Filters) > 0 && !loop && !(t.src.Internal && (t.src.Report || t.src.Parent.ID == "")) {
+		var r *smtp.Reply
+		if parts, r = p.divide(ctx); r != nil {
+			return r
+		}
 	}
-	it := t.item(pairs)
-	it.Held, it.HeldAt = true, t.cfg.Now()
-	it.Reason = fmt.Sprintf("mail loop: %d Received fields, %d of this relay", h.received, h.own)
-	if err := t.cfg.Queue.Submit(ctx, nil, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
-		return t.rejected(noRoom(err))
-	}
-	t.cfg.Mail.Held(maillog.Event{
-		QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
-		Size: it.Size, Recipients: len(it.Recipients), Reply: it.Reason,
-	})
-	return t.accepted(h, it.Size, it.Reason)
+	return t.settle(ctx, h, arrange(parts))
 }
 
 // segments drops the empty ones.
@@ -99,60 +93,112 @@ func segments(body [][]byte) [][]byte {
 	return out
 }
 
-// tooBig is the refusal, for those recipients that take no message of n octets;
-// nil without any. It looks like the answer of a pair.
-func (t *Transaction) tooBig(n int64) *pair {
-	var p *pair
-	for i := range t.rcpts {
-		if limit := t.rcpts[i].MaxSize; limit > 0 && n > limit {
-			if p == nil {
-				p = &pair{}
-			}
-			p.index = append(p.index, i)
-			p.results = append(p.results, deliver.Result{
+// tooBig refuses the message, of n octets, for those recipients that take none
+// of that size.
+func (p *part) tooBig(n int64) {
+	for i := range p.rcpts {
+		if limit := p.rcpts[i].MaxSize; limit > 0 && n > limit {
+			p.refuse(i, &known{result: deliver.Result{
 				Outcome: deliver.Failed, Code: 552, Status: mail.Status{5, 2, 3}, Text: "Message too big for this recipient",
-			})
+			}})
 		}
 	}
-	return p
 }
 
-// settle finds the outcome of every recipient and answers. refused are those
-// whose outcome is known already.
-func (t *Transaction) settle(ctx context.Context, h header, eightBit bool, refused *pair, body [][]byte) *smtp.Reply {
-	var size int64
-	for _, b := range body {
-		size += int64(len(b))
+// size is what p takes in the queue.
+func (p *part) size() (n int64) {
+	for _, b := range p.body {
+		n += int64(len(b))
 	}
-	room, err := t.cfg.Queue.Reserve(size, len(t.rcpts))
-	if err != nil {
-		return t.rejected(noRoom(err))
+	return n
+}
+
+// settle finds the outcome of every recipient and answers.
+func (t *Transaction) settle(ctx context.Context, h header, parts []*part) *smtp.Reply {
+	if len(parts) == 0 {
+		return t.accepted(h, 0, 0, "nothing to deliver")
 	}
-	defer room.Release()
-	pairs := t.split(refused)
-	t.through(ctx, pairs, eightBit, body)
-	if refused != nil {
-		pairs = append(pairs, *refused)
-	}
-	o := t.count(pairs)
-	if o.allFailed != nil {
-		return t.rejected(o.allFailed)
-	}
-	t.logResults(pairs)
-	if o.rest > 0 {
-		it := t.item(pairs)
-		if len(it.Recipients) > 0 {
-			if err := t.cfg.Queue.Submit(ctx, &room, it, body...); err != nil && !errors.Is(err, queue.ErrExists) {
-				return t.unqueued(err, &o)
-			}
-			if len(it.Recipients) > 0 {
-				t.logQueued(it)
-			}
+	rooms := make([]queue.Reservation, len(parts))
+	defer func() {
+		for i := range rooms {
+			rooms[i].Release()
 		}
-	} else {
+	}()
+	for i, p := range parts {
+		var err error
+		if rooms[i], err = t.cfg.Queue.Reserve(p.size(), len(p.rcpts)); err != nil {
+			return t.rejected(noRoom(err))
+		}
+	}
+	refused := 0
+	for _, p := range parts {
+		p.ask(ctx)
+		if p.outcome.allFailed != nil {
+			refused++
+		}
+	}
+	if refused == len(parts) {
+		return t.rejected(parts[0].outcome.allFailed)
+	}
+	queued, recipients := false, 0
+	for i, p := range parts {
+		p.logResults(p.pairs)
+		recipients += len(p.rcpts)
+		if p.outcome.rest == 0 {
+			continue
+		}
+		queued = true
+		if err := p.submit(ctx, &rooms[i]); err != nil {
+			return p.unqueued(err, &p.outcome)
+		}
+	}
+	if !queued {
 		metrics.MailThrough.Inc()
 	}
-	return t.accepted(h, size, "")
+	return t.accepted(h, parts[0].size(), recipients, parts[0].hold)
+}
+
+// ask finds out what the pairs say, and what else is known.
+func (p *part) ask(ctx context.Context) {
+	if p.hold == "" {
+		p.pairs = p.split()
+		p.through(ctx, p.pairs, p.eightBit, p.body)
+	}
+	var refused pair
+	for i := range p.rcpts {
+		if k := p.refusal(i); k != nil {
+			refused.index, refused.results = append(refused.index, i), append(refused.results, k.result)
+		}
+	}
+	if len(refused.index) > 0 {
+		p.pairs = append(p.pairs, refused)
+	}
+	p.outcome = p.count(p.pairs)
+}
+
+// submit gives the queue what it is to keep of p.
+func (p *part) submit(ctx context.Context, room *queue.Reservation) error {
+	it := p.item(p.pairs)
+	if len(it.Recipients) == 0 {
+		return nil
+	}
+	it.Beside = p.beside
+	if p.hold != "" {
+		it.Held, it.HeldAt, it.Reason = true, p.cfg.Now(), p.hold
+	}
+	if err := p.cfg.Queue.Submit(ctx, room, it, p.body...); err != nil && !errors.Is(err, queue.ErrExists) {
+		return err
+	}
+	switch {
+	case it.Held:
+		p.cfg.Mail.Held(maillog.Event{
+			QueueID: p.env.QueueID, TraceID: p.env.RootID, ReversePath: p.env.ReversePath, NullSender: true,
+			Size: it.Size, Recipients: len(it.Recipients), Reply: it.Reason,
+		})
+	case len(it.Recipients) > 0:
+		p.logQueued(it)
+	}
+	return nil
 }
 
 // noRoom is the reply when the queue cannot promise room.
@@ -175,29 +221,29 @@ func (t *Transaction) unqueued(err error, o *outcome) *smtp.Reply {
 }
 
 // split groups the recipients that may go through now by pair.
-func (t *Transaction) split(refused *pair) []pair {
-	if t.src.Internal {
+func (p *part) split() []pair {
+	if p.src.Internal {
 		return nil
 	}
 	var pairs []pair
 next:
-	for i := range t.rcpts {
-		r := &t.rcpts[i]
-		if t.cfg.mode(r) != Through || refused != nil && slices.Contains(refused.index, i) {
+	for i := range p.rcpts {
+		r := &p.rcpts[i]
+		if p.cfg.mode(r) != Through || p.refusal(i) != nil {
 			continue
 		}
-		for p := range pairs {
-			if pairs[p].name == r.NextHop {
-				pairs[p].index = append(pairs[p].index, i)
+		for n := range pairs {
+			if pairs[n].name == r.NextHop {
+				pairs[n].index = append(pairs[n].index, i)
 				continue next
 			}
 		}
 		pairs = append(pairs, pair{name: r.NextHop, index: []int{i}})
 	}
 	admitted := pairs[:0]
-	for _, p := range pairs {
-		if t.a.pairs.admit(p.name) {
-			admitted = append(admitted, p)
+	for _, to := range pairs {
+		if p.a.pairs.admit(to.name) {
+			admitted = append(admitted, to)
 		}
 	}
 	return admitted
@@ -211,14 +257,14 @@ func (t *Transaction) through(ctx context.Context, pairs []pair, eightBit bool, 
 	}
 	var wg sync.WaitGroup
 	for i := range pairs[1:] {
-		wg.Go(func() { t.ask(ctx, &pairs[i+1], eightBit, body) })
+		wg.Go(func() { t.deliver(ctx, &pairs[i+1], eightBit, body) })
 	}
-	t.ask(ctx, &pairs[0], eightBit, body)
+	t.deliver(ctx, &pairs[0], eightBit, body)
 	wg.Wait()
 }
 
-// ask gives the message to one pair.
-func (t *Transaction) ask(ctx context.Context, p *pair, eightBit bool, body [][]byte) {
+// deliver gives the message to one pair.
+func (t *Transaction) deliver(ctx context.Context, p *pair, eightBit bool, body [][]byte) {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.PairDeadline)
 	defer cancel()
 	d := deliver.Delivery{Envelope: &t.env, Recipients: t.rcpts, Body: body, EightBit: eightBit}
@@ -326,11 +372,11 @@ func (t *Transaction) item(pairs []pair) *queue.Item {
 }
 
 // accepted is the reply after which the message is ours, or delivered.
-func (t *Transaction) accepted(h header, size int64, note string) *smtp.Reply {
+func (t *Transaction) accepted(h header, size int64, recipients int, note string) *smtp.Reply {
 	if !t.src.Internal {
 		t.cfg.Mail.Accepted(maillog.Event{
 			QueueID: t.env.QueueID, TraceID: t.env.RootID, ReversePath: t.env.ReversePath, NullSender: true,
-			Client: t.src.name(), User: t.env.AuthUser, Size: size, Recipients: len(t.rcpts), MessageID: h.messageID,
+			Client: t.src.name(), User: t.env.AuthUser, Size: size, Recipients: recipients, MessageID: h.messageID,
 			Delay: t.delay(), Status: mail.StatusOK, Reply: note,
 		})
 	}

@@ -67,6 +67,10 @@ type Config struct {
 	// users submit; nil: addresses stay as they are.
 	Reverse func(ctx context.Context, a mail.Address) (mail.Address, error)
 
+	// Filters are those that recipients opt in to, in the order in which they are
+	// asked.
+	Filters []Filter
+
 	// Mode tells how mail for a next hop of a channel is accepted. Nil:
 	// Through for tcp_lmtpcs, Local for the rest. Channels other than
 	// tcp_lmtpcs are always Local.

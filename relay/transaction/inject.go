@@ -24,6 +24,7 @@ type Injection struct {
 	// where nothing in the queue leads to the mail, or its recipients themselves
 	// see to it that it comes once.
 	Parent queue.Parent
+	Client string // who gave us what the mail comes of, as the log names it; "" is this relay
 	// Final says that Recipients are what expansion left: nobody is looked up.
 	Final bool
 }
@@ -33,7 +34,7 @@ type Injection struct {
 // some of several are logged. Mail that the queue holds already under this id
 // is queued once.
 func (a *Acceptor) Inject(ctx context.Context, in Injection, body []byte) error {
-	t, err := a.Begin(ctx, in.Envelope, Source{Internal: true, Report: in.Report, Parent: in.Parent})
+	t, err := a.Begin(ctx, in.Envelope, Source{Internal: true, Report: in.Report, Parent: in.Parent, From: in.Client})
 	if err != nil {
 		return err
 	}

@@ -10,14 +10,18 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/relay/policy"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/maillog"
+	"github.com/postern-mail/postern/shared/smtp"
 )
 
 // Source is who gives us a message.
 type Source struct {
 	Client    netip.AddrPort // zero for mail that this relay makes
+	Local     netip.AddrPort // where it connected to
+	Service   string         // that took the connection
 	Helo      string
 	Protocol  string               // the with clause of Received: ESMTPS, ...
 	TLS       *tls.ConnectionState // nil in the clear
@@ -31,14 +35,20 @@ type Source struct {
 	Internal bool
 	// Report marks a delivery status notification.
 	Report bool
-	// Parent is what Internal mail was made of.
+	// Parent is what Internal mail was made of, and From who gave us that, as
+	// name says it.
 	Parent queue.Parent
+	From   string
+
+	// Filters follow the session that the message comes by, and have been told
+	// of nothing in it but the client. They are asked in this order.
+	Filters []Follower
 }
 
-// name is the source for logs.
+// name is the source for logs: its name and address.
 func (s *Source) name() string {
 	if !s.Client.IsValid() {
-		return ""
+		return s.From
 	}
 	if s.Helo == "" {
 		return "[" + s.Client.Addr().String() + "]"
@@ -55,15 +65,16 @@ type Transaction struct {
 	env    mail.Envelope
 	rcpts  []mail.Recipient
 	seen   map[mail.DeliveryKey]int // places in rcpts, nil while rcpts are few
-	drops  int                      // recipients that were discarded
 	graded bool                     // limits are known
 	limits expand.Submission        // of the sender
-	given  int                      // RCPTs of one who has limits
+	named  int                      // RCPTs of one who has limits
 	asked  bool                     // who else gets a copy of what the sender sends
+	given  []given                  // while there are filters: which RCPT led to which recipient
 }
 
 // Begin begins a transaction. The queue id, root id, origin and arrival of env
-// are set here where they are not given; only Internal sources give them.
+// are set here where they are not given; only Internal sources give them. The
+// error is the reply to MAIL.
 func (a *Acceptor) Begin(ctx context.Context, env mail.Envelope, src Source) (*Transaction, error) {
 	cfg := a.cfg.Load()
 	t := &Transaction{a: a, cfg: cfg, src: src, env: env}
@@ -80,8 +91,18 @@ func (a *Acceptor) Begin(ctx context.Context, env mail.Envelope, src Source) (*T
 		t.env.AuthUser, t.env.Guaranteed = src.AuthUser, false
 	}
 	t.env.Recipients = nil
+	for _, f := range src.Filters {
+		if err := f.Session.Mail(ctx, src.client(), t.mail()); err != nil {
+			return nil, fmt.Errorf("filter %s: %w", f.Name, err)
+		}
+	}
 	t.reverse(ctx)
 	return t, nil
+}
+
+// mail is the MAIL command as filters hear of it.
+func (t *Transaction) mail() *policy.Mail {
+	return &policy.Mail{From: t.env.ReversePath, Size: t.env.Size, Body: t.env.Body, SMTPUTF8: t.env.SMTPUTF8, QueueID: t.env.QueueID}
 }
 
 // QueueID is the id of the message that this transaction makes.
@@ -100,17 +121,12 @@ func relayDenied(to mail.Address) error {
 // told of them is (Notify.Merge). The error is the
 // reply; it concerns this recipient only.
 func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
-	if r.Address.Domain == "" { // RFC 5321 4.5.1: <postmaster>
-		r.Address.Domain = t.cfg.Domain
-	}
 	if err := t.grade(ctx); err != nil {
 		return fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
 	}
-	final, err := t.cfg.Expander.Rcpt(ctx, &t.env, r)
+	final, err := t.final(ctx, &r)
 	if err != nil {
-		if final, err = t.postmaster(ctx, r, err); err != nil {
-			return fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
-		}
+		return err
 	}
 	if !t.src.MayRelay && !t.src.Internal {
 		for i := range final {
@@ -121,7 +137,12 @@ func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 		}
 	}
 	if len(t.rcpts)+len(final) > t.cfg.MaxRecipients {
-		return &mail.Error{Op: "transaction.Rcpt", Rcpt: r.Address, Code: 452, Status: mail.StatusTooManyRcpt, Reply: "Too many recipients"}
+		return replyTooMany
+	}
+	for _, f := range t.src.Filters {
+		if err := f.Session.Rcpt(ctx, r.Address); err != nil {
+			return fmt.Errorf("filter %s: %w", f.Name, err)
+		}
 	}
 	if err := t.copies(ctx); err != nil {
 		return fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
@@ -130,6 +151,23 @@ func (t *Transaction) Rcpt(ctx context.Context, r mail.Recipient) error {
 		t.add(&final[i], &r)
 	}
 	return nil
+}
+
+// replyTooMany is the answer when there is no room for more recipients.
+var replyTooMany = &smtp.Reply{Code: 452, Status: mail.StatusTooManyRcpt, Text: "Too many recipients"}
+
+// final looks r up, whose domain is completed.
+func (t *Transaction) final(ctx context.Context, r *mail.Recipient) ([]mail.Recipient, error) {
+	if r.Address.Domain == "" { // RFC 5321 4.5.1: <postmaster>
+		r.Address.Domain = t.cfg.Domain
+	}
+	final, err := t.cfg.Expander.Rcpt(ctx, &t.env, *r)
+	if err != nil {
+		if final, err = t.postmaster(ctx, *r, err); err != nil {
+			return nil, fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
+		}
+	}
+	return final, nil
 }
 
 // grade finds out, once, what holds for all that the sender submits.
@@ -143,7 +181,7 @@ func (t *Transaction) grade(ctx context.Context) (err error) {
 		}
 		t.env.Guaranteed, t.graded = t.limits.Guaranteed, true
 	}
-	if t.given++; t.limits.Recipients > 0 && t.given > t.limits.Recipients {
+	if t.named++; t.limits.Recipients > 0 && t.named > t.limits.Recipients {
 		return &mail.Error{Op: "transaction.Rcpt", Code: 452, Status: mail.StatusTooManyRcpt, Reply: "Too many recipients for this user"}
 	}
 	if t.limits.Size > 0 && t.env.Size > t.limits.Size {
@@ -198,17 +236,16 @@ func (t *Transaction) postmaster(ctx context.Context, r mail.Recipient, why erro
 }
 
 // add takes one final recipient unless the transaction has it.
-func (t *Transaction) add(r, given *mail.Recipient) {
+func (t *Transaction) add(r, rcpt *mail.Recipient) {
 	if r.Channel == mail.ChannelDiscard {
-		t.drops++
-		t.cfg.Mail.Discarded(maillog.Event{
-			QueueID: t.env.QueueID, TraceID: t.env.RootID, Recipient: given.Address,
-			ReversePath: t.env.ReversePath, NullSender: true, Channel: r.Channel,
-		})
+		t.discarded(r, rcpt.Address)
 		return
 	}
 	if r.Key == (mail.DeliveryKey{}) {
 		r.Key = mail.NewDeliveryKey(t.env.Origin, t.env.RootID, finalName(r))
+	}
+	if len(t.src.Filters) > 0 {
+		t.given = append(t.given, given{rcpt.Address.Key(), r.Key})
 	}
 	if i, ok := t.find(r.Key); ok {
 		have := &t.rcpts[i]
@@ -222,6 +259,14 @@ func (t *Transaction) add(r, given *mail.Recipient) {
 	if t.seen != nil {
 		t.seen[r.Key] = len(t.rcpts) - 1
 	}
+}
+
+// discarded notes that r, of RCPT with address a, gets nothing.
+func (t *Transaction) discarded(r *mail.Recipient, a mail.Address) {
+	t.cfg.Mail.Discarded(maillog.Event{
+		QueueID: t.env.QueueID, TraceID: t.env.RootID, Recipient: a,
+		ReversePath: t.env.ReversePath, NullSender: true, Channel: r.Channel,
+	})
 }
 
 // few is how many recipients are compared one by one.

@@ -141,16 +141,7 @@ func decode[T Node](v *viper.Viper, c *T, file string, lines map[string]int, tie
 		if err != nil {
 			return err
 		}
-		dec, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
-			Result:           field.Addr().Interface(),
-			ErrorUnused:      true,
-			WeaklyTypedInput: true,
-			DecodeHook:       mapstructure.DecodeHookFuncType(decodeHook),
-		})
-		if err != nil {
-			return err
-		}
-		if err := dec.Decode(raw); err != nil {
+		if err := decodeTo(field, raw); err != nil {
 			fault(o.Name, plain(err, o))
 			continue
 		}
@@ -161,6 +152,20 @@ func decode[T Node](v *viper.Viper, c *T, file string, lines map[string]int, tie
 	}
 	resolve(reflect.ValueOf(c).Elem())
 	return nil
+}
+
+// decodeTo puts one value of a file, or a default, into its field.
+func decodeTo(field reflect.Value, raw any) error {
+	dec, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
+		Result:           field.Addr().Interface(),
+		ErrorUnused:      true,
+		WeaklyTypedInput: true,
+		DecodeHook:       mapstructure.DecodeHookFuncType(decodeHook),
+	})
+	if err != nil {
+		return err
+	}
+	return dec.Decode(raw)
 }
 
 // plain reduces an error of the decoder to the sentence of the hook inside it,
@@ -221,7 +226,7 @@ func key(f *reflect.StructField) string {
 }
 
 // check applies the rules of o to a decoded value, and those of the options
-// inside to each object of a list.
+// inside to each object of a list, which get their defaults here.
 func check(field reflect.Value, o *Option, tier Tier, lines map[string]int, path string, fault func(string, error)) {
 	if o.Need && field.IsZero() || o.Need && field.Kind() == reflect.Slice && field.Len() == 0 {
 		fault(path, errors.New("must be given"))
@@ -240,7 +245,14 @@ func check(field reflect.Value, o *Option, tier Tier, lines map[string]int, path
 					fault(path, err)
 					continue
 				}
-				check(f, in, tier, lines, path+"["+strconv.Itoa(i)+"]."+rest, fault)
+				name := path + "[" + strconv.Itoa(i) + "]." + rest
+				if in.Default != "" && lines[name] == 0 {
+					if err := decodeTo(f, in.Default); err != nil {
+						fault(name, plain(err, in))
+						continue
+					}
+				}
+				check(f, in, tier, lines, name, fault)
 			}
 		}
 		return

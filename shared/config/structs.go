@@ -66,6 +66,7 @@ type Relay struct {
 	Pairs      []StaticNode
 	Accept     Accept
 	Expand     Expand
+	Filters    []Filter
 	Autoreply  Autoreply
 	Notices    Notices
 	LMTP       LMTPClient
@@ -234,6 +235,18 @@ type Autoreply struct {
 	PerHour    int      `mapstructure:"per_hour"`
 	MaxContent Size     `mapstructure:"max_content"`
 	SpamFields []string `mapstructure:"spam_fields"`
+}
+
+// Filter is a program that judges mail, by the milter protocol.
+type Filter struct {
+	Name, Address  string
+	Services       []string
+	OptIn          []string      `mapstructure:"opt_in"`
+	OnFailure      string        `mapstructure:"on_failure"`
+	RefusedForSome string        `mapstructure:"refused_for_some"`
+	ConnectTimeout time.Duration `mapstructure:"connect_timeout"`
+	CommandTimeout time.Duration `mapstructure:"command_timeout"`
+	MessageTimeout time.Duration `mapstructure:"message_timeout"`
 }
 
 // Expand is what a relay makes of an address of the directory.

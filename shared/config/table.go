@@ -217,6 +217,17 @@ var Table = []Option{
 
 	{Name: "accept.mode", Type: String, Default: "through", Tier: TierRelay, Reload: true, Values: []string{"through", "local"}, Help: "What stands behind a 250 for our own users: through, every pair has committed; local, this relay's disk."},
 	{Name: "accept.pair_deadline", Type: Duration, Default: "5s", Tier: TierRelay, Reload: true, Min: 1, Help: "Time that a pair has to commit before its recipients are queued."},
+	{Name: "filters", Type: Objects, Tier: TierRelay, Reload: true, Help: "Programs that judge mail by the milter protocol, such as those for spam and viruses, in the order in which they are asked: each sees what the one before has changed. At most 16. See postern-relay(8)."},
+	{Name: "filters[].name", Type: String, Tier: TierRelay, Reload: true, Need: true, Help: "Name of the filter in logs and metrics; no other filter has it."},
+	{Name: "filters[].address", Type: String, Tier: TierRelay, Reload: true, Need: true, Help: "Where it listens: unix:/path, inet:host:port or inet6:host:port; also inet:port@host."},
+	{Name: "filters[].services", Type: Words, Default: "mx", Tier: TierRelay, Reload: true, Values: []string{"mx", "submit"}, Help: "Roles of this relay whose sessions it follows from the first octet on, so that it can refuse a client or a recipient. It means nothing with opt_in."},
+	{Name: "filters[].opt_in", Type: Words, Tier: TierRelay, Reload: true, Help: "Values of mailAntiUBEService, or of the attribute that directory.attributes names in its place, by which somebody asks for this filter. It then judges, after DATA, what goes to those recipients only, by whatever service, list or forward it comes. Empty: it judges all mail of its services."},
+	{Name: "filters[].on_failure", Type: String, Default: "tempfail", Tier: TierRelay, Reload: true, Values: []string{"tempfail", "accept", "reject"}, Help: "What becomes of mail that it cannot be asked about, or says nonsense of: 451 4.7.1, let it pass, or 550 5.7.1."},
+	{Name: "filters[].refused_for_some", Type: String, Default: "notify", Tier: TierRelay, Reload: true, Values: []string{"notify", "hold", "discard"}, Help: "What becomes of a message that it refuses for those who have opted in, when others get it, or it came by a list or a forward, so that the client can no longer be told: a notification to the sender, held for the operator, or dropped."},
+	{Name: "filters[].connect_timeout", Type: Duration, Default: "30s", Tier: TierRelay, Reload: true, Min: 1, Max: 600, Help: "Time to connect and to agree on the protocol."},
+	{Name: "filters[].command_timeout", Type: Duration, Default: "30s", Tier: TierRelay, Reload: true, Min: 1, Max: 600, Help: "Time for each of its answers but the last."},
+	{Name: "filters[].message_timeout", Type: Duration, Default: "5m", Tier: TierRelay, Reload: true, Min: 1, Max: 600, Help: "Time for its answer to the end of a message. It can ask for more, up to twice that."},
+
 	{Name: "expand.hostnames", Type: Words, Tier: TierRelay, Reload: true, Help: "Further names of this relay, as mailRoutingHosts and the mailHost of groups give them."},
 	{Name: "expand.options", Type: Words, Tier: TierRelay, Reload: true, Help: "Delivery options beside the usual ones, or instead of them: prefixes, name, equals sign, template, such as #*archive=$U@archive.example."},
 	{Name: "expand.list_limit", Type: Int, Default: "1000", Unit: "members", Tier: TierRelay, Reload: true, Min: 1, Max: 50000, Help: "Members of a list beyond which it is expanded after the client was answered."},

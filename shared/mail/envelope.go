@@ -160,6 +160,7 @@ type Recipient struct {
 	Quota    *Quota   // nil: the directory says nothing
 	Store    string   // partition of the pair that the mailbox is made in; "" is the default one
 	MaxSize  int64    // octets of the largest message that it takes, 0 without limit; the queue does not keep it
+	OptIn    []string // filters that were asked for; they have judged what is in the queue, which does not keep it
 	Via      []string // how expansion came here: addresses and lists, outermost first
 	Welcome  string   // first message of a mailbox, as the directory has it; "" is none
 	Reports  Address  // author of notifications about it, by its domain's wish; null is the relay's own

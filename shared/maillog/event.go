@@ -29,6 +29,7 @@ const (
 	KindRemoved    Kind = "removed"    // every delivery is done, the queue file is gone
 	KindConnection Kind = "connection" // a connection was refused before any mail
 	KindStored     Kind = "stored"     // a backend committed it
+	KindJudged     Kind = "judged"     // a filter refused, held or changed it
 )
 
 // Event is one thing that happened to one message or one of its recipients.
@@ -99,6 +100,10 @@ func (l *Log) Connection(e Event) { l.write(KindConnection, &e) }
 
 // Stored notes that a backend has committed a delivery.
 func (l *Log) Stored(e Event) { l.write(KindStored, &e) }
+
+// Judged notes that a filter, which stands as the relay, did more than to let a
+// message pass.
+func (l *Log) Judged(e Event) { l.write(KindJudged, &e) }
 
 func (l *Log) write(kind Kind, e *Event) {
 	if l == nil {

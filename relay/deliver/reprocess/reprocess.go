@@ -182,7 +182,7 @@ func (a *Agent) submit(ctx context.Context, d *deliver.Delivery, body []byte, b 
 		env.EnvelopeID, env.Ret = "", ""
 	}
 	err := a.cfg.Door.Inject(ctx, transaction.Injection{
-		Envelope: env, Recipients: n.Recipients, Report: report, Final: !b.again,
+		Envelope: env, Recipients: n.Recipients, Report: report, Final: !b.again, Client: d.Client,
 		// One of b stands for all: they end together.
 		Parent: queue.Parent{ID: d.Envelope.QueueID, Key: b.keys[0]},
 	}, body)

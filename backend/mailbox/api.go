@@ -253,6 +253,8 @@ type (
 		List(ctx context.Context) ([]Info, error)
 		Status(ctx context.Context, name string) (Info, error)
 		Create(ctx context.Context, name string, specialUse []string) (Info, error)
+		// Restore is Create with what a mailbox of a snapshot had.
+		Restore(ctx context.Context, name string, p Properties) error
 		Delete(ctx context.Context, name string) error
 		// Rename moves name and its children; INBOX's messages move to the new
 		// mailbox and INBOX stays (RFC 9051 6.3.6).

@@ -47,7 +47,8 @@ type node struct {
 	upkeep  *upkeep
 	barred  bool
 	follows bool
-	group   bool // proposals that wait are stored together
+	level   uint32 // of the format; 0 is 1
+	group   bool   // proposals that wait are stored together
 	rate    config.Size
 	waiting []*waiter // guarded by queue
 	queue   sync.Mutex
@@ -79,7 +80,7 @@ func (n *node) start() {
 	n.machine, err = fsm.New(fsm.Config{Store: n.rows, Hub: hub, Fatal: func(err error) { n.t.Errorf("fatal: %v", err) }})
 	n.check(err)
 	n.replay()
-	n.boxes, err = mailbox.New(mailbox.Config{Log: n, Store: n.rows, Hub: hub, Now: func() time.Time { return n.clock }})
+	n.boxes, err = mailbox.New(mailbox.Config{Log: n, Store: n.rows, Hub: hub, Now: func() time.Time { return n.clock }, Level: func() uint32 { return n.level }})
 	n.check(err)
 	n.upkeep, err = newUpkeep(upkeepConfig{
 		Pair: "pair1", Node: "a", Dir: n.dir, Log: n.log, Rows: n.rows, Machine: n.machine, Boxes: n.boxes,

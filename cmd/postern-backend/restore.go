@@ -28,6 +28,8 @@ const (
 )
 
 // restore appends messages of a snapshot to folders, with their flags and dates.
+// Folders that it makes have what those of the snapshot had, unless only some
+// messages are restored.
 func (u *upkeep) restore(ctx context.Context, name string, in *admin.Restore, done *atomic.Int64) (result string, err error) {
 	o, err := u.keeper.Open(name, logcopy.Open)
 	if err != nil {
@@ -46,20 +48,31 @@ func (u *upkeep) restore(ctx context.Context, name string, in *admin.Restore, do
 	if err != nil {
 		return "", err
 	}
-	var to []string
-	for _, box := range boxes {
-		target := in.To
-		switch {
-		case target == "":
-			target = restoredPrefix + "/" + box.Name
+	slices.SortFunc(boxes, func(a, b *store.Mailbox) int { return strings.Compare(a.Name, b.Name) })
+	to := make([]string, len(boxes))
+	for i, box := range boxes {
+		switch to[i] = in.To; {
+		case in.To == "":
+			to[i] = restoredPrefix + "/" + box.Name
 		case in.Folder == "":
-			target += "/" + box.Name
+			to[i] += "/" + box.Name
 		}
-		if _, err := account.Create(ctx, target, nil); err != nil && !errors.Is(err, mailbox.ErrExists) {
+	}
+	had := make([]mailbox.Properties, len(boxes))
+	if in.UIDs == nil {
+		if had, err = propertiesOf(o, boxes); err != nil {
+			return "", err
+		}
+	}
+	// Those below others first: a folder begins with the list of rights of the one
+	// above it.
+	for i, target := range slices.Backward(to) {
+		if err := account.Restore(ctx, target, had[i]); err != nil && !errors.Is(err, mailbox.ErrExists) {
 			return "", fmt.Errorf("folder %q: %w", target, err)
 		}
-		to = append(to, target)
-		if err := u.restoreFolder(ctx, o, box, account, target, in.UIDs, done); err != nil {
+	}
+	for i, box := range boxes {
+		if err := u.restoreFolder(ctx, o, box, account, to[i], in.UIDs, done); err != nil {
 			return "", fmt.Errorf("%d messages restored; folder %q: %w", done.Load(), box.Name, err)
 		}
 	}
@@ -89,6 +102,27 @@ func foldersOf(o *snapshot.Opened, account, folder string) ([]*store.Mailbox, er
 	})
 	if err == nil && len(out) == 0 && folder != "" {
 		err = fmt.Errorf("%w: account %q has no folder %q in snapshot %s", admin.ErrNotFound, account, folder, o.Name)
+	}
+	return out, err
+}
+
+// propertiesOf are what folders of an account have in a snapshot beside messages.
+func propertiesOf(o *snapshot.Opened, boxes []*store.Mailbox) ([]mailbox.Properties, error) {
+	out := make([]mailbox.Properties, len(boxes))
+	if len(boxes) == 0 {
+		return out, nil
+	}
+	n, err := o.Rows.AccountSnapshot(boxes[0].Account)
+	if err != nil {
+		return nil, err
+	}
+	defer n.Close()
+	subscribed, lists := map[string]bool{}, map[uint64]*store.Rights{}
+	err = errors.Join(
+		n.Subscriptions(boxes[0].Account, func(name string) { subscribed[name] = true }),
+		n.Rights(boxes[0].Account, func(box uint64, r *store.Rights) { lists[box] = r }))
+	for i, box := range boxes {
+		out[i] = mailbox.Properties{SpecialUse: box.SpecialUse, Rights: lists[box.ID], Subscribed: subscribed[box.Name]}
 	}
 	return out, err
 }

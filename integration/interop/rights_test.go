@@ -72,7 +72,8 @@ print('done')
 
 // TestRights: u+work@d lands in folder work if it exists and grants p to the sender
 // or to anyone, otherwise in INBOX (directory.md 4.7), through relays and pair, for
-// sites of both kinds. The option that tells them apart is changed by a reload.
+// sites of both kinds. The option that tells them apart is changed by a reload. A
+// folder that is restored from a snapshot has the list that it had.
 func TestRights(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: needs a running cluster")
@@ -104,12 +105,14 @@ func TestRights(t *testing.T) {
 		}
 		owner, other := users[i], users[1-i]
 		run(t, dir, "", "python3", script, r.SMTP, r.IMAP, r.Submission, owner.Login, owner.Password, owner.Address, other.Login, other.Password, other.Address, folders)
+		postern("backup", "create", folders)
+		postern("backup", "restore", folders, "--account", owner.Address, "--folder", "work", "--to", "kept")
 		out, err := c.Postern("mailbox", "show", owner.Address)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		without := map[string]string{"anyone": "anyone", "listed": "owner"}[folders]
-		for box, want := range map[string]string{"INBOX": "anyone", "Junk": without, "work": "owner"} {
+		for box, want := range map[string]string{"INBOX": "anyone", "Junk": without, "work": "owner", "kept": "owner"} {
 			if !slices.ContainsFunc(strings.Split(out, "\n"), func(line string) bool {
 				f := strings.Fields(line)
 				return len(f) > 6 && f[0] == box && slices.Contains(f, want)

@@ -192,8 +192,10 @@ func (a *app) backupRestoreCmd() *cobra.Command {
 		Long: `restore appends messages of a snapshot to a folder, with their flags and dates:
 those of an account, of one folder, or single ones by their UIDs in the snapshot.
 What is there stays. Without --to they go below the folder Restored, each under
-the name that it had. The snapshot must be on the node that serves the pair; see
-pair transfer.`,
+the name that it had. A folder that is made by it has the list of rights, the
+special use, if no other folder has that, and the subscription that it had in the
+snapshot; one that is there, and one that gets single messages, does not. The
+snapshot must be on the node that serves the pair; see pair transfer.`,
 		Example: `  postern backup restore --dir ~/mail monday --account u0001@postern.test
   postern backup restore --dir ~/mail monday --account u0001@postern.test --folder INBOX --uid 17,18 --to INBOX`,
 		Args: cobra.ExactArgs(1),

@@ -46,6 +46,7 @@ var homes = map[string][]string{
 	"github.com/emersion/go-smtp":       {"relay/deliver/smtp", "integration"},
 	"github.com/emersion/go-imap":       {"backend/imapd", "ha/drill", "integration"},
 	"github.com/emersion/go-message":    {},
+	"github.com/d--j/go-milter":         {"integration"},
 	"github.com/cockroachdb/pebble":     {"backend/store"},
 	"github.com/pires/go-proxyproto":    {"shared/smtp", "relay/dispatcher"},
 	"github.com/spf13/cobra":            {"cmd/postern"},
@@ -61,7 +62,7 @@ var homes = map[string][]string{
 
 // testOnly are modules that the tests of any package may use.
 var testOnly = []string{
-	"go.uber.org/goleak", "pgregory.net/rapid",
+	"go.uber.org/goleak", "pgregory.net/rapid", "github.com/d--j/go-milter",
 	"github.com/emersion/go-message", "github.com/emersion/go-smtp", "github.com/emersion/go-imap",
 	"github.com/cockroachdb/pebble", "github.com/prometheus/", "go.opentelemetry.io/",
 }

@@ -1,0 +1,160 @@
+package milter
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/postern-mail/postern/relay/policy"
+	"github.com/postern-mail/postern/shared/mail"
+)
+
+// defaultMacros are sent to a filter that did not ask for others: those of
+// Postfix, and the client, which many filters look for.
+var defaultMacros = [stages][]string{
+	stageConnect: {"j", "{daemon_name}", "{daemon_addr}", "{daemon_port}", "v", "_", "{client_addr}", "{client_name}", "{client_port}", "{client_ptr}"},
+	stageHelo:    {"{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}"},
+	stageMail:    {"i", "{auth_type}", "{auth_authen}", "{mail_addr}", "{mail_host}", "{mail_mailer}"},
+	stageRcpt:    {"i", "{rcpt_addr}", "{rcpt_host}", "{rcpt_mailer}"},
+	stageData:    {"i"},
+	stageEOM:     {"i"},
+	stageEOH:     {"i"},
+}
+
+// maxMacros bounds the names that a filter may ask for at a stage.
+const maxMacros = 256
+
+// values are the macros that are known. One without a value is not sent.
+type values map[string]string
+
+func (v values) set(name, value string) {
+	if value == "" {
+		delete(v, name)
+		return
+	}
+	v[name] = printable(value)
+}
+
+// get takes a name with its braces or without, since filters write both.
+func (v values) get(name string) string {
+	if s, ok := v[name]; ok {
+		return s
+	}
+	if strings.HasPrefix(name, "{") {
+		return v[strings.Trim(name, "{}")]
+	}
+	return v["{"+name+"}"]
+}
+
+// append appends the names and values of a stage.
+func (v values) append(dst []byte, names []string) []byte {
+	for _, name := range names {
+		if value := v.get(name); value != "" {
+			dst = append(append(dst, name...), 0)
+			dst = append(append(dst, value...), 0)
+		}
+	}
+	return dst
+}
+
+// connection sets what stands for the whole session. host is the name that the
+// client's address has, verified that the name has the address, too.
+func (v values) connection(c *policy.Client, own, host string, verified bool) {
+	v.set("j", own)
+	v.set("v", "Postern")
+	v.set("{daemon_name}", c.Service)
+	if c.Service == "" {
+		v.set("{daemon_name}", own)
+	}
+	if c.Local.IsValid() {
+		v.set("{daemon_addr}", address(c.Local.Addr()))
+		v.set("{daemon_port}", strconv.Itoa(int(c.Local.Port())))
+	}
+	if !c.Remote.IsValid() {
+		return
+	}
+	ptr, name := "unknown", "unknown"
+	if host != "" {
+		ptr = host
+		if verified {
+			name = host
+		}
+	}
+	addr := address(c.Remote.Addr())
+	v.set("{client_addr}", addr)
+	v.set("{client_port}", strconv.Itoa(int(c.Remote.Port())))
+	v.set("{client_ptr}", ptr)
+	v.set("{client_name}", name)
+	v.set("_", name+" ["+addr+"]")
+}
+
+// address prints an address as Postfix does: without "IPv6:".
+func address(a netip.Addr) string { return a.Unmap().WithZone("").String() }
+
+// hello sets what is known of TLS.
+func (v values) hello(c *policy.Client) {
+	for _, name := range defaultMacros[stageHelo] {
+		v.set(name, "")
+	}
+	if c.TLS == nil {
+		return
+	}
+	v.set("{tls_version}", strings.Replace(tls.VersionName(c.TLS.Version), "TLS ", "TLSv", 1))
+	name := tls.CipherSuiteName(c.TLS.CipherSuite)
+	v.set("{cipher}", cipher(name))
+	switch {
+	case strings.Contains(name, "_256_"), strings.Contains(name, "CHACHA20"):
+		v.set("{cipher_bits}", "256")
+	case strings.Contains(name, "_128_"):
+		v.set("{cipher_bits}", "128")
+	}
+	if len(c.TLS.VerifiedChains) > 0 { // what nobody vouches for says nothing
+		cert := c.TLS.PeerCertificates[0]
+		v.set("{cert_subject}", cert.Subject.CommonName)
+		v.set("{cert_issuer}", cert.Issuer.CommonName)
+	}
+}
+
+// cipher is the name that OpenSSL has for a cipher suite, which filters know:
+// ECDHE-RSA-AES128-GCM-SHA256. Those of TLS 1.3 have one name only.
+func cipher(name string) string {
+	kx, enc, old := strings.Cut(name, "_WITH_")
+	if !old {
+		return name
+	}
+	enc = strings.NewReplacer("AES_", "AES", "_CBC_", "-", "3DES_EDE-", "DES-CBC3-", "CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305").Replace(enc)
+	kx = strings.TrimPrefix(strings.TrimPrefix(kx, "TLS_"), "RSA")
+	return strings.TrimPrefix(strings.ReplaceAll(kx+"-"+enc, "_", "-"), "-")
+}
+
+// mail sets what is known from MAIL on.
+func (v values) mail(c *policy.Client, m *policy.Mail) {
+	v.set("i", m.QueueID)
+	v.set("{auth_authen}", c.AuthUser)
+	v.set("{auth_type}", "")
+	if c.AuthUser != "" {
+		v.set("{auth_type}", authType)
+	}
+	v.address("{mail_", m.From)
+}
+
+// authType stands for the mechanism, which is not known here. That there is one
+// tells filters that the client has logged in.
+const authType = "AUTH"
+
+// address sets the macros of one address.
+func (v values) address(prefix string, a mail.Address) {
+	v.set(prefix+"addr}", a.String())
+	v.set(prefix+"host}", a.Domain)
+	v.set(prefix+"mailer}", "smtp")
+	if a.IsNull() {
+		v.set(prefix+"mailer}", "")
+	}
+}
+
+// macroNames reads a list of names, apart by white space or commas.
+func macroNames(list string) (names []string) {
+	names = strings.FieldsFunc(list, func(r rune) bool { return r <= ' ' || r == ',' })
+	return names[:min(len(names), maxMacros)]
+}

@@ -68,6 +68,7 @@ type moving struct {
 	attr     string // of the first part of the name
 	value    string // its new value
 	below    string // the new place, "" for the old one
+	address  string // by which it is to be found as soon as it is there
 	old, raw directory.Attributes
 }
 
@@ -169,7 +170,9 @@ func (ed *Editor) end(ctx context.Context, res *Result, err error) (*Result, err
 
 // renameEntry gives a user or group another address, and another name when it
 // is called by the old one. The old address stays, as an alternate one, where
-// the domain's base stays.
+// the domain's base stays. Where it does not, the entry has the new one before it
+// leaves, and the old one until it is there: an address is looked for below the
+// base of its domain only.
 func (ed *Editor) renameEntry(ctx context.Context, req Request, it *intent, dn string, old directory.Attributes) (*Result, error) {
 	to, err := mail.ParseAddress(strings.TrimSpace(req.To), true)
 	if err != nil {
@@ -218,8 +221,19 @@ func (ed *Editor) renameEntry(ctx context.Context, req Request, it *intent, dn s
 	if err != nil {
 		return nil, err
 	}
+	if m.below != "" && !ed.between(dn, old, raw) {
+		m.address = to.String()
+	}
 	res, err := ed.move(ctx, m)
 	return ed.end(ctx, res, err)
+}
+
+// between reports whether an entry whose place and attributes change one after the
+// other is a third mailbox in between, which no mail is to reach: that is where its
+// uid changes, and does not name it.
+func (ed *Editor) between(dn string, old, raw directory.Attributes) bool {
+	attr, _, _ := ldap.First(dn)
+	return !strings.EqualFold(attr, ed.s.UID) && !strings.EqualFold(raw.First(ed.s.UID), old.First(ed.s.UID))
 }
 
 // renameRecord changes a name as a record of LDIF says. No mailbox gets another

@@ -1,6 +1,7 @@
 package edit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func (ed *Editor) unfinished(ctx context.Context, request string) (it *intent, d
 }
 
 // note writes down what m begins, unless it is written down, or one write does
-// it all.
+// it all. The address that is to find the entry in its new place comes with it.
 func (ed *Editor) note(ctx context.Context, m *moving) error {
 	if ed.cfg.DryRun || !m.several || m.it.found {
 		return nil
@@ -91,11 +92,19 @@ func (ed *Editor) note(ctx context.Context, m *moving) error {
 		return badf("%s is being renamed: finish that first (%s), or take the note out of its %s", m.res.DN, have[i], directory.RenameNote)
 	}
 	with := append(slices.Clone(have), m.it.notes()...)
-	res := &Result{Op: Set, Kind: m.res.Kind, DN: m.res.DN, Changes: []Edit{{Attribute: directory.RenameNote, Old: have, New: with}}}
+	changes := []Edit{{Attribute: directory.RenameNote, Old: have, New: with}}
+	if m.address != "" && !slices.ContainsFunc(ed.s.AddressAttributes(), func(attr string) bool { return holds(m.old.Get(attr), m.address) }) {
+		attr := cmp.Or(alternate(ed.s), ed.s.Mail)
+		had := m.old.Get(attr)
+		changes = append(changes, Edit{Attribute: attr, Old: had, New: more(had, []string{m.address})})
+	}
+	res := &Result{Op: Set, Kind: m.res.Kind, DN: m.res.DN, Changes: changes}
 	if _, err := ed.write(ctx, res, nil); err != nil {
 		return err
 	}
-	put(&m.old, directory.RenameNote, with...)
+	for _, e := range changes {
+		put(&m.old, e.Attribute, e.New...)
+	}
 	put(&m.raw, directory.RenameNote, with...)
 	return nil
 }

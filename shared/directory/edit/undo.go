@@ -87,22 +87,33 @@ func (ed *Editor) takeBack(ctx context.Context, c *change) error {
 	return err
 }
 
-// renameBack gives an entry its old name and attributes again.
+// renameBack gives an entry its old name and attributes again, the addresses first:
+// with them it is found in both places.
 func (ed *Editor) renameBack(ctx context.Context, c *change) error {
+	_, now, err := ed.d.Raw(ctx, c.res.NewDN)
+	if err != nil {
+		return err
+	}
+	if attr, _, _ := ldap.First(c.res.NewDN); !ed.between(c.res.NewDN, c.old, now) {
+		addresses := slices.DeleteFunc(ed.s.AddressAttributes(), func(a string) bool { return strings.EqualFold(a, attr) })
+		if err := ed.restore(ctx, c.res.NewDN, c.old, func(a string) bool { return holds(addresses, a) }); err != nil {
+			return err
+		}
+	}
 	if err := ed.d.Rename(ctx, c.res.NewDN, firstPart(c.res.DN), ldap.Parent(c.res.DN), false); err != nil {
 		return err
 	}
-	return ed.restore(ctx, c.res.DN, c.old)
+	return ed.restore(ctx, c.res.DN, c.old, func(string) bool { return true })
 }
 
-// restore makes the attributes of an entry what they were.
-func (ed *Editor) restore(ctx context.Context, dn string, old directory.Attributes) error {
+// restore makes those attributes of an entry what they were.
+func (ed *Editor) restore(ctx context.Context, dn string, old directory.Attributes, those func(attr string) bool) error {
 	_, now, err := ed.d.Raw(ctx, dn)
 	if err != nil {
 		return err
 	}
 	ed.spell(now)
-	mods := modifications(diff(now, old))
+	mods := modifications(slices.DeleteFunc(diff(now, old), func(e Edit) bool { return !those(e.Attribute) }))
 	if len(mods) == 0 {
 		return nil
 	}

@@ -33,6 +33,8 @@ type gate struct {
 	kill     atomic.Int64 // the write with which all ends; 0 is none
 	late     atomic.Bool  // once the server has done it
 	dead     atomic.Bool
+	// asked is called before each write, when the server has done those before it.
+	asked atomic.Pointer[func(n int64)]
 }
 
 // refuse makes the gate count anew and refuse the writes from the n-th on, many
@@ -109,6 +111,9 @@ func (g *gate) pass(client net.Conn, network, address string) {
 		answer, writing := writes[rest[0]]
 		if n := g.seen.Load() + 1; writing {
 			g.seen.Store(n)
+			if f := g.asked.Load(); f != nil {
+				(*f)(n)
+			}
 			if n == g.kill.Load() {
 				g.dead.Store(true)
 				if g.late.Load() {

@@ -62,7 +62,8 @@ func (a *app) directoryImportCmd(d *directoryFlags) *cobra.Command {
 		Short: "Add and change many entries from CSV or LDIF",
 		Long: `import reads a table (CSV) or LDIF. Each row is checked and written like a single
 change; a row that is refused is reported and the next one is tried. With --update
-entries that exist are changed, so that an import can be repeated.
+entries that exist are changed, so that an import can be repeated; a domain whose
+entries a run has begun to make gets the rest of them.
 
 The first line of a table names its columns: address (or domain), optionally kind,
 and fields: those of the flags of "directory user add" and so on, password, and

@@ -106,18 +106,45 @@ func (ed *Editor) properName(ctx context.Context, given, dn string, raw director
 
 // addDomain makes the entry of a domain and the containers below it.
 func (ed *Editor) addDomain(ctx context.Context, req Request) (*Result, error) {
+	steps, main, err := ed.newDomain(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return ed.all(ctx, steps, main)
+}
+
+// putDomain sets what is given of the domain whose entry is dn, or goes on with
+// adding it when that was begun by such a request and not finished.
+func (ed *Editor) putDomain(ctx context.Context, req Request, dn string) (*Result, error) {
+	steps, main, err := ed.newDomain(ctx, req)
+	switch {
+	case errors.Is(err, ldap.ErrExists), errors.Is(err, ErrBadRequest):
+	case err != nil:
+		return nil, err
+	case slices.ContainsFunc(steps, func(s step) bool { return sameName(s.res.DN, dn) }): // the node, or its organization
+		if res, err := ed.all(ctx, steps, main); !errors.Is(err, ldap.ErrExists) {
+			return res, err
+		}
+	}
+	return ed.set(ctx, req)
+}
+
+// newDomain are the steps that make a domain; that of the entry which is the
+// domain's is main. ErrExists when it is more than begun.
+func (ed *Editor) newDomain(ctx context.Context, req Request) (steps []step, main int, err error) {
 	name, err := directory.NormalizeDomain(strings.TrimSpace(req.Name))
 	if err != nil || name == "" || strings.ContainsAny(name, " @,=") {
-		return nil, badf("domain %q", req.Name)
+		return nil, 0, badf("domain %q", req.Name)
 	}
 	if base, ok := ed.d.Configured(name); ok {
-		return ed.addConfigured(ctx, req, base)
+		steps, err = ed.newConfigured(ctx, req, base)
+		return steps, 0, err
 	}
 	switch {
 	case ed.s.Layout != directory.LayoutOrganization:
-		return ed.addNode(ctx, req, name)
+		return ed.newNode(ctx, req, name)
 	case ed.s.DomainClass == "":
-		return nil, badf("domains of the schema %s are those of the configuration: name %s and its base there first, and then add makes the base", ed.s.Name, name)
+		return nil, 0, badf("domains of the schema %s are those of the configuration: name %s and its base there first, and then add makes the base", ed.s.Name, name)
 	}
 	parent := req.Below
 	if parent == "" {
@@ -125,22 +152,20 @@ func (ed *Editor) addDomain(ctx context.Context, req Request) (*Result, error) {
 	}
 	dn, err := ldap.Child("o", name, parent)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	raw := ed.organization(name, true)
 	if err := ed.apply(ctx, &raw, req); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := ed.begun(ctx, dn, raw); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	steps := []step{{&Result{Op: Add, Kind: Domain, DN: dn}, nil, raw}}
+	steps = []step{{&Result{Op: Add, Kind: Domain, DN: dn}, nil, raw}}
 	if ed.s.DomainBaseDN == "" || raw.First(ed.s.DomainBaseDN) == "" {
-		if steps, err = boxes(steps, dn); err != nil {
-			return nil, err
-		}
+		steps, err = boxes(steps, dn)
 	}
-	return ed.all(ctx, steps, 0)
+	return steps, 0, err
 }
 
 // organization is the entry of a domain of Schema 2.
@@ -172,8 +197,8 @@ func boxes(steps []step, dn string) ([]step, error) {
 // baseClasses are the object classes of a base by the attribute that names it.
 var baseClasses = map[string][]string{"o": {"organization"}, "ou": {"organizationalUnit"}, "dc": {"domain"}}
 
-// addConfigured makes the base of a domain that the configuration gives.
-func (ed *Editor) addConfigured(ctx context.Context, req Request, base string) (*Result, error) {
+// newConfigured is newDomain for one that the configuration gives: its base is made.
+func (ed *Editor) newConfigured(ctx context.Context, req Request, base string) ([]step, error) {
 	attr, value, ok := ldap.First(base)
 	classes := baseClasses[strings.ToLower(attr)]
 	if !ok || classes == nil {
@@ -186,11 +211,7 @@ func (ed *Editor) addConfigured(ctx context.Context, req Request, base string) (
 	if err := ed.begun(ctx, base, raw); err != nil {
 		return nil, err
 	}
-	steps, err := boxes([]step{{&Result{Op: Add, Kind: Domain, DN: base}, nil, raw}}, base)
-	if err != nil {
-		return nil, err
-	}
-	return ed.all(ctx, steps, 0)
+	return boxes([]step{{&Result{Op: Add, Kind: Domain, DN: base}, nil, raw}}, base)
 }
 
 // isBase reports whether dn is the base of a domain that the configuration

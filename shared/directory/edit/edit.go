@@ -55,7 +55,8 @@ const (
 // Op is what is done.
 type Op string
 
-// The operations. Put adds an entry, or sets what is given when it is there.
+// The operations. Put adds an entry, or sets what is given when it is there; a
+// domain that was begun and not finished it goes on with, as Add does.
 const (
 	Add    Op = "add"
 	Set    Op = "set"
@@ -246,8 +247,10 @@ func (ed *Editor) Do(ctx context.Context, req Request) (*Result, error) {
 	case Rename:
 		return ed.rename(ctx, req)
 	case Put:
-		_, _, err := ed.Show(ctx, req.Kind, req.Name)
+		dn, _, err := ed.Show(ctx, req.Kind, req.Name)
 		switch {
+		case err == nil && req.Kind == Domain:
+			return ed.putDomain(ctx, req, dn)
 		case err == nil:
 			return ed.set(ctx, req)
 		case errors.Is(err, directory.ErrNotFound):

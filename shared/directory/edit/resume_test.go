@@ -95,6 +95,8 @@ func TestResume(t *testing.T) {
 		"node":                     {fixture.Compatible(), "sun-compat", nil, rename(edit.Domain, "example.org", "new.test"), 8},
 		"node of Schema 1":         {fixture.Schema1(), "sun-schema1", aliases, rename(edit.Domain, "shop.new.test", "stall.fair.test"), 6},
 		"new domain":               {tree, "", nil, edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "fresh.example", Values: edit.Values{"alias": {"fresh.test"}}}, 3},
+		"domain of a file":         {tree, "", nil, edit.Request{Op: edit.Put, Kind: edit.Domain, Name: "fresh.example", Values: edit.Values{"alias": {"fresh.test"}, "mail-host": {"pair1"}}}, 3},
+		"node of a file":           {fixture.Compatible(), "sun-compat", nil, edit.Request{Op: edit.Put, Kind: edit.Domain, Name: "shop.new.test", Values: edit.Values{"alias": {"market.test", "plaza.test"}}}, 7},
 		"new node":                 {fixture.Compatible(), "sun-compat", nil, edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "shop.new.test", Values: edit.Values{"alias": {"market.test", "plaza.test"}}}, 7},
 		"domain that goes":         {tree, "", lists, edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "other.example"}, 3},
 		"node that goes":           {fixture.Compatible(), "sun-compat", aliases, edit.Request{Op: edit.Delete, Kind: edit.Domain, Name: "shop.new.test"}, 6},

@@ -22,31 +22,30 @@ var nodeClasses = []string{nodeClass, "inetDomainAuthInfo", "mailDomain", "nsMan
 // maxAliasNodes is how many aliases of one domain are handled.
 const maxAliasNodes = 1000
 
-// addNode makes a domain of the DC tree: its node and those on the way to it,
+// newNode is newDomain for one of the DC tree: its node and those on the way to it,
 // its aliases, and, unless users-base names one, its organization.
-func (ed *Editor) addNode(ctx context.Context, req Request, name string) (*Result, error) {
+func (ed *Editor) newNode(ctx context.Context, req Request, name string) (steps []step, main int, err error) {
 	dn, err := ed.d.Node(name)
 	if err != nil {
-		return nil, badf("domain %q: %v", name, err)
+		return nil, 0, badf("domain %q: %v", name, err)
 	}
 	aliases := slices.Concat(req.Values["alias"], req.More["alias"])
 	req = withoutAliases(req)
 	base := first(req.Values["users-base"])
-	var steps []step
 	if base == "" {
 		if steps, base, err = ed.addOrganization(ctx, req, name, aliases); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	if steps, err = ed.onTheWay(ctx, steps, dn); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	old, raw, err := ed.node(ctx, dn)
 	if errors.Is(err, ldap.ErrExists) { // or a request that was not finished
 		old, raw, err = nil, bareNode(dn), nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	put(&raw, "objectClass", more(raw.Get("objectClass"), nodeClasses[:4])...)
 	put(&raw, ed.s.DomainBaseDN, base)
@@ -56,18 +55,16 @@ func (ed *Editor) addNode(ctx context.Context, req Request, name string) (*Resul
 		}
 	}
 	if err := ed.apply(ctx, &raw, req); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	op := Add
 	if old != nil {
 		op = Set
 	}
-	main := len(steps)
+	main = len(steps)
 	steps = append(steps, step{&Result{Op: op, Kind: Domain, DN: dn}, old, raw})
-	if steps, err = ed.aliasNodes(ctx, steps, aliases, dn); err != nil {
-		return nil, err
-	}
-	return ed.all(ctx, steps, main)
+	steps, err = ed.aliasNodes(ctx, steps, aliases, dn)
+	return steps, main, err
 }
 
 func withoutAliases(req Request) Request {

@@ -48,7 +48,7 @@ func (cfg *Config) open(ctx context.Context, user User, c Client, state string) 
 				return b, nil
 			}
 			last = fmt.Errorf("%s: %w", n.Name, err)
-			if errors.Is(err, errNoResume) {
+			if errors.Is(err, errNoResume) || errors.Is(err, errLimit) {
 				return nil, last
 			}
 			if pair := nameIn(hint, "pair="); pair != "" {
@@ -106,6 +106,7 @@ func next(nodes []route.Node, asked map[string]bool, prefer string) *route.Node 
 var (
 	errNotServing = errors.New("not serving")
 	errNoResume   = errors.New("the session cannot go on")
+	errLimit      = errors.New("the user has too many sessions")
 )
 
 // openOn logs in on one node. hint is what it says when it does not take the
@@ -201,6 +202,8 @@ func (b *back) loginIMAP(user User, c Client, state string) (hint string, err er
 			return "", nil
 		case word == "P2":
 			return "", fmt.Errorf("%w: %s", errNoResume, text)
+		case word == "P1" && strings.HasPrefix(text, "[LIMIT]"):
+			return "", fmt.Errorf("%w: %s", errLimit, text)
 		case word == "P1":
 			return text, fmt.Errorf("%w: %s", errNotServing, text)
 		}

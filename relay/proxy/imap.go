@@ -259,6 +259,9 @@ func (i *imapFront) finish(tag string, cred auth.Credentials) (b *back, done boo
 			return nil, true
 		}
 		return nil, false
+	case errors.Is(err, errLimit): // RFC 5530
+		i.say("%s NO [LIMIT] Too many sessions of this user", tag)
+		return nil, false
 	case err != nil:
 		i.say("%s NO [UNAVAILABLE] Mailbox not available now, try again later", tag)
 		return nil, false

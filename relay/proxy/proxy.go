@@ -306,6 +306,9 @@ func (f *front) login(cred auth.Credentials) (*back, error) {
 	b, err := f.open(user, "")
 	if err != nil {
 		f.cfg.Log.Warn("proxy login", "protocol", f.client.Protocol, "client", f.client.Addr, "account", user.Account, "pair", user.Pair, "status", "unavailable", "err", err)
+		if errors.Is(err, errLimit) {
+			return nil, errLimit
+		}
 		return nil, errUnavailable
 	}
 	f.user, f.user.Pair = user, b.pair

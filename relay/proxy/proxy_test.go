@@ -341,6 +341,25 @@ func TestTooManyRefusedLogins(t *testing.T) {
 	c.wantEOF()
 }
 
+// TestTooManySessions: a pair that takes no more sessions of a user is asked once, and
+// the client hears why.
+func TestTooManySessions(t *testing.T) {
+	b := newBackend(t, func(b *backend, c net.Conn, r *bufio.Reader) {
+		io.WriteString(c, "* OK hello\r\n")
+		b.line(r)
+		b.line(r)
+		io.WriteString(c, "P0 OK\r\nP1 NO [LIMIT] Too many sessions of this user\r\n")
+	})
+	f := start(t, IMAP, map[string]*backend{"a": b}, nil)
+	c := dial(t, f.addr)
+	c.want("* OK *")
+	c.send("a LOGIN ann secret\r\nb NOOP\r\n")
+	c.want("a NO [LIMIT] Too many sessions of this user", "b OK *")
+	if n := b.dials(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 // TestSet: settings hold for sessions from then on; wrong ones for none.
 func TestSet(t *testing.T) {
 	f := start(t, IMAP, nil, nil)

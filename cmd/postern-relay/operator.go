@@ -156,6 +156,12 @@ func (r *relay) message(it *queue.Item, recipients bool) admin.QueueMessage {
 		ID: it.ID(), State: jobctl.StateOf(it), ReversePath: it.Envelope.ReversePath.String(),
 		Size: it.Size, Arrival: it.Envelope.Arrival, Next: r.jobs.Next(it),
 	}
+	switch {
+	case it.Held:
+		out.Reason, out.HeldAt = it.Reason, it.HeldAt
+	case out.State == "held":
+		out.Reason = "on hold in the directory"
+	}
 	for i := range it.Recipients {
 		q := &it.Recipients[i]
 		out.Attempts = max(out.Attempts, q.Attempts)

@@ -506,6 +506,8 @@ type QueueMessage struct {
 	Arrival     time.Time        `json:"arrival"`
 	Next        time.Time        `json:"next_attempt,omitzero"`
 	Attempts    int              `json:"attempts"`
+	Reason      string           `json:"reason,omitempty"` // why it is held
+	HeldAt      time.Time        `json:"held_at,omitzero"`
 	Recipients  []QueueRecipient `json:"recipients,omitempty"`
 }
 

@@ -84,7 +84,7 @@ func (a *app) queueListCmd() *cobra.Command {
 }
 
 func printQueue(w io.Writer, msgs []fleet.Queued, now time.Time) error {
-	t := table.New("relay", "id", "state", ">size", "age", ">tries", "next", "from")
+	t := table.New("relay", "id", "state", ">size", "age", ">tries", "next", "from", "reason")
 	for _, m := range msgs {
 		next := "-"
 		if !m.Next.IsZero() {
@@ -93,7 +93,7 @@ func printQueue(w io.Writer, msgs []fleet.Queued, now time.Time) error {
 				next = "in " + duration(d)
 			}
 		}
-		t.Row(m.Relay, m.ID, m.State, table.Size(m.Size), since(m.Arrival, now), m.Attempts, next, "<"+m.ReversePath+">")
+		t.Row(m.Relay, m.ID, m.State, table.Size(m.Size), since(m.Arrival, now), m.Attempts, next, "<"+m.ReversePath+">", dash(m.Reason))
 	}
 	return t.Print(w)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/relay/transaction"
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/ldap"
@@ -39,7 +40,7 @@ func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.Exp
 		env.Arrival = time.Now()
 	}
 	now := r.now()
-	t := &telling{ttl: now.c.Directory.CacheTTL, out: admin.ExplainResult{
+	t := &telling{ttl: now.c.Directory.CacheTTL, filters: now.optIn(), out: admin.ExplainResult{
 		Input: in.Address, From: env.ReversePath.String(), Auth: in.Auth, At: env.Arrival, Node: now.c.Node,
 		Recipients: []admin.ExplainRecipient{}, Steps: []admin.ExplainStep{},
 	}}
@@ -77,8 +78,9 @@ func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.Exp
 
 // telling collects what an expansion does.
 type telling struct {
-	ttl  time.Duration
-	bare bool // there is no cache between
+	ttl     time.Duration
+	bare    bool // there is no cache between
+	filters []transaction.Filter
 
 	mu    sync.Mutex // guards the rest
 	depth int
@@ -128,6 +130,11 @@ func (t *telling) result(final []mail.Recipient, err error) {
 			r.Pair = f.NextHop
 		case mail.ChannelReprocess:
 			r.Mailbox = "" // where to go on, which is for the relay only
+		}
+		for i := range t.filters {
+			if t.filters[i].Wants(f) {
+				r.Filters = append(r.Filters, t.filters[i].Name())
+			}
 		}
 		if f.Quota != nil {
 			r.Quota, r.Messages = f.Quota.Bytes, f.Quota.Messages

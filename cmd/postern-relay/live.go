@@ -36,6 +36,7 @@ type inside struct {
 	resolver dns.Resolver
 	dir      *lookups
 	expander *expand.Expander
+	filters  []filter
 	clientCA []byte      // of public.client_ca
 	cert     *tls.Config // for clients and the Internet; nil without a listener for them
 }
@@ -56,6 +57,9 @@ func (r *relay) makeInside(c *config.Relay, before *inside) (*inside, error) {
 	}
 	if in.resolver, err = dns.NewClient(dns.Config{Servers: c.DNS.Servers}); err != nil {
 		return nil, fmt.Errorf("dns.servers: %w", err)
+	}
+	if in.filters, err = makeFilters(c, in.resolver, before, r.n.Log); err != nil {
+		return nil, err
 	}
 	var old *lookups
 	if before != nil {
@@ -222,7 +226,7 @@ func (r *relay) doorConfig(in *inside) transaction.Config {
 	cfg := transaction.Config{
 		Hostname: c.Hostname, Origin: c.Node, Domain: c.Directory.DefaultDomain,
 		Expander: in.expander, Queue: r.queue, Pairs: r.pairs, PairDeadline: c.Accept.PairDeadline, MaxReceived: c.SMTP.MaxReceived,
-		MaxOwn: c.SMTP.MaxOwnReceived, HoldLoops: c.SMTP.HoldLoops,
+		MaxOwn: c.SMTP.MaxOwnReceived, HoldLoops: c.SMTP.HoldLoops, Filters: in.optIn(),
 		Log: r.n.Log, Mail: r.mailLog,
 	}
 	s := &in.dir.schema

@@ -99,6 +99,9 @@ func check(c *config.Relay) error {
 		_, err = noticeTexts(&c.Notices)
 	}
 	if err == nil {
+		_, err = makeFilters(c, nil, nil, nil)
+	}
+	if err == nil {
 		err = journal.Check(c.Tracing)
 	}
 	return err

@@ -82,8 +82,9 @@ func (r *relay) serviceConfig(in *inside, s *mailService) smtpd.Config {
 		}},
 		Log: r.n.Log, Mail: r.mailLog,
 	}
+	cfg.Filters = in.following("mx")
 	if s.role == smtpd.Submission {
-		cfg.Auth = r.checker(in)
+		cfg.Auth, cfg.Filters = r.checker(in), in.following("submit")
 	}
 	return cfg
 }

@@ -21,6 +21,15 @@ then one trial transaction succeed, or the queue gets a message through.
 Recipients outside, lists to reprocess, held recipients and everything that the
 relay itself makes are always queued.
 
+Filters of all mail are told of MAIL and each RCPT that is accepted, and judge the
+message before anything else is done with it. Those that recipients opted in to
+(Config.Filters) come next, about those recipients only. Recipients whose filters
+make other octets of the message, or hold it, are a part of their own: another
+message of the queue under the same root queue id, so that keys and promises are
+the same. Until every filter has spoken nobody has the message; one temporary
+refusal is therefore the answer for all. Who is refused for good while others are
+not is reported on, held or dropped, as the filter's settings say.
+
 Who captures what a sender sends is a recipient like any other (Config.Copies).
 What a user submits leaves with the user's primary address in place of
 alternate ones (Config.Reverse); nothing else of a message is changed here.

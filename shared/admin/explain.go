@@ -59,6 +59,7 @@ type ExplainRecipient struct {
 	Quota     int64    `json:"quota_octets"`        // -1 none, -2 the store's default
 	Messages  int64    `json:"quota_messages"`      // the same
 	MaxSize   int64    `json:"max_size"`            // 0: no limit of its own
+	Filters   []string `json:"filters,omitempty"`   // that judge it because somebody opted in
 	List      string   `json:"list,omitempty"`
 	Autoreply bool     `json:"autoreply,omitempty"`
 	Via       []string `json:"via"`

@@ -106,14 +106,14 @@ func printExplained(w io.Writer, out *admin.ExplainResult) error {
 	if out.Truncated {
 		fmt.Fprintln(w, "There are more steps or recipients than are shown.")
 	}
-	t := table.New("recipient", "channel", "to", "mailbox", "folder", ">quota", ">messages", ">max size", "answered", "via")
+	t := table.New("recipient", "channel", "to", "mailbox", "folder", ">quota", ">messages", ">max size", "answered", "filters", "via")
 	for _, r := range out.Recipients {
 		answered := "-"
 		if r.Autoreply {
 			answered = "yes"
 		}
 		t.Row(r.Address, r.Channel, dash(r.NextHop), dash(r.Mailbox), dash(r.Folder), quotaOf(r.Quota, table.Size),
-			quotaOf(r.Messages, func(n int64) string { return fmt.Sprint(n) }), sizeOr(r.MaxSize), answered, dash(strings.Join(r.Via, " > ")))
+			quotaOf(r.Messages, func(n int64) string { return fmt.Sprint(n) }), sizeOr(r.MaxSize), answered, dash(strings.Join(r.Filters, ", ")), dash(strings.Join(r.Via, " > ")))
 	}
 	return t.Print(w)
 }

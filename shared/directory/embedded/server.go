@@ -70,11 +70,11 @@ const maxAnonymousMessage = 64 << 10
 
 // SelfService are the attributes by which people say for themselves what becomes
 // of their mail: how it is delivered, where it is forwarded, how it is answered
-// and from when to when, and in which language they read.
+// and from when to when, in which language they read, and which filters they want.
 var SelfService = []string{
 	"mailDeliveryOption", "mailForwardingAddress",
 	"mailAutoReplyMode", "mailAutoReplySubject", "mailAutoReplyText", "mailAutoReplyTextInternal", "mailAutoReplyTimeOut",
-	"vacationStartDate", "vacationEndDate", "preferredLanguage",
+	"vacationStartDate", "vacationEndDate", "preferredLanguage", "mailAntiUBEService",
 }
 
 // DefaultIndexes are the attributes that mail looks up.

@@ -99,6 +99,8 @@ func otherValue(o *config.Option, dir string) string {
 		return dir
 	case "notices.language":
 		return "fr"
+	case "filters":
+		return "[{name: spam, address: \"unix:/run/spam.sock\", opt_in: [spam]}]"
 	case "pairs":
 		return "[{pair: pair9, node: pair9-a}]"
 	case "public.client_ca":
@@ -150,6 +152,9 @@ func told(t *testing.T, r *relay, c *config.Relay) string {
 	door := r.doorConfig(in)
 	say(door.Hostname, door.Origin, door.Domain, door.PairDeadline, door.MaxReceived, door.MaxOwn, door.HoldLoops,
 		door.Copies != nil, door.Submission != nil, door.Reverse != nil, door.Mode != nil)
+	for _, f := range door.Filters {
+		say(f.Name(), f.Words, f.Some)
+	}
 	s := &mailService{name: "submission", role: smtpd.Submission}
 	if s.service, err = smtpd.New(smtpd.Config{Acceptor: r.acceptor}); err != nil {
 		t.Fatal(err)

@@ -78,6 +78,8 @@ func (s *sink) Probe(context.Context, string) error { return nil }
 
 func (s *sink) Reserve(int64, int) (queue.Reservation, error) { return queue.Reservation{}, nil }
 
+func (s *sink) Load(string) (*queue.Item, error) { return nil, queue.ErrNotFound }
+
 func (s *sink) Submit(_ context.Context, _ *queue.Reservation, it *queue.Item, body ...[]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -186,7 +187,11 @@ func (p *part) submit(ctx context.Context, room *queue.Reservation) error {
 	if p.hold != "" {
 		it.Held, it.HeldAt, it.Reason = true, p.cfg.Now(), p.hold
 	}
-	if err := p.cfg.Queue.Submit(ctx, room, it, p.body...); err != nil && !errors.Is(err, queue.ErrExists) {
+	err := p.cfg.Queue.Submit(ctx, room, it, p.body...)
+	if errors.Is(err, queue.ErrExists) {
+		err = p.again(ctx, it)
+	}
+	if err != nil {
 		return err
 	}
 	switch {
@@ -197,6 +202,31 @@ func (p *part) submit(ctx context.Context, room *queue.Reservation) error {
 		})
 	case len(it.Recipients) > 0:
 		p.logQueued(it)
+	}
+	return nil
+}
+
+// again queues those of it that are not in what the queue has under its id from
+// before a crash: the directory may have changed who wants which filters since.
+func (p *part) again(ctx context.Context, it *queue.Item) error {
+	if !p.src.Internal || len(p.cfg.Filters) == 0 {
+		return nil
+	}
+	have, err := p.cfg.Queue.Load(it.ID())
+	if errors.Is(err, queue.ErrNotFound) {
+		return nil // it has left
+	}
+	if err != nil {
+		return err
+	}
+	it.Recipients = slices.DeleteFunc(it.Recipients, func(r queue.Recipient) bool { return have.Find(r.Key) != nil })
+	if len(it.Recipients) == 0 {
+		return nil
+	}
+	p.rename("rest")
+	it.Envelope.QueueID = p.env.QueueID
+	if err := p.cfg.Queue.Submit(ctx, nil, it, p.body...); !errors.Is(err, queue.ErrExists) {
+		return err
 	}
 	return nil
 }

@@ -30,6 +30,8 @@ type Expander interface {
 type Queue interface {
 	Reserve(n int64, recipients int) (queue.Reservation, error)
 	Submit(ctx context.Context, r *queue.Reservation, it *queue.Item, body ...[]byte) error
+	// Load reads what the queue has under an id.
+	Load(id string) (*queue.Item, error)
 }
 
 // Pairs delivers to backend pairs.

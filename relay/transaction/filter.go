@@ -241,6 +241,9 @@ type given struct {
 // refusal by one filter is the answer for all: the message comes again.
 func (whole *part) divide(ctx context.Context) ([]*part, *smtp.Reply) {
 	parts := []*part{whole}
+	if whole.src.Internal {
+		parts = whole.classes()
+	}
 	for i := range whole.cfg.Filters {
 		f := &whole.cfg.Filters[i]
 		for _, p := range parts { // not what f makes of them
@@ -259,6 +262,22 @@ func (whole *part) divide(ctx context.Context) ([]*part, *smtp.Reply) {
 	return parts, nil
 }
 
+// classes divides mail that this relay makes by who wants which filters, whatever
+// those will say: when it is made again after a crash it is the same parts.
+func (p *part) classes() []*part {
+	parts := []*part{p}
+	for i := range p.cfg.Filters {
+		f := &p.cfg.Filters[i]
+		for _, q := range parts {
+			more := q.apart(func(i int) bool { return f.Wants(&q.rcpts[i]) }, f.Name())
+			if more != nil && more != q {
+				parts = append(parts, more)
+			}
+		}
+	}
+	return parts
+}
+
 // arrange makes parts ready to be settled: who is refused is not held, so that the
 // sender hears of it now.
 func arrange(parts []*part) []*part {
@@ -266,10 +285,9 @@ func arrange(parts []*part) []*part {
 		if p.hold == "" {
 			continue
 		}
-		if told := p.move(func(i int) bool { return p.refusal(i) != nil }); told != nil {
+		if told := p.apart(func(i int) bool { return p.refusal(i) != nil }, "refused"); told != nil {
 			told.hold = ""
 			if told != p {
-				told.rename("refused")
 				parts = append(parts, told)
 			}
 		}
@@ -357,9 +375,7 @@ func (p *part) judge(ctx context.Context, f *Filter) (more *part, r *smtp.Reply)
 	if len(to) == 0 {
 		return nil, nil
 	}
-	v, refused := policy.Judge(ctx, f.Filter, p.src.client(), &policy.Mail{
-		From: p.env.ReversePath, Size: p.env.Size, Body: p.env.Body, SMTPUTF8: p.env.SMTPUTF8, QueueID: p.env.QueueID,
-	}, to, p.body[p.own:])
+	v, refused := policy.Judge(ctx, f.Filter, p.src.client(), p.mail(), to, p.body[p.own:])
 	p.logVerdict(f.Name(), &v, len(to))
 	for n, reply := range refused {
 		if reply == nil {
@@ -370,10 +386,6 @@ func (p *part) judge(ctx context.Context, f *Filter) (more *part, r *smtp.Reply)
 		}
 		asked[keys[n]] = reply
 	}
-	was := func(i int) (asks, passed bool) {
-		reply, ok := asked[p.rcpts[i].Key]
-		return ok, ok && reply == nil
-	}
 	for i := range p.rcpts {
 		if reply := asked[p.rcpts[i].Key]; reply != nil {
 			p.refuse(i, &known{filter: f.Name(), some: f.Some, result: deliver.Result{
@@ -381,23 +393,35 @@ func (p *part) judge(ctx context.Context, f *Filter) (more *part, r *smtp.Reply)
 			}})
 		}
 	}
+	passed := func(i int) bool {
+		reply, ok := asked[p.rcpts[i].Key]
+		return ok && reply == nil
+	}
 	p.drop(func(i int) bool {
-		_, passed := was(i)
-		return passed && (v.Discard || slices.ContainsFunc(v.Remove, func(a mail.Address) bool { return a.Key() == p.rcpts[i].Address.Key() }))
+		return passed(i) && (v.Discard || slices.ContainsFunc(v.Remove, func(a mail.Address) bool { return a.Key() == p.rcpts[i].Address.Key() }))
 	})
-	changed := v.Message != nil || v.ReversePath != nil || v.Hold != "" || len(v.Add) > 0
-	if !changed && !p.src.Internal {
+	if v.Message == nil && v.ReversePath == nil && v.Hold == "" && len(v.Add) == 0 {
 		return nil, nil
 	}
-	more = p.move(func(i int) bool { _, passed := was(i); return passed })
+	more = p
+	if !p.src.Internal { // otherwise all of p want f
+		more = p.apart(passed, f.Name())
+	}
 	if more == nil {
 		return nil, nil
 	}
-	if more != p {
-		more.rename(f.Name())
-	}
 	more.change(&v)
 	return more, more.include(ctx, v.Add, f.Name())
+}
+
+// apart moves the recipients that fit to a part with an id of its own, nil when
+// there are none.
+func (p *part) apart(fit func(i int) bool, filter string) *part {
+	more := p.move(fit)
+	if more != nil && more != p {
+		more.rename(filter)
+	}
+	return more
 }
 
 // client is whom filters hear of.

@@ -14,6 +14,7 @@ import (
 	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/relay/policy"
 	"github.com/postern-mail/postern/relay/queue"
+	"github.com/postern-mail/postern/shared/fsx/faultfs"
 	"github.com/postern-mail/postern/shared/mail"
 	"github.com/postern-mail/postern/shared/message"
 	"github.com/postern-mail/postern/shared/smtp"
@@ -432,3 +433,125 @@ func TestOptIn(t *testing.T) {
 		}
 	})
 }
+
+// fickle is asking, and people who have changed their mind.
+type fickle struct {
+	asking
+	changed bool
+}
+
+func (f fickle) Rcpt(ctx context.Context, env *mail.Envelope, r mail.Recipient) ([]mail.Recipient, error) {
+	final, err := f.asking.Rcpt(ctx, env, r)
+	for i := range final {
+		switch local := final[i].Address.Local; {
+		case !f.changed:
+		case local == "ok1_f0":
+			final[i].OptIn = nil
+		case local == "ok0", local == "ok4_f0_f1":
+			final[i].OptIn = []string{"f1"}
+		}
+	}
+	return final, err
+}
+
+// TestPartsCrash: what a list leads to is divided by its members' filters, one of
+// which says something else each time, and the power is cut at each operation of the
+// disk: when it has been made again everybody is in one message, once. Nobody is
+// forgotten either when some have opted in or out meanwhile.
+func TestPartsCrash(t *testing.T) {
+	const parent = "0parent0000000"
+	key := mail.NewDeliveryKey("relay1", parent, "list")
+	run := func(fs *faultfs.FS, seed int) (err error) {
+		q, err := queue.Open(queue.Config{Dir: "/q", FS: fs})
+		if err != nil {
+			return err
+		}
+		defer q.Close()
+		if err = q.Scan(context.Background(), func(*queue.Item) error { return nil }); err != nil {
+			return err
+		}
+		it, err := q.Load(parent)
+		switch {
+		case errors.Is(err, queue.ErrNotFound):
+			it = &queue.Item{Envelope: mail.Envelope{QueueID: parent, RootID: parent, Origin: "relay1"}, Recipients: []queue.Recipient{
+				{Recipient: mail.Recipient{Address: mail.Address{Local: "list", Domain: "p1"}, Channel: mail.ChannelReprocess, Key: key}},
+			}}
+			if err = q.Submit(context.Background(), nil, it, []byte(text)); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		}
+		moody := &script{name: "f0", add: fmt.Sprintf("F0: %d\r\n", seed)}
+		switch seed % 4 {
+		case 1:
+			moody.verdict.Reply = &smtp.Reply{Code: 550, Status: mail.Status{5, 7, 9}, Text: "Spam"}
+		case 2:
+			moody.add = ""
+		case 3:
+			moody.verdict.Hold = "odd"
+		}
+		steady := &script{name: "f1", add: "F1: 1\r\n"}
+		a, err := New(Config{
+			Hostname: "relay.example", Origin: "relay1", Expander: fickle{changed: seed >= 8}, Queue: q,
+			Filters: []Filter{{Filter: moody, Words: []string{"f0"}}, {Filter: steady, Words: []string{"f1"}}},
+		})
+		if err != nil {
+			return err
+		}
+		defer a.Close()
+		in := Injection{
+			Envelope: mail.Envelope{QueueID: "0child00000000", RootID: parent, Origin: "relay1", ReversePath: ann.ReversePath},
+			Parent:   queue.Parent{ID: parent, Key: key},
+		}
+		for _, name := range members {
+			in.Recipients = append(in.Recipients, mail.Recipient{Address: mail.Address{Local: name, Domain: "p1"}})
+		}
+		if err = a.Inject(context.Background(), in, []byte(text)); err != nil {
+			return err
+		}
+		return q.Remove(it, true)
+	}
+	whole := faultfs.New(1)
+	if err := run(whole, 0); err != nil {
+		t.Fatal(err)
+	}
+	states := 0
+	for at := 1; at <= whole.Ops(); at++ {
+		for seed := range 16 {
+			fs := faultfs.New(1)
+			fs.CrashAfter(at)
+			accepted := run(fs, 0) == nil
+			disk := fs.Crash(uint64(seed))
+			states++
+			if !accepted {
+				if err := run(disk, seed); err != nil {
+					t.Fatalf("cut after %d, state %d: %v", at, seed, err)
+				}
+			}
+			q, err := queue.Open(queue.Config{Dir: "/q", FS: disk})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := map[string]int{}
+			err = q.Scan(context.Background(), func(it *queue.Item) error {
+				for i := range it.Recipients {
+					found[it.Recipients[i].Address.Local]++
+				}
+				return nil
+			})
+			q.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range members {
+				if n := found[name]; n == 0 || n > 1 && seed < 8 {
+					t.Errorf("cut after %d, state %d: %s is in %d messages", at, seed, name, found[name])
+				}
+			}
+		}
+	}
+	t.Logf("%d states", states)
+}
+
+var members = []string{"ok0", "ok1_f0", "ok2_f0", "ok3_f1", "ok4_f0_f1", "list"}

@@ -34,6 +34,8 @@ func (*silent) Probe(ctx context.Context, _ string) error {
 
 func (*silent) Reserve(int64, int) (queue.Reservation, error) { return queue.Reservation{}, nil }
 
+func (s *silent) Load(string) (*queue.Item, error) { return nil, queue.ErrNotFound }
+
 func (s *silent) Submit(context.Context, *queue.Reservation, *queue.Item, ...[]byte) error {
 	s.queued++
 	return nil

@@ -154,6 +154,15 @@ func (s *shelf) Reserve(int64, int) (queue.Reservation, error) {
 	return queue.Reservation{}, nil
 }
 
+func (s *shelf) Load(id string) (*queue.Item, error) {
+	for _, it := range s.items {
+		if it.ID() == id {
+			return it, nil
+		}
+	}
+	return nil, queue.ErrNotFound
+}
+
 func (s *shelf) Submit(_ context.Context, _ *queue.Reservation, it *queue.Item, body ...[]byte) error {
 	if s.broken != nil {
 		return s.broken

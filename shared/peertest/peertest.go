@@ -1,6 +1,7 @@
 /*
 Package peertest finds what tests need from outside the project: programs that
-they talk to, and real messages.
+they talk to, and real messages; and it reads what tests of two tiers compare: what
+a filter of mail is told.
 
 A test without what it needs is left out and says so, SKIP and the reason; where
 POSTERN_CI is set, which has everything, it fails. Package peertest starts nothing.

@@ -114,7 +114,8 @@ type edits struct {
 // Whatever the edits are, the message has strict CRLF and each value stays inside
 // its field. left is told of edits that are left out.
 func (e *edits) apply(p parts, lead bool, left func(why string)) (msg []byte, notes []string, err error) {
-	fields := slices.Clone(p.fields)
+	// Our own Received field is counted, but is not there yet.
+	fields := slices.Concat([]field{{}}, p.fields)
 	for _, c := range e.header {
 		if !validName(c.name) {
 			left(fmt.Sprintf("%.40q is no name of a field", printable(c.name)))
@@ -144,7 +145,7 @@ func (e *edits) apply(p parts, lead bool, left func(why string)) (msg []byte, no
 	msg = make([]byte, 0, size)
 	for _, f := range fields {
 		msg = append(msg, f.raw...)
-		if !bytes.HasSuffix(msg, crlf) {
+		if f.raw != nil && !bytes.HasSuffix(msg, crlf) {
 			msg = append(msg, crlf...)
 		}
 	}
@@ -161,9 +162,7 @@ const respDelHeader = 'D'
 func (c *edit) do(fields []field, lead bool) ([]field, byte) {
 	switch c.code {
 	case respInsHeader:
-		// Index 0 is the top and 1 the place below our own Received, which is
-		// not there yet: both are before the first field.
-		at := int(min(int64(len(fields)), max(int64(c.index)-1, 0)))
+		at := int(min(int64(len(fields)), int64(c.index)))
 		return slices.Insert(fields, at, c.field(lead)), respAddHeader
 	case respChgHeader:
 		n, name := max(c.index, 1), []byte(c.name) // 0 is the first, as in Sendmail
@@ -204,7 +203,7 @@ func (c *edit) field(lead bool) field {
 			}
 			raw = append(raw, crlf...)
 			if line[0] != ' ' && line[0] != '\t' {
-				raw = append(raw, ' ')
+				raw = append(raw, '\t')
 			}
 		}
 		raw = append(raw, line...)

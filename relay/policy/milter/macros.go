@@ -37,20 +37,22 @@ func (v values) set(name, value string) {
 }
 
 // get takes a name with its braces or without, since filters write both.
-func (v values) get(name string) string {
-	if s, ok := v[name]; ok {
-		return s
+func (v values) get(name string) (value string, ok bool) {
+	if value, ok = v[name]; ok {
+		return value, true
 	}
 	if strings.HasPrefix(name, "{") {
-		return v[strings.Trim(name, "{}")]
+		value, ok = v[strings.Trim(name, "{}")]
+	} else {
+		value, ok = v["{"+name+"}"]
 	}
-	return v["{"+name+"}"]
+	return value, ok
 }
 
 // append appends the names and values of a stage.
 func (v values) append(dst []byte, names []string) []byte {
 	for _, name := range names {
-		if value := v.get(name); value != "" {
+		if value, ok := v.get(name); ok {
 			dst = append(append(dst, name...), 0)
 			dst = append(append(dst, value...), 0)
 		}
@@ -143,13 +145,23 @@ func (v values) mail(c *policy.Client, m *policy.Mail) {
 // tells filters that the client has logged in.
 const authType = "AUTH"
 
-// address sets the macros of one address.
+// address sets the macros of one address. The null address is at this host, as in
+// Postfix.
 func (v values) address(prefix string, a mail.Address) {
-	v.set(prefix+"addr}", a.String())
+	v[prefix+"addr}"] = printable(a.String())
 	v.set(prefix+"host}", a.Domain)
-	v.set(prefix+"mailer}", "smtp")
 	if a.IsNull() {
-		v.set(prefix+"mailer}", "")
+		v.set(prefix+"host}", v["j"])
+	}
+	v.set(prefix+"mailer}", "smtp")
+}
+
+// forget removes the macros of a message.
+func (v values) forget() {
+	for _, stage := range []int{stageMail, stageRcpt} {
+		for _, name := range defaultMacros[stage] {
+			delete(v, name)
+		}
 	}
 }
 

@@ -183,16 +183,10 @@ type python struct {
 // startPython runs one. It ends with the test.
 func startPython(t testing.TB, options ...string) *python {
 	t.Helper()
-	const interpreter = "/usr/bin/python3" // the one that Debian's packages are for
-	if err := exec.Command(interpreter, "-c", "import Milter").Run(); err != nil {
-		peertest.Lacks(t, "python3-milter is not installed")
-	}
 	dir := t.TempDir()
 	p := &python{addr: "unix:" + filepath.Join(dir, "s"), log: filepath.Join(dir, "log"), done: make(chan struct{})}
-	p.cmd = exec.Command(interpreter, append([]string{"testdata/filter.py", p.addr, p.log}, options...)...)
+	p.cmd = peertest.MilterFilter(t, "testdata", p.addr, p.log, options...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p.cmd.Stdout, p.cmd.Stderr = t.Output(), t.Output()
-	p.cmd.WaitDelay = time.Second
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -299,8 +293,8 @@ func TestActions(t *testing.T) {
 		"add": {do("eom", "addheader", "X-Spam", "yes, 5.2\n\tTEST=1"), "X-Spam added", func(d string) string {
 			return plainHeader + d + "X-Spam: yes, 5.2\r\n\tTEST=1\r\n\r\n" + body
 		}, nil, ""},
-		"insert": {do("eom", "addheader", "X-A", "a", 0) + do("eom", "addheader", "X-B", "b", 1) + do("eom", "addheader", "X-C", "c", 4), "X-A added, X-B added, X-C added", func(d string) string {
-			return "X-B: b\r\nX-A: a\r\n" + "From: Ann <ann@client.test>\r\nX-C: c\r\n" + strings.TrimPrefix(plainHeader, "From: Ann <ann@client.test>\r\n") + d + "\r\n" + body
+		"insert": {do("eom", "addheader", "X-A", "a", 0) + do("eom", "addheader", "X-B", "b", 1) + do("eom", "addheader", "X-C", "c", 4) + do("eom", "addheader", "X-D", "d", 0), "X-A added, X-B added, X-C added, X-D added", func(d string) string {
+			return "X-D: d\r\nX-A: a\r\nX-B: b\r\n" + "From: Ann <ann@client.test>\r\nX-C: c\r\n" + strings.TrimPrefix(plainHeader, "From: Ann <ann@client.test>\r\n") + d + "\r\n" + body
 		}, nil, ""},
 		"change": {do("eom", "chgheader", "subject", 1, "three"), "subject changed", func(d string) string {
 			return strings.Replace(plainHeader, "Subject: one\r\n two\r\n", "subject: three\r\n", 1) + d + "\r\n" + body

@@ -303,10 +303,7 @@ func (s *session) Reset() {
 func (s *session) forget() {
 	s.open, s.accepted, s.discard, s.enough = false, false, false, false
 	s.m, s.recipients = policy.Mail{}, nil
-	for _, prefix := range []string{"{mail_", "{rcpt_"} {
-		s.values.address(prefix, mail.Address{})
-	}
-	s.values.set("i", "")
+	s.values.forget()
 }
 
 // Close ends the session.

@@ -360,8 +360,8 @@ func TestDialogue(t *testing.T) {
 		`D "Ni\x00Q1\x00"`, `N ""`,
 		`B "65535 octets"`, `B "4465 octets"`,
 		`D "Ei\x00Q1\x00"`, `E ""`,
-		`D "Mi\x00Q2\x00{auth_type}\x00AUTH\x00{auth_authen}\x00ann@example.com\x00"`, `M "<>\x00"`, `A ""`,
-		`D "Mi\x00Q3\x00{auth_type}\x00AUTH\x00{auth_authen}\x00ann@example.com\x00"`, `M "<>\x00"`,
+		`D "Mi\x00Q2\x00{auth_type}\x00AUTH\x00{auth_authen}\x00ann@example.com\x00{mail_addr}\x00\x00{mail_host}\x00mx.test\x00{mail_mailer}\x00smtp\x00"`, `M "<>\x00"`, `A ""`,
+		`D "Mi\x00Q3\x00{auth_type}\x00AUTH\x00{auth_authen}\x00ann@example.com\x00{mail_addr}\x00\x00{mail_host}\x00mx.test\x00{mail_mailer}\x00smtp\x00"`, `M "<>\x00"`,
 		`D "Ri\x00Q3\x00{rcpt_addr}\x00eva@example.com\x00{rcpt_host}\x00example.com\x00{rcpt_mailer}\x00smtp\x00"`, `R "<eva@example.com>\x00"`,
 		`A ""`, `Q ""`,
 	)

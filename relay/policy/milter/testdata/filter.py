@@ -2,16 +2,19 @@
 
 filter.py SOCKET LOG [space] [quiet] [macros]
 
-Each event is a line of JSON in LOG: its name, its arguments and the macros that
-have a value. What to do stands in the message, in fields such as
+Each event is a line of JSON in LOG: the number of its session, its name, its
+arguments and the macros that have a value. What to do stands in the message, in
+fields such as
 
     X-Do: ["eom", "addheader", "X-Spam", "yes"]
     X-Do: ["body", "reply", "550", "5.7.9", "one", "two"]
 
 or before it in words: the host of HELO and the local parts of MAIL and RCPT that
-begin with "do-", as in do-reject or do-reply+550+5.7.9+no. space asks for SMFIP_HDR_LEADSPC, quiet for no
-event but the end of a message, macros for a list of its own.
+begin with "do-", as in do-reject or do-reply+550+5.7.9+no; do-todo is for the end.
+space asks for SMFIP_HDR_LEADSPC, quiet for no event but the end of a message, macros
+for a list of its own.
 """
+import itertools
 import json
 import os
 import signal
@@ -24,12 +27,14 @@ SOCKET, LOG, OPTIONS = sys.argv[1], sys.argv[2], sys.argv[3:]
 MACROS = """j {daemon_name} {daemon_addr} {daemon_port} v _ {client_addr} {client_name} {client_port} {client_ptr}
 {tls_version} {cipher} {cipher_bits} {cert_subject} {cert_issuer} i {auth_type} {auth_authen} {mail_addr} {mail_host}
 {mail_mailer} {rcpt_addr} {rcpt_host} {rcpt_mailer}""".split()
+NUMBERS = itertools.count(1)
 WORDS = {"reject": Milter.REJECT, "tempfail": Milter.TEMPFAIL, "discard": Milter.DISCARD, "accept": Milter.ACCEPT, "skip": Milter.SKIP}
 
 
 class Filter(Milter.Base):
     def __init__(self):
         self.todo = []
+        self.number = next(NUMBERS)
 
     def negotiate(self, opts):
         self._actions, offered = opts[0], opts[1]
@@ -40,20 +45,23 @@ class Filter(Milter.Base):
             want |= (Milter.P_NOCONNECT | Milter.P_NOHELO | Milter.P_NOMAIL | Milter.P_NORCPT | Milter.P_NODATA
                      | Milter.P_NOHDRS | Milter.P_NOEOH | Milter.P_NOBODY | Milter.P_NOUNKNOWN)
         if "macros" in OPTIONS:
-            self.setsymlist(Milter.M_ENVRCPT, "{rcpt_addr}", "j")
+            self._ctx.setsymlist(Milter.M_ENVRCPT, "{rcpt_addr} j")
         opts[1] = self._protocol = want & offered
         opts[2] = opts[3] = 0
         return Milter.CONTINUE
 
     def note(self, event, *args):
         values = {m: self.getsymval(m) for m in MACROS}
-        line = json.dumps({"event": event, "args": args, "macros": {m: v for m, v in values.items() if v is not None}})
+        line = json.dumps({"session": self.number, "event": event, "args": args, "macros": {m: v for m, v in values.items() if v is not None}})
         with open(LOG, "a") as f:
             f.write(line + "\n")
 
     def act(self, what, *args):
         if what in WORDS:
             return WORDS[what]
+        if what == "todo":
+            self.todo.append(["eom", *args])
+            return None
         if what == "reply":
             self.setreply(args[0], args[1] or None, *args[2:])
             return Milter.REJECT if args[0][0] == "5" else Milter.TEMPFAIL

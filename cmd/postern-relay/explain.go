@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -221,6 +222,13 @@ func (o *observed) Login(ctx context.Context, login string) (*directory.Entry, e
 
 func (o *observed) Entry(ctx context.Context, dn string) (*directory.Entry, error) {
 	return ask(ctx, o, "entry", dn, func(ctx context.Context) (*directory.Entry, error) { return o.under.Entry(ctx, dn) }, entry)
+}
+
+func (o *observed) Groups(ctx context.Context, e *directory.Entry) (*directory.Groups, error) {
+	return ask(ctx, o, "groups", e.DN, func(ctx context.Context) (*directory.Groups, error) { return o.under.Groups(ctx, e) },
+		func(g *directory.Groups) (when time.Time, who string) {
+			return when, cmp.Or(strings.Join(g.Addresses, ", "), "none")
+		})
 }
 
 func (o *observed) Search(ctx context.Context, url string, limit int) iter.Seq2[*directory.Entry, error] {

@@ -60,7 +60,7 @@ suffix "%s"
 rootdn "cn=admin,%s"
 rootpw secret
 directory %s/db
-index objectClass,uid,mail,mailAlternateAddress,mailEquivalentAddress eq
+index objectClass,uid,mail,mailAlternateAddress,mailEquivalentAddress,member,uniqueMember,mgrpRFC822MailMember eq
 access to * by * read
 database monitor
 access to * by * read

@@ -16,7 +16,7 @@ import (
 // a stranger, as somebody who has logged in, and as the owner.
 const pythonRights = `
 import imaplib, smtplib, ssl, sys
-smtp, imap, sub, login, password, addr, login2, password2, addr2, default = sys.argv[1:11]
+smtp, imap, sub, login, password, addr, login2, password2, addr2, default, group = sys.argv[1:12]
 hp = lambda a: (a.rsplit(':', 1)[0], int(a.rsplit(':', 1)[1]))
 ctx = ssl._create_unverified_context()
 m = imaplib.IMAP4(*hp(imap)); m.starttls(ssl_context=ctx); m.login(login, password)
@@ -55,6 +55,12 @@ assert m.setacl('work', 'anyone@' + domain, 'p')[0] == 'OK' and m.setacl('work',
 assert acl().get('-' + addr2) == 'p' and acl().get('anyone@' + domain) == 'p', acl()
 post('INBOX'); post('INBOX', other); post('work', owner)
 assert m.deleteacl('work', '-' + addr2)[0] == 'OK' and m.deleteacl('work', addr2)[0] == 'OK'
+post('INBOX'); post('work', other)
+assert m.setacl('work', '-group=' + group, 'p')[0] == 'OK' # by the group's own entry
+post('INBOX', other)
+assert m.deleteacl('work', '-' + group)[0] == 'OK' and m.deleteacl('work', 'anyone@' + domain)[0] == 'OK'
+post('INBOX', other)
+assert m.setacl('work', 'group=' + group, 'p')[0] == 'OK' and acl().get(group) == 'p', acl()
 post('INBOX'); post('work', other)
 assert m.setacl('work', '-anyone@' + domain, 'p')[0] == 'OK'
 post('INBOX', other); post('work', owner)
@@ -104,7 +110,10 @@ func TestRights(t *testing.T) {
 			}
 		}
 		owner, other := users[i], users[1-i]
-		run(t, dir, "", "python3", script, r.SMTP, r.IMAP, r.Submission, owner.Login, owner.Password, owner.Address, other.Login, other.Password, other.Address, folders)
+		group := folders + other.Address[strings.IndexByte(other.Address, '@'):]
+		postern("directory", "group", "add", group, "--member", other.Address)
+		postern("directory", "flush", group) // who is in no group is remembered so
+		run(t, dir, "", "python3", script, r.SMTP, r.IMAP, r.Submission, owner.Login, owner.Password, owner.Address, other.Login, other.Password, other.Address, folders, group)
 		postern("backup", "create", folders)
 		postern("backup", "restore", folders, "--account", owner.Address, "--folder", "work", "--to", "kept")
 		out, err := c.Postern("mailbox", "show", owner.Address)

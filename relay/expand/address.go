@@ -77,7 +77,9 @@ func (w *walk) takenOn(r mail.Recipient) error {
 // local expands an address of domain d, found under name.
 func (w *walk) local(r mail.Recipient, d *directory.Domain, name string) error {
 	a := mail.Address{Local: r.Address.Local, Domain: name}
+	groups := w.beside(a)
 	ans, err := w.x.cfg.Directory.Lookup(w.ctx, d, a)
+	w.besides(groups)
 	switch {
 	case errors.Is(err, directory.ErrNotFound):
 		return w.nobodyHas(r, d)

@@ -45,6 +45,11 @@ type Config struct {
 	// Guaranteed are channels whose mail is stored however full the mailbox is:
 	// those that users submit by, as mailSMTPSubmitChannel names them.
 	Guaranteed []string
+	// Groups counts in lists of rights the groups whose entries have who posts as a
+	// member; Separator stands between user and folder in addresses that are asked
+	// about together with them.
+	Groups    bool
+	Separator string
 	// SRS rewrites the reverse-path of mail that is forwarded to other domains;
 	// nil: it is kept.
 	SRS *SRS
@@ -160,14 +165,16 @@ type walk struct {
 	steps  int
 	seen   map[string]bool // DNs of entries that were expanded, once there is more than one
 	final  []mail.Recipient
-	failed []failure       // members and forwarding addresses that were refused
-	outage bool            // the error in hand is about all of this walk and not one branch
-	loops  int             // addresses that were left out because of a loop
-	seenBy [2]*sender      // who posts, by envelope and by login, once that was asked
-	poster []string        // the identities of who posts by login, once they were asked for
-	apart  bool            // members of the list in hand get a copy each time they are reached
-	copies map[string]bool // capture addresses that have been used
-	caught bool            // the address in hand is nobody's, and whoever owns "@domain" has it
+	failed []failure         // members and forwarding addresses that were refused
+	outage bool              // the error in hand is about all of this walk and not one branch
+	loops  int               // addresses that were left out because of a loop
+	seenBy [2]*sender        // who posts, by envelope and by login, once that was asked
+	in     *directory.Groups // groups of who posts by login, once they were asked for
+	inErr  error             // why they are not known
+	poster []string          // the identities of who posts by login, once they were asked for
+	apart  bool              // members of the list in hand get a copy each time they are reached
+	copies map[string]bool   // capture addresses that have been used
+	caught bool              // the address in hand is nobody's, and whoever owns "@domain" has it
 }
 
 // failure is an address on the way that was refused, and why.

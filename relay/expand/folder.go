@@ -2,6 +2,7 @@ package expand
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strings"
 
@@ -33,7 +34,11 @@ func (w *walk) folder(r *mail.Recipient, e *directory.Entry) error {
 		if err != nil {
 			return err
 		}
-		w.poster = s.identities(w.env.AuthUser)
+		in, err := w.groups(s)
+		if err != nil {
+			return w.unknown(r.Address, err)
+		}
+		w.poster = s.identities(w.env.AuthUser, in)
 	}
 	r.Poster = w.poster
 	if w.trace != nil {
@@ -43,15 +48,67 @@ func (w *walk) folder(r *mail.Recipient, e *directory.Entry) error {
 	return nil
 }
 
+// asking is a question for groups that is on its way.
+type asking struct {
+	done   chan struct{}
+	groups *directory.Groups
+	err    error
+}
+
+func askGroups(ctx context.Context, d directory.Directory, e *directory.Entry) *asking {
+	q := &asking{done: make(chan struct{})}
+	go func() {
+		defer close(q.done)
+		q.groups, q.err = d.Groups(ctx, e)
+	}()
+	return q
+}
+
+// beside asks for the groups of who posts, if a may be the address of a folder and
+// they are not known: a's entry is looked up meanwhile, so that both are one round
+// trip to the directory. besides takes the answer.
+func (w *walk) beside(a mail.Address) *asking {
+	if !w.x.cfg.Groups || w.trace != nil || w.in != nil || w.env == nil || w.env.AuthUser == "" {
+		return nil
+	}
+	if _, _, ok := directory.SplitDetail(a.Local, w.x.cfg.Separator); !ok {
+		return nil
+	}
+	s, err := w.sender(mail.Recipient{Address: a}, true)
+	if err != nil || s.entry == nil { // which folder finds out, if there is one
+		return nil
+	}
+	return askGroups(w.ctx, w.x.cfg.Directory, s.entry)
+}
+
+func (w *walk) besides(q *asking) {
+	if q != nil {
+		<-q.done
+		w.in, w.inErr = q.groups, q.err
+	}
+}
+
+// groups are those that have s as a member.
+func (w *walk) groups(s *sender) (*directory.Groups, error) {
+	if w.in == nil && w.inErr == nil {
+		w.in = &directory.Groups{}
+		if w.x.cfg.Groups && s.entry != nil {
+			w.in, w.inErr = w.x.cfg.Directory.Groups(w.ctx, s.entry)
+		}
+	}
+	return w.in, w.inErr
+}
+
 // anyoneAt begins the identity that all accounts of a domain have.
 const anyoneAt = "anyone@"
 
 // identities are what a list of rights can call s, who has logged in as login: the
 // account, the addresses, anyone of the account's and the mail address's domain,
-// and the groups of aclGroupAddr. Those that decide most often come first.
-func (s *sender) identities(login string) []string {
+// and the groups, of aclGroupAddr and by their own entries. Those that decide most
+// often come first.
+func (s *sender) identities(login string, groups *directory.Groups) []string {
 	var out []string
-	var more bool
+	more := groups.More
 	add := func(ids ...string) {
 		for _, id := range ids {
 			switch {
@@ -75,6 +132,7 @@ func (s *sender) identities(login string) []string {
 		}
 	}
 	add(identifiers(e.ACLGroups...)...)
+	add(identifiers(groups.Addresses...)...)
 	add(identifiers(e.Alternate...)...)
 	add(identifiers(e.Equivalent...)...)
 	if more {

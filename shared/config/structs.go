@@ -261,6 +261,7 @@ type Expand struct {
 	OverQuotaTemporary bool     `mapstructure:"overquota_temporary"`
 	RouteToRoutingHost bool     `mapstructure:"route_to_routing_host"`
 	GuaranteedChannels []string `mapstructure:"guaranteed_channels"`
+	GroupRights        bool     `mapstructure:"group_rights"`
 	Reverse            bool
 	SRSDomain          string `mapstructure:"srs_domain"`
 	SRSKeyFile         string `mapstructure:"srs_key_file"`

@@ -63,6 +63,11 @@ type Directory interface {
 	// Entry reads one entry by its distinguished name.
 	Entry(ctx context.Context, dn string) (*Entry, error)
 
+	// Groups are those groups of e's domain that have e as a member by its name, by
+	// that of an entry above it, or by an address; not by a URL or by way of another
+	// group. e has its Domain, as Login sets it.
+	Groups(ctx context.Context, e *Entry) (*Groups, error)
+
 	// Search gives the entries an LDAP URL (RFC 4516) selects, one after the
 	// other, at most limit of them: it holds some hundred at a time, however
 	// many there are. An error comes last and alone, and says that those before
@@ -74,6 +79,15 @@ type Directory interface {
 	// Authenticate checks the password of e, by an LDAP bind. nil, or
 	// ErrBadPassword; an empty password is always wrong (RFC 4513 5.1.2).
 	Authenticate(ctx context.Context, e *Entry, password string) error
+}
+
+// MaxGroups is how many groups of one entry are told of.
+const MaxGroups = 32
+
+// Groups are the groups that somebody is a member of.
+type Groups struct {
+	Addresses []string // all that they have in the domain
+	More      bool     // there are more of them than MaxGroups, or than a server tells
 }
 
 // Collect is all that a search gives, or its error and nothing.

@@ -159,6 +159,15 @@ func (e *Entry) Owns(address string) bool {
 	return false
 }
 
+// Addresses are all that e has, the primary one first.
+func (e *Entry) Addresses() []string {
+	var out []string
+	if e.Mail != "" {
+		out = append(out, e.Mail)
+	}
+	return append(append(out, e.Alternate...), e.Equivalent...)
+}
+
 // Size is the approximate number of bytes that e occupies.
 func (e *Entry) Size() int {
 	n := 512 + len(e.DN) + len(e.Mailbox)

@@ -29,10 +29,11 @@ const (
 	Entries
 	Searches
 	Passwords
+	Groups
 	questions
 )
 
-var questionNames = [...]string{"domain", "address", "login", "entry", "search", "password"}
+var questionNames = [...]string{"domain", "address", "login", "entry", "search", "password", "groups"}
 
 func (q Question) String() string { return questionNames[q] }
 
@@ -96,6 +97,7 @@ type Cache struct {
 	entries   *table[*directory.Entry]
 	searches  *table[*selection]
 	passwords *table[string] // DN of the entry
+	groups    *table[*directory.Groups]
 
 	macs  sync.Pool // of hash.Hash keyed for this process
 	stats [questions]counts
@@ -123,6 +125,12 @@ func New(d directory.Directory, cfg Config) *Cache {
 	c.entries = newTable(cfg.Entries, cfg.Bytes, (*directory.Entry).Size)
 	c.searches = newTable(cfg.Entries, cfg.Bytes, func(s *selection) int { return sizeOf(s.entries) })
 	c.passwords = newTable(cfg.Passwords, cfg.Bytes, func(dn string) int { return len(dn) })
+	c.groups = newTable(cfg.Entries, cfg.Bytes, func(g *directory.Groups) (n int) {
+		for _, a := range g.Addresses {
+			n += 16 + len(a)
+		}
+		return n
+	})
 	c.pack()
 	for q := range questions {
 		n := &c.stats[q]
@@ -246,6 +254,18 @@ func (c *Cache) Entry(ctx context.Context, dn string) (*directory.Entry, error) 
 	})
 }
 
+// Groups implements directory.Directory.
+func (c *Cache) Groups(ctx context.Context, e *directory.Entry) (*directory.Groups, error) {
+	var buf [keySize]byte
+	key := appendFolded(buf[:0], e.DN)
+	if f := hit(c, c.groups, Groups, key); f.slot != nil {
+		return f.answer()
+	}
+	return miss(ctx, c, c.groups, Groups, key, 0, func(ctx context.Context) (*directory.Groups, error) {
+		return c.under.Groups(ctx, e)
+	})
+}
+
 // Authenticate implements directory.Directory.
 func (c *Cache) Authenticate(ctx context.Context, e *directory.Entry, password string) error {
 	if password == "" {
@@ -306,6 +326,7 @@ func (c *Cache) Flush() (forgotten int) {
 	forgotten += c.entries.dropIf(func(string, *directory.Entry) bool { return true })
 	forgotten += c.searches.dropIf(func(string, *selection) bool { return true })
 	forgotten += c.passwords.dropIf(func(string, string) bool { return true })
+	forgotten += c.groups.dropIf(func(string, *directory.Groups) bool { return true })
 	return forgotten
 }
 
@@ -328,6 +349,7 @@ func (c *Cache) FlushDomain(name string) (forgotten int) {
 	forgotten += c.entries.dropIf(func(string, *directory.Entry) bool { return true })
 	forgotten += c.searches.dropIf(func(string, *selection) bool { return true })
 	forgotten += c.passwords.dropIf(func(string, string) bool { return true })
+	forgotten += c.groups.dropIf(func(string, *directory.Groups) bool { return true })
 	return forgotten
 }
 
@@ -368,6 +390,8 @@ func (c *Cache) FlushAddress(a mail.Address) (forgotten int) {
 		return e == nil || owns(e) || strings.EqualFold(key, spelled)
 	})
 	forgotten += c.passwords.dropIf(func(_, dn string) bool { return owners[dn] })
+	// Of a group, too, whoever has just become one of it.
+	forgotten += c.groups.dropIf(func(string, *directory.Groups) bool { return true })
 	return forgotten
 }
 

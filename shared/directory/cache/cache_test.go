@@ -92,6 +92,13 @@ func (s *server) one() *directory.Entry {
 	return &directory.Entry{DN: "uid=ann"}
 }
 
+func (s *server) Groups(_ context.Context, e *directory.Entry) (*directory.Groups, error) {
+	if err := s.answer(); err != nil {
+		return nil, err
+	}
+	return &directory.Groups{Addresses: []string{"of " + e.DN}}, nil
+}
+
 func (s *server) Authenticate(_ context.Context, _ *directory.Entry, password string) error {
 	if err := s.answer(); err != nil {
 		return err

@@ -73,7 +73,7 @@ rootpw %s
 maxsize 268435456
 envflags nosync
 dbnosync
-index objectClass,uid,mail,mailAlternateAddress,mailEquivalentAddress,sunPreferredDomain,associatedDomain eq
+index objectClass,uid,mail,mailAlternateAddress,mailEquivalentAddress,sunPreferredDomain,associatedDomain,member,uniqueMember,mgrpRFC822MailMember eq
 access to attrs=userPassword by anonymous auth by * none
 access to * by * read
 `, dir, fixture.Root, dir, RootDN, RootPassword)

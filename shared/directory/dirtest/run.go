@@ -153,6 +153,7 @@ func Run(t *testing.T, start func(t testing.TB, ldif []byte) Server, wrap func(d
 	t.Run("Search", c.search)
 	t.Run("Stream", c.stream)
 	t.Run("Login", c.login)
+	t.Run("Groups", c.groups)
 	t.Run("Authenticate", c.authenticate)
 	t.Run("Injection", c.injection)
 	t.Run("Configured", func(t *testing.T) { configured(t, s) })
@@ -184,6 +185,26 @@ func (c *contract) domain(t *testing.T) {
 	_, err = c.d.Domain(ctx, "claimed.example")
 	if !errors.Is(err, directory.ErrAmbiguous) || !strings.Contains(err.Error(), "o=rival") {
 		t.Errorf("Domain(claimed.example): %v, want ErrAmbiguous with both names", err)
+	}
+}
+
+func (c *contract) groups(t *testing.T) {
+	for login, want := range map[string]string{
+		"ana@example.org": "dynamic@example.org", "u0001@example.org": "list@example.org team@example.org", "bob@example.org": "", "ana@example.com": "",
+	} {
+		e, err := c.d.Login(t.Context(), login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			g, err := c.d.Groups(t.Context(), e)
+			if err != nil || g.More || strings.Join(slices.Sorted(slices.Values(g.Addresses)), " ") != want {
+				t.Errorf("Groups(%s) = %+v, %v, want %q", login, g, err, want)
+			}
+		}
+	}
+	if g, err := c.d.Groups(t.Context(), &directory.Entry{DN: "uid=u0002,ou=people," + fixture.Base(Domain)}); err != nil || len(g.Addresses) > 0 {
+		t.Errorf("Groups of an entry without domain: %+v, %v", g, err)
 	}
 }
 

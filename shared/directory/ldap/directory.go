@@ -40,7 +40,7 @@ type Directory struct {
 	urls      []*lookupURL
 	classes   string // filter of users and groups
 
-	domain, entry, address, catchAll, status []string // attributes
+	domain, entry, address, catchAll, status, group []string // attributes
 }
 
 var _ directory.Directory = (*Directory)(nil)
@@ -94,6 +94,10 @@ func (d *Directory) prepare() (err error) {
 	d.domain, d.entry, d.address = s.DomainAttributes(), s.EntryAttributes(), s.AddressAttributes()
 	if s.VanityDomain != "" && d.cfg.Vanity {
 		d.entry = append(d.entry, s.VanityDomain)
+	}
+	d.group = append([]string{"objectClass"}, d.address...)
+	if s.GroupStatus != "" {
+		d.group = append(d.group, s.GroupStatus)
 	}
 	d.status = []string{"objectClass"}
 	if s.DomainStatus != "" {
@@ -196,11 +200,16 @@ func (d *Directory) search(ctx context.Context, base string, scope int, filter s
 
 // ask is search with a filter in BER; text is the filter for who watches.
 func (d *Directory) ask(ctx context.Context, base string, scope int, filter []byte, text func() string, attrs []string, limit int) (found []result, err error) {
+	return d.askFor(ctx, "search", base, scope, filter, text, attrs, limit)
+}
+
+// askFor is ask, counted as op.
+func (d *Directory) askFor(ctx context.Context, op, base string, scope int, filter []byte, text func() string, attrs []string, limit int) (found []result, err error) {
 	done := unwatched
 	if watched(ctx) {
 		done = watch(ctx, base, scope, text())
 	}
-	err = d.pool.do(ctx, &query{op: "search", slowIsBad: true, ask: func(l *line) (err error) {
+	err = d.pool.do(ctx, &query{op: op, slowIsBad: true, ask: func(l *line) (err error) {
 		found, err = l.search(ctx, base, scope, filter, attrs, limit)
 		return err
 	}})

@@ -102,6 +102,16 @@ func owners(attrs, values []string) []byte {
 	return w.B
 }
 
+// members is either of two anyOf in BER.
+func members(names, dns, attrs, addresses []string) []byte {
+	var w ber.Encoder
+	or := w.Begin(filterOr)
+	w.B = append(w.B, owners(names, dns)...)
+	w.B = append(w.B, owners(attrs, addresses)...)
+	w.End(or)
+	return w.B
+}
+
 // ownersWith is both in BER: attr has the value v, and filter is true.
 func ownersWith(attr, v string, filter []byte) []byte {
 	var w ber.Encoder

@@ -274,6 +274,7 @@ func jobRules(c *config.Relay) jobctl.Rules {
 func (r *relay) checker(in *inside) *login.Checker {
 	return &login.Checker{
 		Directory: in.dir.cache, Netgroups: in.dir.netgroups, Pair: r.n.Routes.Pair, Host: login.HostOf(in.resolver), AdminFrom: in.c.Trust.Admin.Contains, Log: r.n.Log,
+		VerifyCertificate: in.dir.schema.Certificate != "",
 	}
 }
 

@@ -1,12 +1,17 @@
 package login
 
 import (
+	"bytes"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"strings"
 	"testing"
 
+	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/dirtest"
+	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/mail"
 )
 
@@ -78,4 +83,36 @@ func FuzzCertLogin(f *testing.F) {
 			t.Errorf("%q became %q", text, got)
 		}
 	})
+}
+
+// TestVerifyCertificate: sites that name the attribute let a certificate log in only
+// if it is in the entry that it leads to.
+func TestVerifyCertificate(t *testing.T) {
+	der := dirtest.Certificate()
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed := *cert
+	renewed.Raw = append([]byte{}, der...)
+	renewed.Raw[len(der)-1] ^= 1
+	tree := bytes.Replace(dirtest.Tree(), []byte("inetUserStatus: inactive\n"), nil, 1)
+	for name, server := range map[string]dirtest.Server{"embedded": dirtest.Embedded(t, tree), "OpenLDAP": dirtest.OpenLDAP(t, tree)} {
+		c := &Checker{
+			Directory: dirtest.Dial(t, server, func(c *ldap.Config) { c.Schema = directory.SunSchema2(); c.Schema.Certificate = "userCertificate" }),
+			Pair:      func(h string) (string, bool) { return h, true }, VerifyCertificate: true,
+		}
+		for _, tt := range []struct {
+			leaf *x509.Certificate
+			want bool
+		}{{cert, true}, {&renewed, false}, {leaf(t, "ana@example.org"), false}} {
+			login, err := c.Certificate(t.Context(), &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{tt.leaf}}}, "")
+			if (err == nil) != tt.want || tt.want && login != "bob@example.org" {
+				t.Errorf("%s: %q, %v, want %v", name, login, err, tt.want)
+			}
+			if !tt.want && !mail.Permanent(err) {
+				t.Errorf("%s: %v is no refusal", name, err)
+			}
+		}
+	}
 }

@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/postern-mail/postern/relay/proxy"
 	"github.com/postern-mail/postern/relay/smtpd"
@@ -52,6 +53,9 @@ type Checker struct {
 	// Netgroups are those that access filters name; nil: a filter that names one
 	// allows nothing.
 	Netgroups *Netgroups
+	// VerifyCertificate lets a certificate log in only if the entry of its user
+	// has it too.
+	VerifyCertificate bool
 	// AdminFrom reports whether store administrators may act as others from an
 	// address; nil: nowhere. Log is told each time that one does.
 	AdminFrom func(addr netip.Addr) bool
@@ -147,6 +151,9 @@ func (c *Checker) certificate(ctx context.Context, service string, cs *tls.Conne
 	e, err := c.holder(ctx, cs.VerifiedChains[0][0], authz)
 	if err != nil {
 		return nil, err
+	}
+	if c.VerifyCertificate && !slices.Contains(e.Certificates, string(cs.VerifiedChains[0][0].Raw)) {
+		return nil, fmt.Errorf("%w: the certificate is not in the entry of %s", errRefused, e.DN)
 	}
 	if !e.MayLogin() {
 		return nil, fmt.Errorf("%w: %s is not active", errRefused, e.DN)

@@ -108,7 +108,7 @@ var Table = []Option{
 	{Name: "roles", Type: Words, Default: "mx,submit,proxy,outbound", Tier: TierRelay, Fixed: "services are opened with them", Values: []string{"mx", "submit", "proxy", "outbound"}, Help: "What this relay does: take mail from the Internet, take mail from users, let clients reach their mail, send to the Internet."},
 	{Name: "public.cert", Type: File, Default: "tls/public.pem", Tier: TierRelay, Fixed: isName, Help: "Certificate for clients and the Internet, PEM. Read again when it changes."},
 	{Name: "public.key", Type: File, Default: "tls/public-key.pem", Tier: TierRelay, Fixed: isName, Help: "Key of public.cert, PEM."},
-	{Name: "public.client_ca", Type: File, Tier: TierRelay, Reload: true, Help: "CAs of client certificates, for SASL EXTERNAL. Empty: not offered."},
+	{Name: "public.client_ca", Type: File, Tier: TierRelay, Reload: true, Help: "CAs of client certificates, for SASL EXTERNAL. Empty: not offered. Whose a certificate is says inetDomainCertMap of its domain, or its mail address; with certificate=userCertificate in directory.attributes the entry of that user must have it, too, so that taking it out there locks it out."},
 	{Name: "public.addresses", Type: Words, Tier: TierRelay, Reload: true, Help: "Addresses by which the Internet and clients reach this relay, at most 4, told to the others for dns.serve. Empty: the one that gossip tells for smtp.listen."},
 
 	{Name: "smtp.listen", Type: HostPorts, Default: ":25", Tier: TierRelay, Fixed: isSocket, Help: "Addresses for mail from the Internet."},

@@ -32,7 +32,10 @@ type EntrySchema struct {
 
 	// Users.
 	AdminRole, SubmitChannel, ACLGroup string
-	SenderRecipients, SenderMaxBlocks  string // no usual names
+	// Certificate has the certificates that a user may log in by; without a name
+	// all do that lead to the user.
+	Certificate                       string
+	SenderRecipients, SenderMaxBlocks string // no usual names
 }
 
 func sunEntries() EntrySchema {
@@ -85,7 +88,7 @@ func (s *EntrySchema) attributes() []string {
 		s.AutoReplyMode, s.AutoReplySubject, s.AutoReplyText, s.AutoReplyTextInternal, s.AutoReplyTimeout,
 		s.AutoReplyAddress, s.VacationStart, s.VacationEnd, s.UserLanguage, s.DeferProcessing, s.OptIn, s.Capture,
 		s.ProgramDelivery, s.DeliveryFile, s.SpareE, s.SpareG, s.AdminRole, s.SubmitChannel, s.ACLGroup,
-		s.SenderRecipients, s.SenderMaxBlocks,
+		s.SenderRecipients, s.SenderMaxBlocks, s.Certificate,
 	}
 }
 
@@ -106,6 +109,8 @@ type EntrySettings struct {
 	// ACLGroups are aclGroupAddr: the groups that the user is one of where a
 	// mailbox's list of rights names them.
 	ACLGroups []string
+	// Certificates are those in the user's entry (DER), by the site's attribute.
+	Certificates []string
 	// SenderRecipients and SenderMaxBlocks bound what the user submits, by the
 	// site's attributes: recipients, and blocks of 1024 octets; 0 without limit.
 	SenderRecipients, SenderMaxBlocks int64
@@ -183,6 +188,7 @@ func (s *EntrySchema) settings(r *reader, k Kind) EntrySettings {
 		e.StoreAdmin = s.storeAdmin(r)
 		e.SenderRecipients, e.SenderMaxBlocks = max(r.limit(s.SenderRecipients), 0), max(r.limit(s.SenderMaxBlocks), 0)
 		e.SubmitChannel, e.ACLGroups = strings.ToLower(r.one(s.SubmitChannel)), r.all(s.ACLGroup)
+		e.Certificates = r.binary(s.Certificate)
 	}
 	return e
 }
@@ -255,6 +261,19 @@ func (r *reader) words(attr string) []string {
 			if w = strings.TrimSpace(w); w != "" {
 				out = append(out, w)
 			}
+		}
+	}
+	return out
+}
+
+// binary reads values that servers give with ";binary" (RFC 4522), or without.
+func (r *reader) binary(attr string) (out []string) {
+	if attr == "" {
+		return nil
+	}
+	for i := range r.raw {
+		if base, _, _ := strings.Cut(r.raw[i].Name, ";"); strings.EqualFold(base, attr) {
+			out = append(out, r.raw[i].Values...)
 		}
 	}
 	return out

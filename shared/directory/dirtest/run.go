@@ -2,12 +2,20 @@ package dirtest
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/fixture"
@@ -58,6 +66,7 @@ mailAlternateAddress: "o'bob (x)"@example.org
 mailHost: pair2
 userPassword: plain
 inetUserStatus: inactive
+userCertificate;binary:: %[2]s
 
 dn: uid=plain,ou=people,%[1]s
 objectClass: inetOrgPerson
@@ -117,7 +126,7 @@ o: rival
 sunPreferredDomain: rival.example
 associatedDomain: claimed.example
 
-`, base)
+`, base, base64.StdEncoding.EncodeToString(Certificate()))
 }
 
 // Dial makes a Directory that asks s.
@@ -156,6 +165,7 @@ func Run(t *testing.T, start func(t testing.TB, ldif []byte) Server, wrap func(d
 	t.Run("Groups", c.groups)
 	t.Run("Authenticate", c.authenticate)
 	t.Run("Injection", c.injection)
+	t.Run("Certificate", func(t *testing.T) { certificates(t, s) })
 	t.Run("Configured", func(t *testing.T) { configured(t, s) })
 	t.Run("Faults", func(t *testing.T) { faults(t, s) })
 	t.Run("Away", func(t *testing.T) { away(t, s) })
@@ -526,6 +536,38 @@ func (c *contract) injection(t *testing.T) {
 }
 
 // configured asks for domains that the configuration gives.
+// Certificate is bob's, in DER.
+var Certificate = sync.OnceValue(func() []byte {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "Bob"}, EmailAddresses: []string{"bob@" + Domain},
+		NotBefore: time.Unix(1767225600, 0), NotAfter: time.Unix(4102444800, 0),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	return der
+})
+
+// certificates of users are read by sites that compare them, octet by octet.
+func certificates(t *testing.T, s Server) {
+	for name, want := range map[string][]string{"userCertificate": {string(Certificate())}, "": nil} {
+		d := Dial(t, s, func(c *ldap.Config) { c.Schema = directory.SunSchema2(); c.Schema.Certificate = name })
+		for _, login := range []string{"bob@" + Domain, "ana@" + Domain} {
+			if login[0] == 'a' {
+				want = nil
+			}
+			if e, err := d.Login(t.Context(), login); err != nil || !slices.Equal(e.Certificates, want) {
+				t.Errorf("%q of %s: %v, %v", name, login, e, err)
+			}
+		}
+	}
+}
+
 func configured(t *testing.T, s Server) {
 	d := Dial(t, s, func(c *ldap.Config) {
 		c.Schema = directory.Generic()

@@ -170,7 +170,7 @@ func (p *part) follow(ctx context.Context) *smtp.Reply {
 		for _, a := range v.Remove {
 			p.withdraw(a)
 		}
-		if r := p.include(ctx, v.Add, f.Name); r != nil {
+		if r := p.include(ctx, v.Add, f.Name, nil); r != nil {
 			return r
 		}
 	}
@@ -187,9 +187,9 @@ func (p *part) drop(fit func(i int) bool) {
 	}
 }
 
-// include adds recipients that a filter wants besides. They are looked up like
-// any other, and nobody hears of their failures.
-func (p *part) include(ctx context.Context, add []mail.Address, filter string) *smtp.Reply {
+// include adds recipients that a filter wants besides, unless others of the parts
+// have them. They are looked up like any other, and nobody hears of their failures.
+func (p *part) include(ctx context.Context, add []mail.Address, filter string, parts []*part) *smtp.Reply {
 	for _, a := range add {
 		r := mail.Recipient{Address: a, Notify: mail.NotifyNever}
 		final, err := p.final(ctx, &r)
@@ -204,7 +204,13 @@ func (p *part) include(ctx context.Context, add []mail.Address, filter string) *
 			return p.rejected(smtp.ReplyFor(err))
 		}
 		for i := range final {
-			p.add(&final[i], &r)
+			f := &final[i]
+			if f.Key == (mail.DeliveryKey{}) {
+				f.Key = mail.NewDeliveryKey(p.env.Origin, p.env.RootID, finalName(f))
+			}
+			if !slices.ContainsFunc(parts, func(o *part) bool { _, has := o.find(f.Key); return has }) {
+				p.add(f, &r)
+			}
 		}
 		for p.known != nil && len(p.known) < len(p.rcpts) {
 			p.known = append(p.known, nil)
@@ -247,7 +253,7 @@ func (whole *part) divide(ctx context.Context) ([]*part, *smtp.Reply) {
 	for i := range whole.cfg.Filters {
 		f := &whole.cfg.Filters[i]
 		for _, p := range parts { // not what f makes of them
-			more, r := p.judge(ctx, f)
+			more, r := p.judge(ctx, f, parts)
 			if r != nil {
 				return nil, r
 			}
@@ -363,7 +369,7 @@ func (p *part) expands() bool {
 
 // judge asks f about those recipients of p that want it. They become a part of
 // their own if they are to get something else than the others.
-func (p *part) judge(ctx context.Context, f *Filter) (more *part, r *smtp.Reply) {
+func (p *part) judge(ctx context.Context, f *Filter, parts []*part) (more *part, r *smtp.Reply) {
 	asked := map[mail.DeliveryKey]*smtp.Reply{}
 	var to []mail.Address
 	var keys []mail.DeliveryKey
@@ -411,7 +417,7 @@ func (p *part) judge(ctx context.Context, f *Filter) (more *part, r *smtp.Reply)
 		return nil, nil
 	}
 	more.change(&v)
-	return more, more.include(ctx, v.Add, f.Name())
+	return more, more.include(ctx, v.Add, f.Name(), parts)
 }
 
 // apart moves the recipients that fit to a part with an id of its own, nil when

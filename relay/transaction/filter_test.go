@@ -434,6 +434,20 @@ func TestOptIn(t *testing.T) {
 	})
 }
 
+// TestOptInAdds: who is added by a filter that somebody opted in to gets one copy, as
+// all others do, if the message has him already.
+func TestOptInAdds(t *testing.T) {
+	f := &script{name: "f0", add: "F0: 1\r\n", verdict: policy.Verdict{Add: []mail.Address{{Local: "ok2", Domain: "p1"}, {Local: "ok3", Domain: "p2"}}}}
+	l := newLedger(t, func(c *Config) { c.Filters = []Filter{{Filter: f, Words: []string{"f0"}}} })
+	defer l.Close()
+	if r := l.send(t, client, ann, text, "ok1_f0@p1", "ok2@p1"); !r.OK() {
+		t.Fatal(r)
+	}
+	if got, want := l.kept(), []string{"ok1_f0@p1 F0", "ok2@p1", "ok3@p2 F0"}; !slices.Equal(got, want) {
+		t.Errorf("kept %q, want %q", got, want)
+	}
+}
+
 // fickle is asking, and people who have changed their mind.
 type fickle struct {
 	asking

@@ -31,6 +31,10 @@ type conn struct {
 	out []byte // events that are not sent yet
 	in  []byte // data of the packet that was read last
 
+	// Several packets are to come, which a filter on libmilter writes one by one,
+	// each when the one before has arrived.
+	hurry bool
+
 	ctx  context.Context // of the call
 	wait time.Duration   // from one packet to the next
 	end  time.Time       // of the call
@@ -112,6 +116,9 @@ func (c *conn) read() (code byte, data []byte, err error) {
 	}
 	if err := c.extend(); err != nil {
 		return 0, nil, err
+	}
+	if c.hurry && c.r.Buffered() == 0 {
+		quickACK(c.Conn)
 	}
 	var head [4]byte
 	if _, err := io.ReadFull(c.r, head[:]); err != nil {

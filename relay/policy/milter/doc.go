@@ -25,8 +25,9 @@ What it keeps true:
   - The text of a filter has no control octets when it comes to a reply, to
     Verdict.Hold or to the log.
 
-After a failed connection none is tried for a second, then two, up to 30, and then
-by one session only: a dead filter does not cost each client ConnectTimeout.
+After a session that could not be begun none is tried for a second, then two, up to
+30, and then by one client only: a dead filter does not cost each of them
+ConnectTimeout.
 
 Events and answers. Events that a filter does not want are not sent, but their
 macros are, and it may say for each kind that it does not answer. accept at
@@ -63,6 +64,10 @@ that is not known any more is of an unknown family, not localhost.
 
 What it leaves out: refused recipients (SMFIP_RCPT_REJ), unknown commands, ESMTP
 arguments of recipients and of a sender that a filter adds.
+
+A session with one message costs 0.13 ms of a processor with a filter that wants
+nothing but the end, 0.6 ms with one that wants to answer for each of 25 fields, and
+1 ms with one that wants a body of 1 MB as well (BenchmarkMessage).
 
 Sources: libmilter's documentation and mfdef.h (Sendmail 8.17), MILTER_README and
 behaviour of Postfix 3.7, with which the tests compare. DESIGN.md says why the

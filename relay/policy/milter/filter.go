@@ -65,7 +65,7 @@ type Filter struct {
 	onFailure     *smtp.Reply // nil: accept
 
 	mu       sync.Mutex // guards the fields below
-	failures int        // connections failed in a row
+	failures int        // sessions in a row that did not begin
 	next     time.Time  // when one may be tried again
 }
 
@@ -158,13 +158,13 @@ func (f *Filter) Open(ctx context.Context, c *policy.Client) (policy.Session, er
 		return nil, f.onFailure
 	}
 	err := s.dial(ctx)
-	if ctx.Err() == nil {
-		f.tried(err)
-	}
 	if err == nil {
 		err = s.connect(ctx, c)
 	} else {
-		err = s.fail(ctx, "connect", err)
+		err = s.fail(ctx, evConnect.name, err)
+	}
+	if ctx.Err() != context.Canceled { // else nobody knows
+		f.tried(!s.broken)
 	}
 	if err != nil {
 		s.Close()
@@ -194,11 +194,11 @@ func (f *Filter) pause() time.Duration {
 	return min(firstPause<<min(max(f.failures-1, 0), 10), maxPause)
 }
 
-// tried notes how a connection ended.
-func (f *Filter) tried(err error) {
+// tried notes how a session began.
+func (f *Filter) tried(well bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err == nil {
+	if well {
 		if f.failures > 0 {
 			f.cfg.Log.Info("filter answers again", "filter", f.cfg.Name)
 		}

@@ -33,8 +33,10 @@ type wishes struct {
 
 // Message tells of the message and reads the verdict.
 func (s *session) Message(ctx context.Context, segments [][]byte) policy.Verdict {
-	began := time.Now()
-	defer func() { metrics.MilterSeconds.Observe(time.Since(began).Seconds()) }()
+	if s.c != nil && !s.accepted && !s.discard {
+		began := time.Now()
+		defer func() { metrics.MilterSeconds.Observe(time.Since(began).Seconds()) }()
+	}
 	v, outcome := s.judge(ctx, segments)
 	if outcome != "" {
 		s.f.count(outcome)
@@ -172,6 +174,8 @@ func (s *session) eom(w *wishes) (decision, error) {
 		s.c.packet(cmdMacros, macros)
 	}
 	s.c.packet(cmdEOM, nil)
+	s.c.hurry = true
+	defer func() { s.c.hurry = false }()
 	for {
 		code, data, err := s.c.answer()
 		if err != nil {

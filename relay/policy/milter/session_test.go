@@ -18,8 +18,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/postern-mail/postern/relay/policy"
 	"github.com/postern-mail/postern/shared/mail"
+	"github.com/postern-mail/postern/shared/metrics"
 	"github.com/postern-mail/postern/shared/smtp"
 )
 
@@ -592,6 +595,60 @@ func TestEnvelope(t *testing.T) {
 				t.Errorf("%s, want %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestHangsAtOnce: a filter whose port answers and that says nothing of clients is
+// not asked by each of them.
+func TestHangsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFilter(t, Config{OnFailure: Accept, Dial: dialer(t, func(p *peer) {
+			p.negotiate(0)
+			io.Copy(io.Discard, p)
+		})})
+		began := time.Now()
+		for range 10 {
+			s := open(t, f, client())
+			s.Close()
+		}
+		if d := time.Since(began); d != 30*time.Second {
+			t.Errorf("ten sessions took %v", d)
+		}
+	})
+}
+
+// TestCounted: each message and each refusal is counted, once.
+func TestCounted(t *testing.T) {
+	for want, serve := range map[string]func(p *peer){
+		"pass":     atEOM(packet(respAccept, "")),
+		"changed":  atEOM(packet(respAddHeader, "X\x00y\x00"), packet(respAccept, "")),
+		"reject":   atEOM(packet(respReject, "")),
+		"tempfail": atEOM(packet(respTempfail, "")),
+		"discard":  atEOM(packet(respDiscard, "")),
+		"hold":     atEOM(packet(respQuarant, "why\x00"), packet(respAccept, "")),
+		"failed":   atEOM(packet('z', "")),
+	} {
+		name := "counted " + want
+		f := newFilter(t, Config{Name: name, Dial: dialer(t, serve)})
+		for range 3 {
+			judge(t, f, note)
+		}
+		for _, outcome := range []string{"pass", "changed", "reject", "tempfail", "discard", "hold", "failed"} {
+			n := testutil.ToFloat64(metrics.MilterRequests.With(name, outcome))
+			if outcome == want && n != 3 || outcome != want && n != 0 {
+				t.Errorf("%s: %v counted as %s", want, n, outcome)
+			}
+		}
+	}
+	// A filter that is not there: the session that tried and those that did not.
+	f := newFilter(t, Config{Name: "counted away", OnFailure: Accept, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("connection refused")
+	}})
+	for range 3 {
+		judge(t, f, note)
+	}
+	if n := testutil.ToFloat64(metrics.MilterRequests.With("counted away", "failed")); n != 4 { // the session, three messages
+		t.Errorf("%v failures", n)
 	}
 }
 

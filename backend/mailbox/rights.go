@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"golang.org/x/net/idna"
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/postern-mail/postern/backend/command"
@@ -28,17 +29,29 @@ func (s *Service) HasRights() bool { return s.level2() }
 // HasRights is Service.HasRights.
 func (a *Account) HasRights() bool { return a.s.HasRights() }
 
-// Identifier returns an identifier as it is stored: in lower case, since the
-// directory's attributes compare without case, with the account's domain where
-// it has none, and without the "group=" of the old servers; a "-" in front stays,
-// which says that the rights are negative (RFC 4314 2). ErrIdentifier when it can
-// be nobody's.
+// folded is how identifiers and identities compare: normalized as SASLprep does
+// (RFC 4013 2.2), in lower case, since the directory's attributes compare without
+// case, with the domain in A-labels (RFC 5890), as that of an account is.
+func folded(name string) string {
+	name = norm.NFKC.String(strings.ToLower(norm.NFKC.String(name)))
+	at := strings.LastIndexByte(name, '@') + 1
+	if at > 0 && strings.ContainsFunc(name[at:], func(r rune) bool { return r >= utf8.RuneSelf }) {
+		if domain, err := idna.Lookup.ToASCII(name[at:]); err == nil {
+			name = name[:at] + domain
+		}
+	}
+	return name
+}
+
+// Identifier returns an identifier as it is stored: folded, with the account's
+// domain where it has none, and without the "group=" of the old servers; a "-" in
+// front stays, which says that the rights are negative (RFC 4314 2). ErrIdentifier
+// when it can be nobody's.
 func (a *Account) Identifier(name string) (string, error) {
 	if !utf8.ValidString(name) {
 		return "", ErrIdentifier
 	}
-	name = strings.ToLower(norm.NFKC.String(name)) // as SASLprep normalizes (RFC 4013 2.2)
-	name, negative := strings.CutPrefix(name, Negative)
+	name, negative := strings.CutPrefix(folded(name), Negative)
 	name = strings.TrimPrefix(name, "group=")
 	if name != "" && name != Anyone && !strings.Contains(name, "@") {
 		_, domain, _ := strings.Cut(a.name, "@")
@@ -58,7 +71,7 @@ func (a *Account) Identifier(name string) (string, error) {
 // be one is left out; of more than an entry holds the last says that there are.
 func posters(names []string) (out []string) {
 	for _, name := range names {
-		name, err := accountName(norm.NFKC.String(name))
+		name, err := accountName(folded(name))
 		switch {
 		case err != nil || name == Anyone:
 		case len(out) == command.MaxPosters:

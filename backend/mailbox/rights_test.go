@@ -14,7 +14,7 @@ import (
 
 // withRights is a pair that can keep lists of rights. owners says whose mailboxes
 // without one are.
-func withRights(t *testing.T, owners *bool) (*mailbox.Service, *mailboxtest.Log) {
+func withRights(t testing.TB, owners *bool) (*mailbox.Service, *mailboxtest.Log) {
 	return mailboxtest.NewWithLog(t, func(c *mailbox.Config) {
 		c.Level = func() uint32 { return 2 }
 		c.Owners = func() bool { return *owners }
@@ -117,11 +117,12 @@ func TestWhoPosts(t *testing.T) {
 	grant(t, a, "Wörk", "Bob", mailbox.StoreAdd, "p")
 	grant(t, a, "Wörk", "group=Team@Example.net", mailbox.StoreAdd, "p")
 	grant(t, a, "Wörk", "mu\u0308ller@example.net", mailbox.StoreAdd, "p") // u and diaeresis
-	if got := lines(t, a, "Wörk"); !slices.Equal(got, []string{"bob@example.test p", "m\u00fcller@example.net p", "team@example.net p"}) {
+	grant(t, a, "Wörk", "ANYONE@B\u00fccher.example", mailbox.StoreAdd, "p")
+	if got := lines(t, a, "Wörk"); !slices.Equal(got, []string{"anyone@xn--bcher-kva.example p", "bob@example.test p", "m\u00fcller@example.net p", "team@example.net p"}) {
 		t.Errorf("%q", got)
 	}
 	for want, posters := range map[string][][]string{
-		"Wörk":    {{"BOB@example.test"}, {"x@y", "team@EXAMPLE.net"}, {"m\u00fcller@example.net"}},
+		"Wörk":    {{"BOB@example.test"}, {"x@y", "team@EXAMPLE.net"}, {"m\u00fcller@example.net"}, {"eva@x", "anyone@xn--bcher-kva.example"}, {"anyone@b\u00fccher.example"}},
 		"refused": {nil, {"bob"}, {"eva@example.test"}, {"anyone"}, {"not an address"}},
 	} {
 		for _, poster := range posters {
@@ -181,6 +182,36 @@ func TestNegativeRights(t *testing.T) {
 	want("work", "bob@example.test", "anyone@example.test")
 	grant(t, a, "work", "-anyone@example.test", mailbox.StoreAdd, "p")
 	want("refused", "bob@example.test", "anyone@example.test")
+}
+
+// FuzzIdentifier: whatever a client sends is refused, or is an identifier that means
+// itself, and whose holder meets it.
+func FuzzIdentifier(f *testing.F) {
+	owners := false
+	s, _ := withRights(f, &owners)
+	a, err := s.Account(context.Background(), "ann@example.test")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range []string{"bob", "-bob", "group=x@y", "-group=Bob@X", "anyone", "-anyone", "anyone@\u00dc.example", "\u212a@x", "\uff0dbob", "\u0130@x", "a@b@\u2100", "-@", "--x"} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		id, err := a.Identifier(name)
+		if err != nil {
+			if !errors.Is(err, mailbox.ErrIdentifier) || id != "" {
+				t.Fatalf("%q: %q, %v", name, id, err)
+			}
+			return
+		}
+		if again, err := a.Identifier(id); err != nil || again != id {
+			t.Fatalf("%q: %q, again %q, %v", name, id, again, err)
+		}
+		who := strings.TrimPrefix(id, mailbox.Negative)
+		if strings.HasPrefix(who, mailbox.Negative) || who != mailbox.Anyone && !strings.Contains(who, "@") || strings.ContainsAny(who, " \t\r\n") {
+			t.Fatalf("%q: %q", name, id)
+		}
+	})
 }
 
 func TestGrantRefused(t *testing.T) {

@@ -91,7 +91,7 @@ func TestPoster(t *testing.T) {
 		many[i] = fmt.Sprintf("list%d@example.test", i)
 	}
 	d.users["dan@example.test"] = []*directory.Entry{with(user("dan"), func(e *directory.Entry) {
-		e.Mail, e.Alternate = "dan@sales.test", []string{"anyone@bank.test", "Anyone", "-dan@x.test", strings.Repeat("x", 320) + "@x.test"}
+		e.Mail, e.Alternate = "dan@sales.test", []string{"anyone@bank.test", "group=\uff21nyone@bank.test", "Anyone", "-dan@x.test", strings.Repeat("x", 320) + "@x.test"}
 	})}
 	d.users["max@example.test"] = []*directory.Entry{with(user("max"), func(e *directory.Entry) { e.ACLGroups = many })}
 	all := "eva@example.test anyone@example.test team@example.test crew@example.test eva@x.test eva@eq.test"

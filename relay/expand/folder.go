@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/mail"
 )
@@ -84,8 +86,17 @@ func (w *walk) beside(a mail.Address) *asking {
 func (w *walk) besides(q *asking) {
 	if q != nil {
 		<-q.done
-		w.in, w.inErr = q.groups, q.err
+		w.in, w.inErr = inTime(q.groups, q.err)
 	}
+}
+
+// inTime is what is known of groups: that there may be some, when the directory
+// takes too long for them. Who has no index waits for no mail then.
+func inTime(g *directory.Groups, err error) (*directory.Groups, error) {
+	if directory.FaultOf(err) == "slow" {
+		return &directory.Groups{More: true}, nil
+	}
+	return g, err
 }
 
 // groups are those that have s as a member.
@@ -93,7 +104,7 @@ func (w *walk) groups(s *sender) (*directory.Groups, error) {
 	if w.in == nil && w.inErr == nil {
 		w.in = &directory.Groups{}
 		if w.x.cfg.Groups && s.entry != nil {
-			w.in, w.inErr = w.x.cfg.Directory.Groups(w.ctx, s.entry)
+			w.in, w.inErr = inTime(w.x.cfg.Directory.Groups(w.ctx, s.entry))
 		}
 	}
 	return w.in, w.inErr
@@ -145,7 +156,7 @@ func (s *sender) identities(login string, groups *directory.Groups) []string {
 // they are there.
 func identifiers(values ...string) (out []string) {
 	for _, id := range values {
-		id = strings.ToLower(strings.TrimSpace(id))
+		id = norm.NFKC.String(strings.ToLower(norm.NFKC.String(strings.TrimSpace(id)))) // as the pair reads it
 		id = strings.TrimPrefix(id, "group=")
 		if id != "" && len(id) <= maxIdentifier && !strings.HasPrefix(id, "@") && !strings.HasPrefix(id, "-") && !strings.HasPrefix(id, anyoneAt) {
 			out = append(out, id)

@@ -73,6 +73,7 @@ func TestGroupsBeside(t *testing.T) {
 		"not wanted":             {"ann+work@example.test", "bob@example.test", true, nil, "bob@example.test anyone@example.test", 0, false, false},
 		"not known":              {"ann+work@example.test", "bob@example.test", false, down, "", 1, true, true},
 		"not known, nor needed":  {"ann+inbox@example.test", "bob@example.test", false, down, "", 1, true, false},
+		"too slow":               {"ann+work@example.test", "bob@example.test", false, fmt.Errorf("%w: x", directory.ErrSlow), "bob@example.test anyone@example.test -", 1, true, false},
 		"a folder by forwarding": {"fwd@example.test", "bob@example.test", false, nil, "bob@example.test anyone@example.test team@example.test no@example.test", 1, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -209,7 +209,7 @@ func (d *Directory) askFor(ctx context.Context, op, base string, scope int, filt
 	if watched(ctx) {
 		done = watch(ctx, base, scope, text())
 	}
-	err = d.pool.do(ctx, &query{op: op, slowIsBad: true, ask: func(l *line) (err error) {
+	err = d.pool.do(ctx, &query{op: op, slowIsBad: op == "search", ask: func(l *line) (err error) {
 		found, err = l.search(ctx, base, scope, filter, attrs, limit)
 		return err
 	}})

@@ -276,3 +276,34 @@ func TestSlow(t *testing.T) {
 		t.Errorf("Lookup took %v: %v", time.Since(start), err)
 	}
 }
+
+// TestSlowGroups: a server that has no answer in time about groups, for want of an
+// index perhaps, has not failed for other questions.
+func TestSlowGroups(t *testing.T) {
+	one := dirtest.Embedded(t, fixture.Tree("x.test", 5, 1))
+	var net lazy
+	d := dirtest.Dial(t, one, func(c *ldap.Config) {
+		c.Dial, c.Timeout, c.SearchConns, c.RetryMin = net.dial, 100*time.Millisecond, 1, time.Hour
+	})
+	dom := domain(t, d, "x.test")
+	e, err := d.Login(t.Context(), fixture.UID(1)+"@x.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	net.slow(one, 150*time.Millisecond)
+	for range 5 {
+		if g, err := d.Groups(t.Context(), e); directory.FaultOf(err) != "slow" {
+			t.Errorf("%+v, %v", g, err)
+		}
+	}
+	net.slow(one, 0)
+	var lerr error
+	for range 100 { // what was asked before has its answers first
+		if _, lerr = d.Lookup(t.Context(), dom, user(1)); directory.FaultOf(lerr) != "slow" {
+			break
+		}
+	}
+	if lerr != nil {
+		t.Errorf("another question: %v", lerr)
+	}
+}

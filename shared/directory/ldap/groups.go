@@ -18,7 +18,8 @@ const (
 
 // Groups implements directory.Directory with one search below the domain's base,
 // which brings no members. A server that has more than were asked for says so, and
-// that is an answer.
+// that is an answer; so it is, and a fault, that it does not search as far, for want
+// of an index perhaps.
 func (d *Directory) Groups(ctx context.Context, e *directory.Entry) (*directory.Groups, error) {
 	out := &directory.Groups{}
 	if e.Domain == nil || e.Domain.BaseDN == "" {
@@ -40,10 +41,13 @@ func (d *Directory) Groups(ctx context.Context, e *directory.Entry) (*directory.
 	}
 	text := func() string { return either(anyEqual(s.MemberDN, names), anyEqual(s.MemberAddress, addresses)) }
 	found, err := d.askFor(ctx, "groups", e.Domain.BaseDN, ldap.ScopeWholeSubtree, members(s.MemberDN, names, s.MemberAddress, addresses), text, d.group, directory.MaxGroups)
-	if ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) {
-		out.More, err = true, nil
-	}
-	if err != nil {
+	switch {
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded):
+		out.More = true
+	case ldap.IsErrorAnyOf(err, ldap.LDAPResultAdminLimitExceeded, ldap.LDAPResultUnwillingToPerform):
+		out.More = true
+		_ = d.note("groups of "+e.DN, err) // told, and the caller decides
+	case err != nil:
 		return nil, d.note("groups of "+e.DN, d.whole(err))
 	}
 	for i := range found {

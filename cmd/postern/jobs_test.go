@@ -49,16 +49,20 @@ func TestDirectoryJobs(t *testing.T) {
 	t.Setenv("POSTERN_RAFT_NEW_PAIR", "before") // no mailbox can be removed until all is finalized
 	c := start(t, bin, dir, "--users", "2", "--pairs", "2")
 	f := c.info()
-	for _, u := range f.Users[:2] { // one on each pair
+	send := func(to string) {
+		t.Helper()
 		dialog(t, dial(t, f.Relays[0].SMTP), [][2]string{
 			{"", "220 "},
 			{"EHLO client.test", "250 "},
 			{"MAIL FROM:<ann@client.test>", "250 "},
-			{"RCPT TO:<" + u.Address + ">", "250 "},
+			{"RCPT TO:<" + to + ">", "250 "},
 			{"DATA", "354 "},
 			{"Subject: full\r\n\r\n" + strings.Repeat("hello\r\n", 200) + ".", "250 "},
 			{"QUIT", "221 "},
 		}...)
+	}
+	for _, u := range f.Users[:2] { // one on each pair
+		send(u.Address)
 	}
 	_, domain, _ := strings.Cut(f.Users[0].Address, "@")
 	if got := c.postern("directory", "quota"); !strings.Contains(got, domain) || !strings.Contains(got, "unlimited") {
@@ -109,6 +113,17 @@ func TestDirectoryJobs(t *testing.T) {
 	}
 	if got := rcpt(t, f.Relays[0].SMTP, f.Users[0].Address); !strings.HasPrefix(got, "250 ") {
 		t.Errorf("open again: %s", got)
+	}
+
+	// A user's quota goes to the pair with the mail, and so does that there is none
+	// any more.
+	for _, tt := range [][2]string{{"10M", "of 10M,"}, {"", "of unlimited,"}, {"20M", "of 20M,"}, {"-2", "of unlimited,"}} {
+		c.postern("directory", "user", "set", f.Users[0].Address, "--quota", tt[0])
+		c.postern("directory", "flush", "--all")
+		send(f.Users[0].Address)
+		if got := c.postern("mailbox", "show", f.Users[0].Address); !strings.Contains(got, tt[1]) {
+			t.Errorf("with a quota of %q:\n%s", tt[0], got)
+		}
 	}
 
 	u := f.Users[1]

@@ -62,6 +62,9 @@ func statusAttribute(l directory.Level, e *directory.Entry) string {
 	case directory.LevelDomainMail:
 		return "mailDomainStatus"
 	case directory.LevelEntry:
+		if e.Kind == directory.Group {
+			return "groupGeneralStatus" // a purpose: the name is the site's
+		}
 		return "inetUserStatus"
 	case directory.LevelEntryMail:
 		if e.Kind == directory.Group {

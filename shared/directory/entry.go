@@ -115,7 +115,7 @@ type Entry struct {
 	MessageStore    string // mailMessageStore: partition
 	DeliveryOptions []string
 	Forwarding      []string
-	Status          Status // inetUserStatus
+	Status          Status // inetUserStatus, and of groups what the site has instead
 	MailStatus      Status // mailUserStatus, inetMailGroupStatus
 	Quota           *mail.Quota
 	MaxBlocks       int64 // mailMsgMaxBlocks in 1024 octets, 0 when not given

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/shared/mail"
 )
 
 func TestSole(t *testing.T) {
@@ -95,6 +97,53 @@ func TestFirstStatusDecides(t *testing.T) {
 	}
 	if s, ok := ParseStatus("overquota", LevelEntryMail, Group); ok || s != Inactive {
 		t.Errorf("a group over quota: %v, %v", s, ok)
+	}
+	// A group's general status is read where the site names its attribute.
+	for rule, want := range map[string]Status{"groupGeneralStatus=inetGroupStatus": Deleted, "groupGeneralStatus=": Disabled} {
+		s := SunSchema2()
+		if err := s.Rename(rule); err != nil {
+			t.Fatal(err)
+		}
+		e := s.ReadEntry("cn=g", Attributes{
+			{Name: "objectclass", Values: []string{"inetMailGroup", "inetLocalMailRecipient"}},
+			{Name: "inetgroupstatus", Values: []string{"deleted"}},
+			{Name: "inetmailgroupstatus", Values: []string{"disabled"}},
+		})
+		if got, _ := Effective(nil, e); got != want {
+			t.Errorf("%s: %v, want %v", rule, got, want)
+		}
+	}
+}
+
+// TestQuota: what the directory says of a quota is the entry's change stamp's,
+// also that there is none (any more), unless the site has no such attribute.
+func TestQuota(t *testing.T) {
+	for _, tt := range []struct {
+		quota, messages string
+		want            mail.Quota
+	}{
+		{"10M", "100", mail.Quota{Bytes: 10 << 20, Messages: 100, Stamp: "2"}},
+		{"10M", "", mail.Quota{Bytes: 10 << 20, Messages: QuotaDefault, Stamp: "2"}},
+		{"-1", "-2", mail.Quota{Bytes: -1, Messages: QuotaDefault, Stamp: "2"}},
+		{"", "", mail.Quota{Bytes: QuotaDefault, Messages: QuotaDefault, Stamp: "2"}},
+		{"lots", "0", mail.Quota{Bytes: QuotaDefault, Messages: 0, Stamp: "2"}},
+	} {
+		s := SunSchema2()
+		raw := Attributes{
+			{Name: "objectclass", Values: []string{"inetMailUser", "inetLocalMailRecipient"}},
+			{Name: "entrycsn", Values: []string{"2"}},
+		}
+		raw.Put("mailquota", tt.quota)
+		raw.Put("mailmsgquota", tt.messages)
+		if e := s.ReadEntry("uid=a", raw); e.Quota == nil || *e.Quota != tt.want {
+			t.Errorf("%q, %q: %+v, want %+v", tt.quota, tt.messages, e.Quota, tt.want)
+		}
+		if err := s.Rename("quota=", "messageQuota="); err != nil {
+			t.Fatal(err)
+		}
+		if e := s.ReadEntry("uid=a", raw); e.Quota != nil {
+			t.Errorf("without attributes for it: %+v", e.Quota)
+		}
 	}
 }
 

@@ -84,6 +84,7 @@ type Schema struct {
 	MailHost, RoutingAddress, MessageStore          string
 	DeliveryOption, ForwardingAddress               string
 	UserStatus, MailUserStatus, GroupStatus         string
+	GroupGeneralStatus                              string // of groups what UserStatus is of users; no usual name
 	Quota, MessageQuota, MaxBlocks, ServiceAccess   string
 	MemberAddress, MemberDN, MemberURL              []string
 	ErrorsTo                                        string
@@ -183,7 +184,7 @@ func (s *Schema) AddressAttributes() []string {
 func (s *Schema) EntryAttributes() []string {
 	return distinct([]string{
 		"objectClass", s.UID, s.Mail, s.MailHost, s.RoutingAddress, s.MessageStore, s.DeliveryOption,
-		s.ForwardingAddress, s.UserStatus, s.MailUserStatus, s.GroupStatus, s.Quota, s.MessageQuota, s.MaxBlocks,
+		s.ForwardingAddress, s.UserStatus, s.MailUserStatus, s.GroupStatus, s.GroupGeneralStatus, s.Quota, s.MessageQuota, s.MaxBlocks,
 		s.ServiceAccess, s.ErrorsTo,
 	}, s.Alternate, s.Equivalent, s.MemberAddress, s.MemberDN, s.MemberURL, s.EntrySchema.attributes(), s.Stamp, s.PostingRules, s.Extra)
 }
@@ -320,6 +321,7 @@ func (s *Schema) ReadEntry(dn string, raw Attributes) *Entry {
 	if e.Kind != Group {
 		e.readUser(s, r)
 	} else {
+		e.Status = r.status(s.GroupGeneralStatus, LevelEntry, Group)
 		e.MailStatus = r.status(s.GroupStatus, LevelEntryMail, Group)
 		e.MemberAddresses = r.all(s.MemberAddress...)
 		e.MemberDNs = r.all(s.MemberDN...)
@@ -349,9 +351,9 @@ func (e *Entry) readUser(s *Schema, r *reader) {
 	e.ServiceAccess = r.one(s.ServiceAccess)
 	e.Status = r.status(s.UserStatus, LevelEntry, User)
 	e.MailStatus = r.status(s.MailUserStatus, LevelEntryMail, User)
-	bytes, messages := r.limit(s.Quota), r.limit(s.MessageQuota)
-	if bytes != QuotaDefault || messages != QuotaDefault {
-		e.Quota = &mail.Quota{Bytes: bytes, Messages: messages, Stamp: e.Stamp}
+	if s.Quota != "" || s.MessageQuota != "" {
+		// Also when the entry has none: the pair may still have one that it had before.
+		e.Quota = &mail.Quota{Bytes: r.limit(s.Quota), Messages: r.limit(s.MessageQuota), Stamp: e.Stamp}
 	}
 }
 

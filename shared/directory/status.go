@@ -33,7 +33,7 @@ type Level uint8
 const (
 	LevelDomain     Level = iota // inetDomainStatus
 	LevelDomainMail              // mailDomainStatus
-	LevelEntry                   // inetUserStatus
+	LevelEntry                   // inetUserStatus, and of groups what the site has instead
 	LevelEntryMail               // mailUserStatus, inetMailGroupStatus
 )
 

@@ -370,7 +370,7 @@ func TestAuditBroken(t *testing.T) {
 	if _, err := ed.Do(t.Context(), set); err == nil {
 		t.Error("changed without a log")
 	}
-	if as(t, d, "u0002@example.org").Quota != nil {
+	if as(t, d, "u0002@example.org").Quota.Bytes != directory.QuotaDefault {
 		t.Error("written all the same")
 	}
 }

@@ -172,7 +172,7 @@ func TestRenameDry(t *testing.T) {
 	// The next request sees it.
 	do(t, ed, edit.Request{Op: edit.Set, Kind: edit.User, Name: "eva@example.org", Values: edit.Values{"quota": {"1M"}}})
 	do(t, ed, edit.Request{Op: edit.Add, Kind: edit.User, Name: "new@example.org", Values: edit.Values{"uid": {"u0001"}, "mail-host": {"pair1"}}})
-	if e := as(t, d, "u0001@example.org"); e.UID != "u0001" || e.Quota != nil {
+	if e := as(t, d, "u0001@example.org"); e.UID != "u0001" || e.Quota.Bytes != directory.QuotaDefault {
 		t.Errorf("written: %+v", e)
 	}
 	if text, err := os.ReadFile(file); err != nil || len(text) != 0 {

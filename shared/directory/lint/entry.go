@@ -78,7 +78,7 @@ func (r *run) faults(dn string, faults []string) error {
 		attr, value, _ := strings.Cut(f, ": ")
 		rule := "bad-value"
 		switch attr {
-		case s.UserStatus, s.MailUserStatus, s.GroupStatus, s.DomainStatus, s.MailDomainStatus:
+		case s.UserStatus, s.MailUserStatus, s.GroupGeneralStatus, s.GroupStatus, s.DomainStatus, s.MailDomainStatus:
 			rule = "bad-status"
 		case s.Quota, s.MessageQuota, s.DomainDiskQuota, s.DomainMessageQuota:
 			rule = "bad-quota"
@@ -197,12 +197,12 @@ func (r *run) remember(e *directory.Entry, h uint64, spelled, local string, d *d
 
 // status tells of an explicit "active" that does not count.
 func (r *run) status(e *directory.Entry) error {
-	own := r.s.MailUserStatus
+	own, general := r.s.MailUserStatus, r.s.UserStatus
 	if e.Kind == directory.Group {
-		own = r.s.GroupStatus
+		own, general = r.s.GroupStatus, r.s.GroupGeneralStatus
 	}
 	if own != "" && e.Status != directory.Active && strings.EqualFold(strings.TrimSpace(e.Raw.First(own)), "active") {
-		return r.say("status-clash", e.DN, own, "active, but "+r.s.UserStatus+" is "+e.Status.String())
+		return r.say("status-clash", e.DN, own, "active, but "+general+" is "+e.Status.String())
 	}
 	return nil
 }

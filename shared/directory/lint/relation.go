@@ -21,7 +21,7 @@ type edge struct {
 // there is.
 func (r *run) relations() error {
 	s := r.s
-	attrs := slices.Concat([]string{"objectClass", s.UID, s.Mail, s.DeliveryOption, s.ForwardingAddress, s.UserStatus, s.MailUserStatus, s.GroupStatus},
+	attrs := slices.Concat([]string{"objectClass", s.UID, s.Mail, s.DeliveryOption, s.ForwardingAddress, s.UserStatus, s.MailUserStatus, s.GroupGeneralStatus, s.GroupStatus},
 		s.Alternate, s.Equivalent, s.MemberAddress, s.MemberDN, s.MemberURL)
 	attrs = slices.DeleteFunc(attrs, func(a string) bool { return a == "" })
 	return r.scan(ldap.MailEntries, attrs, func(dn string, raw directory.Attributes) error {

@@ -40,7 +40,7 @@ func TestPostfixMilter(t *testing.T) {
 		milter := cluster.FreeAddr(t)
 		startMilter(t, milter, logs[key], s.Options...)
 		addrs[key] = cluster.FreeAddr(t)
-		master = append(master, addrs[key]+" inet n - n - - smtpd -o smtpd_milters=inet:"+milter)
+		master = append(master, addrs[key]+" inet n - n - - smtpd -o inet_protocols=all -o smtpd_milters=inet:"+milter)
 	}
 	ca, err := tlsconf.InitCA(t.TempDir(), "test", time.Now())
 	if err != nil {
@@ -54,7 +54,7 @@ func TestPostfixMilter(t *testing.T) {
 			"milter_macro_daemon_name = mx",
 			"milter_connect_macros = j {daemon_name} {daemon_addr} {daemon_port} v _ {client_addr} {client_name} {client_port} {client_ptr}",
 			"smtpd_authorized_xclient_hosts = 127.0.0.1",
-			"smtpd_relay_restrictions = check_client_access inline:{192.0.2.7=permit}, reject",
+			"smtpd_relay_restrictions = check_client_access inline:{192.0.2.7=permit, 2001:db8::7=permit}, reject",
 			"smtpd_delay_open_until_valid_rcpt = no",
 			"smtputf8_enable = no",
 			"defer_transports = smtp", // what was accepted stays where postcat finds it
@@ -108,9 +108,20 @@ func startMilter(t testing.TB, addr, log string, options ...string) {
 }
 
 // milterRun is the session, as 192.0.2.7, and fills in what Postfix answers and keeps.
-func milterRun(t *testing.T, s *peertest.MilterSession, p *cluster.Postfix, addr string) {
-	c := dialSMTP(t, addr)
-	c.cmd("220", "XCLIENT NAME=host.client.test REVERSE_NAME=host.client.test ADDR=192.0.2.7 PORT=4711")
+func milterRun(t *testing.T, s *peertest.MilterSession, p *cluster.Postfix, server string) {
+	c := dialSMTP(t, server)
+	addr := "192.0.2.7"
+	if s.Addr != "" {
+		addr = "IPv6:" + s.Addr
+	}
+	name, reverse := "host.client.test", "host.client.test"
+	if s.Host != "" {
+		name = "[UNAVAILABLE]"
+	}
+	if s.Host == "none" {
+		reverse = "[UNAVAILABLE]"
+	}
+	c.cmd("220", "XCLIENT NAME=%s REVERSE_NAME=%s ADDR=%s PORT=4711", name, reverse, addr)
 	hello := func() { milterReply(c, "EHLO "+s.Helo) }
 	hello()
 	if s.TLS {

@@ -22,7 +22,9 @@ type MilterSession struct {
 	Name     string
 	Options  []string `json:",omitempty"` // of the filter
 	Helo     string
-	TLS      bool `json:",omitempty"` // STARTTLS, and Helo again
+	Addr     string `json:",omitempty"` // of the client, if it is not 192.0.2.7
+	Host     string `json:",omitempty"` // its name: "none", or "unverified"; else it has one
+	TLS      bool   `json:",omitempty"` // STARTTLS, and Helo again
 	Messages []*MilterMessage
 	Events   []string
 }

@@ -62,8 +62,9 @@ Macros, unless a filter asks for others:
 is AUTH: which mechanism it was is not known here. The mailers are smtp. A client
 that is not known any more is of an unknown family, not localhost.
 
-What it leaves out: refused recipients (SMFIP_RCPT_REJ), unknown commands, ESMTP
-arguments of recipients and of a sender that a filter adds.
+What it leaves out: refused recipients (SMFIP_RCPT_REJ), unknown commands, parameters
+of MAIL but for SIZE, BODY and SMTPUTF8, those of RCPT, and those that a filter gives
+with a sender or a recipient.
 
 A session with one message costs 0.13 ms of a processor with a filter that wants
 nothing but the end, 0.6 ms with one that wants to answer for each of 25 fields, and

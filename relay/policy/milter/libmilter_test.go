@@ -1,8 +1,10 @@
 package milter
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -142,4 +144,22 @@ func TestGone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestManySessions: sessions run at once, and each gets its own answers.
+func TestManySessions(t *testing.T) {
+	f := newFilter(t, Config{Address: startPython(t).addr})
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			for j := range 5 {
+				mark := fmt.Sprintf("%d-%d", i, j)
+				v := judge(t, f, plainHeader+do("eom", "addheader", "X-Mark", mark)+"\r\nbody\r\n")
+				if got := results(v.Message, "X-Mark"); len(got) != 1 || got[0] != mark {
+					t.Errorf("%s got %q", mark, got)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -82,7 +82,7 @@ func TestLibrary(t *testing.T) {
 		t.Error(got)
 	}
 	const want = "X-Seen: \r\nFrom: Ann <ann@client.test>\r\nTo: Eva <eva@example.com>\r\nSubject: other\r\n one\r\nX-Last: 1\r\n\r\n" +
-		"connect unknown tcp4 4711 192.0.2.7 mx Postern\r\nhelo client.test\r\nmail ann@client.test SIZE=100078 BODY=8BITMIME 4F7A21\r\n" +
+		"connect [192.0.2.7] tcp4 4711 192.0.2.7 mx Postern\r\nhelo client.test\r\nmail ann@client.test SIZE=100078 BODY=8BITMIME 4F7A21\r\n" +
 		"rcpt eva@example.com example.com\r\nrcpt bob@example.com example.com\r\n" +
 		"From=\"Ann <ann@client.test>\"\r\nTo=\"Eva <eva@example.com>\"\r\nSubject=\"one\\n two\"\r\nbody 65535\r\nbody 34465\r\n"
 	if !bytes.Equal(v.Message, []byte(want)) {

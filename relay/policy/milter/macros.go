@@ -60,8 +60,8 @@ func (v values) append(dst []byte, names []string) []byte {
 	return dst
 }
 
-// connection sets what stands for the whole session. host is the name that the
-// client's address has, verified that the name has the address, too.
+// connection sets what stands for the whole session, as in Postfix. host is the name
+// that the client's address has, verified that the name has the address, too.
 func (v values) connection(c *policy.Client, own, host string, verified bool) {
 	v.set("j", own)
 	v.set("v", "Postern")
@@ -76,22 +76,25 @@ func (v values) connection(c *policy.Client, own, host string, verified bool) {
 	if !c.Remote.IsValid() {
 		return
 	}
-	ptr, name := "unknown", "unknown"
-	if host != "" {
-		ptr = host
-		if verified {
-			name = host
-		}
-	}
 	addr := address(c.Remote.Addr())
-	v.set("{client_addr}", addr)
-	v.set("{client_port}", strconv.Itoa(int(c.Remote.Port())))
-	v.set("{client_ptr}", ptr)
+	ptr, name, from := "unknown", "unknown", "unknown ["+addr+"]"
+	switch {
+	case host != "" && verified:
+		ptr, name, from = host, host, host+" ["+addr+"]"
+	case host != "":
+		ptr, from = host, host+" ["+addr+"] (may be forged)"
+	}
+	v.set("_", from)
 	v.set("{client_name}", name)
-	v.set("_", name+" ["+addr+"]")
+	v.set("{client_ptr}", ptr)
+	v.set("{client_port}", strconv.Itoa(int(c.Remote.Port())))
+	if strings.Contains(addr, ":") {
+		addr = "IPv6:" + addr
+	}
+	v.set("{client_addr}", addr)
 }
 
-// address prints an address as Postfix does: without "IPv6:".
+// address prints an address as it is in an event.
 func address(a netip.Addr) string { return a.Unmap().WithZone("").String() }
 
 // hello sets what is known of TLS.

@@ -19,8 +19,12 @@ import (
 // apart.
 const maxEdits = 5000
 
-// maxNotes is how many changes the log line names.
-const maxNotes = 20
+// maxNotes is how many changes Verdict.Changes names, and maxLeft how many that were
+// left out have a line in the log.
+const (
+	maxNotes = 20
+	maxLeft  = 5
+)
 
 // wishes are what a filter wants to be changed.
 type wishes struct {
@@ -248,8 +252,11 @@ func (w *wishes) read(code byte, data []byte) (ok bool, err error) {
 // changed makes the verdict of what the filter wants to be changed. What it cannot
 // mean is left out.
 func (s *session) changed(w *wishes, p parts) (v policy.Verdict, err error) {
+	n := 0
 	left := func(why string) {
-		s.f.cfg.Log.Warn("change by a filter left out", "filter", s.f.cfg.Name, "queue_id", s.m.QueueID, "reason", why)
+		if n++; n <= maxLeft {
+			s.f.cfg.Log.Warn("change by a filter left out", "filter", s.f.cfg.Name, "queue_id", s.m.QueueID, "reason", why)
+		}
 	}
 	var notes []string
 	v.Message, notes, err = w.apply(p, s.protocol&leadSpace != 0, left)
@@ -264,6 +271,9 @@ func (s *session) changed(w *wishes, p parts) (v policy.Verdict, err error) {
 	}
 	notes = append(notes, counted(len(v.Add), "added")...)
 	notes = append(notes, counted(len(v.Remove), "removed")...)
+	if n > maxLeft {
+		s.f.cfg.Log.Warn("changes by a filter left out", "filter", s.f.cfg.Name, "queue_id", s.m.QueueID, "more", n-maxLeft)
+	}
 	if n := len(notes) - maxNotes; n > 0 {
 		notes = append(notes[:maxNotes], fmt.Sprintf("%d more", n))
 	}

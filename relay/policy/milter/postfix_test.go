@@ -34,7 +34,12 @@ func TestLikePostfix(t *testing.T) {
 			os.Remove(p.log)
 			converse(t, newFilter(t, Config{
 				Address: p.addr, Hostname: "mx.test",
-				Host: func(context.Context, netip.Addr) (string, bool) { return "host.client.test", true },
+				Host: func(context.Context, netip.Addr) (string, bool) {
+					if s.Host == "none" {
+						return "", false
+					}
+					return "host.client.test", s.Host == ""
+				},
 			}), s)
 			s.Events = peertest.MilterEvents(t, p.log, 1)
 			if got := queueID.Replace(marshal(s)); got != want {
@@ -109,6 +114,9 @@ func converse(t *testing.T, f *Filter, s *peertest.MilterSession) {
 	c := &policy.Client{
 		Remote: netip.MustParseAddrPort("192.0.2.7:4711"), Local: netip.MustParseAddrPort("127.0.0.1:25"),
 		Helo: s.Helo, ESMTP: true, Service: "mx",
+	}
+	if s.Addr != "" {
+		c.Remote = netip.AddrPortFrom(netip.MustParseAddr(s.Addr), 4711)
 	}
 	session := open(t, f, c)
 	defer session.Close()

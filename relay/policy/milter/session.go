@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"strconv"
+	"strings"
 
 	"github.com/postern-mail/postern/relay/policy"
 	"github.com/postern-mail/postern/shared/mail"
@@ -110,17 +112,21 @@ func (s *session) connect(ctx context.Context, c *policy.Client) error {
 		cancel()
 	}
 	s.values.connection(c, s.f.cfg.Hostname, host, verified)
-	name := s.values["{client_name}"]
+	addr := address(c.Remote.Addr())
+	name := "[" + addr + "]"
+	if host != "" && verified {
+		name = printable(host)
+	}
 	var data []byte
 	if c.Remote.IsValid() {
 		data = append(append(data, name...), 0)
 		family := byte('4')
-		if addr := c.Remote.Addr().Unmap(); addr.Is6() {
+		if strings.Contains(addr, ":") {
 			family = '6'
 		}
 		data = append(data, family)
 		data = binary.BigEndian.AppendUint16(data, c.Remote.Port())
-		data = append(append(data, address(c.Remote.Addr())...), 0)
+		data = append(append(data, addr...), 0)
 	} else {
 		// Whoever it was, it was not this host, as "localhost" would say.
 		data = append(data, "unknown\x00U"...)
@@ -220,7 +226,11 @@ func (s *session) ask(ev *event, data []byte) (decision, error) {
 // the session, since nobody knows what it has understood.
 func (s *session) fail(ctx context.Context, stage string, err error) error {
 	s.f.count("failed")
-	s.f.cfg.Log.Warn("filter not asked", "filter", s.f.cfg.Name, "stage", stage, "queue_id", s.m.QueueID, "error", err)
+	level := slog.LevelWarn
+	if ctx.Err() == context.Canceled { // a client that has gone, for example
+		level = slog.LevelInfo
+	}
+	s.f.cfg.Log.Log(ctx, level, "filter not asked", "filter", s.f.cfg.Name, "stage", stage, "queue_id", s.m.QueueID, "error", err)
 	s.drop()
 	s.open, s.broken = false, true
 	switch {

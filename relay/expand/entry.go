@@ -35,10 +35,8 @@ func (w *walk) entry(r mail.Recipient, d *directory.Domain, e *directory.Entry) 
 	if done, err := w.route(r, d, e); done || err != nil {
 		return err
 	}
-	if e.Kind == directory.User {
-		if err := w.limits(&r, d, e); err != nil {
-			return err
-		}
+	if err := w.limits(&r, d, e); err != nil {
+		return err
 	}
 	set := w.active(r, e)
 	plain := set == 1 && w.x.options[0].does == doMailbox // almost everybody
@@ -100,12 +98,7 @@ func (w *walk) route(r mail.Recipient, d *directory.Domain, e *directory.Entry) 
 		}
 	}
 	if e.RoutingAddress != "" {
-		to, err := mail.ParseAddress(strings.TrimSpace(e.RoutingAddress), true)
-		if err != nil {
-			return false, w.misconfigured(r.Address, e.DN, "mailRoutingAddress is not well formed: "+e.RoutingAddress, err)
-		}
-		w.rule(r.Address, e.DN, "7", "mailRoutingAddress", "the mail goes to "+to.String(), nil)
-		return true, w.redirect(r, e.DN, to)
+		return true, w.routed(r, e)
 	}
 	if e.MailHost != "" || !w.needsHost(r, e) {
 		return false, nil // a fault of the option mailbox, if that is active
@@ -118,43 +111,61 @@ func (w *walk) route(r mail.Recipient, d *directory.Domain, e *directory.Entry) 
 	return false, nil
 }
 
-// groupHost passes a group on to the host that expands it, unless all its
-// options can be carried out anywhere.
+// groupHost passes a group on to where its mail is to go, unless that is here,
+// or to the host that expands it, unless all its options can be carried out
+// anywhere. The host of a group may be this relay or one of our pairs.
 func (w *walk) groupHost(r mail.Recipient, e *directory.Entry) (done bool, err error) {
-	if e.MailHost == "" || !w.needsHost(r, e) {
-		return false, nil
-	}
-	for _, h := range w.x.cfg.Hostnames {
-		if strings.EqualFold(h, e.MailHost) {
+	if e.MailHost != "" {
+		if _, ok := w.x.cfg.Pair(e.MailHost); ok {
 			return false, nil
+		}
+		for _, h := range w.x.cfg.Hostnames {
+			if strings.EqualFold(h, e.MailHost) {
+				return false, nil
+			}
 		}
 	}
 	if e.RoutingAddress != "" {
-		to, err := mail.ParseAddress(strings.TrimSpace(e.RoutingAddress), true)
-		if err == nil {
-			w.rule(r.Address, e.DN, "7", "mailRoutingAddress", "the mail goes to "+to.String(), nil)
-			return true, w.redirect(r, e.DN, to)
-		}
+		return true, w.routed(r, e)
+	}
+	if e.MailHost == "" || !w.needsHost(r, e) {
+		return false, nil
 	}
 	w.rule(r.Address, e.DN, "7", "mailHost", "another host expands the group", nil)
 	r.Channel, r.NextHop = mail.ChannelSMTP, e.MailHost
 	return true, w.takenOn(r)
 }
 
+// routed goes on with the entry's mailRoutingAddress.
+func (w *walk) routed(r mail.Recipient, e *directory.Entry) error {
+	to, err := mail.ParseAddress(strings.TrimSpace(e.RoutingAddress), true)
+	if err != nil {
+		return w.misconfigured(r.Address, e.DN, "mailRoutingAddress is not well formed: "+e.RoutingAddress, err)
+	}
+	w.rule(r.Address, e.DN, "7", "mailRoutingAddress", "the mail goes to "+to.String(), nil)
+	return w.redirect(r, e.DN, to)
+}
+
 // limits is stage 7: sizes, and what the pair is told about the quota
-// (directory.md 5, 11).
+// (directory.md 5, 11). What comes of the entry is bound by its size, and by
+// those of the entries on the way.
 func (w *walk) limits(r *mail.Recipient, d *directory.Domain, e *directory.Entry) error {
 	blocks, attribute := e.MaxBlocks, "mailMsgMaxBlocks"
 	if blocks == 0 && d != nil {
 		blocks, attribute = d.MaxBlocks, "mailDomainMsgMaxBlocks"
 	}
-	r.MaxSize = 0
 	if blocks > 0 && blocks < 1<<40 {
-		r.MaxSize = blocks * 1024
-		if w.size() > r.MaxSize {
+		limit := blocks * 1024
+		if w.size() > limit {
 			w.rule(r.Address, e.DN, "5/7", attribute, "the message is too big", nil)
 			return w.answer(ansTooBig, r.Address, nil)
 		}
+		if r.MaxSize == 0 || limit < r.MaxSize {
+			r.MaxSize = limit
+		}
+	}
+	if e.Kind == directory.Group {
+		return nil
 	}
 	if d != nil && d.NoMail {
 		w.rule(r.Address, e.DN, "3", "mailDomainDiskQuota", "the domain's quota allows no mail", nil)
@@ -202,7 +213,6 @@ func (w *walk) forward(r mail.Recipient, e *directory.Entry, alone bool) error {
 	}
 	defer w.leave()
 	tried := 0
-	r.MaxSize = 0
 	for _, value := range e.Forwarding {
 		to, err := mail.ParseAddress(strings.TrimSpace(value), true)
 		if err != nil {

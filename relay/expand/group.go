@@ -24,7 +24,7 @@ type member struct {
 // its members. It is put off when that needs the message, when there are too
 // many members, or when offline says so.
 func (w *walk) group(r mail.Recipient, d *directory.Domain, e *directory.Entry, offline bool) error {
-	r.ListName, r.MaxSize, r.Autoreply, r.Folder = e.Mail, 0, nil, ""
+	r.ListName, r.Autoreply, r.Folder = e.Mail, nil, ""
 	stage := stageNone
 	if w.now() && w.top() {
 		stage = w.pass.state.stage

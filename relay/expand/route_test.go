@@ -41,6 +41,14 @@ func TestRoutes(t *testing.T) {
 	}))
 	at("away@example.test", with(group("ann@example.test"), func(e *directory.Entry) { e.MailHost, e.DeliveryOptions = "relay9.test", []string{"bound"} }))
 	at("mine@example.test", with(group("ann@example.test"), func(e *directory.Entry) { e.MailHost, e.DeliveryOptions = "relay1.test", []string{"bound"} }))
+	list := func(host, routed string) *directory.Entry {
+		return with(group("ann@example.test"), func(e *directory.Entry) { e.MailHost, e.RoutingAddress = host, routed })
+	}
+	at("listelse@example.test", list("", "l@far.test"))
+	at("listelse2@example.test", list("relay9.test", "l@far.test"))
+	at("listhere@example.test", list("Relay1.test", "l@far.test"))
+	at("listpair@example.test", list("pair1.int", "l@far.test"))
+	at("listbad@example.test", list("", "nonsense"))
 	at("free@example.test", with(group("ann@example.test"), func(e *directory.Entry) { e.MailHost = "relay9.test" }))
 	for _, follow := range []bool{false, true} {
 		x, err := New(Config{Directory: d, Pair: Pairs("pair1"), Hostnames: []string{"relay1.test"}, RouteToRoutingHost: follow, Options: []string{"&bound=*"}})
@@ -74,6 +82,11 @@ func TestRoutes(t *testing.T) {
 			"away@example.test":          "tcp_local relay9.test away@example.test via",
 			"mine@example.test":          "tcp_lmtpcs pair1 ann@example.test via",
 			"free@example.test":          "tcp_lmtpcs pair1 ann@example.test via",
+			"listelse@example.test":      "tcp_local far.test l@far.test via",
+			"listelse2@example.test":     "tcp_local far.test l@far.test via",
+			"listhere@example.test":      "tcp_lmtpcs pair1 ann@example.test via",
+			"listpair@example.test":      "tcp_lmtpcs pair1 ann@example.test via",
+			"listbad@example.test":       "451 4.3.5",
 		} {
 			a, err := mail.ParseAddress(to, true)
 			if err != nil {
@@ -130,6 +143,46 @@ func TestLimits(t *testing.T) {
 		}
 		if q := rs[0].Quota; (q != nil) != (tt.local == "q") || q != nil && q.Stamp != "s" {
 			t.Errorf("%s: quota %+v", tt.local, q)
+		}
+	}
+}
+
+// TestLimitsOnTheWay: whoever is reached by a list or a forward takes no more than
+// that does, whether or not the size is announced.
+func TestLimitsOnTheWay(t *testing.T) {
+	d := fixture()
+	d.domains = map[string]*directory.Domain{"small.test": {Name: "small.test", MaxBlocks: 8}}
+	blocks := func(address string, n int64, e *directory.Entry) {
+		e.MaxBlocks = n
+		d.users[address] = []*directory.Entry{e}
+	}
+	to := []string{"four@example.test", "bob@example.test", "z@out.test"}
+	blocks("four@example.test", 4, user("four"))
+	blocks("list@small.test", 0, with(group(to...), func(e *directory.Entry) { e.DN = "cn=bydomain" }))
+	blocks("own@small.test", 6, with(group(to...), func(e *directory.Entry) { e.DN = "cn=own" }))
+	blocks("fwd@small.test", 0, forward("fwdsmall", to...))
+	blocks("wide@small.test", 0, with(group("own@small.test"), func(e *directory.Entry) { e.DN = "cn=wide" }))
+	blocks("tight@small.test", 2, with(group("own@small.test"), func(e *directory.Entry) { e.DN = "cn=tight" }))
+	x, err := New(Config{Directory: d, Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for local, want := range map[string][3]int64{"list": {4, 8, 8}, "own": {4, 6, 6}, "fwd": {4, 8, 8}, "wide": {4, 6, 6}, "tight": {2, 2, 2}} {
+		r := mail.Recipient{Address: mail.Address{Local: local, Domain: "small.test"}}
+		rs, err := x.Rcpt(t.Context(), nil, r)
+		if err != nil || len(rs) != 3 {
+			t.Fatalf("%s: %q, %v", local, show(rs), err)
+		}
+		for i := range rs {
+			if rs[i].MaxSize != want[i]*1024 {
+				t.Errorf("%s: %s takes %d, want %d blocks", local, rs[i].Address, rs[i].MaxSize, want[i])
+			}
+		}
+		for size, code := range map[int64]int{want[1] * 1024: 0, want[1]*1024 + 1: 552} {
+			_, err := x.Rcpt(t.Context(), &mail.Envelope{Size: size}, r)
+			if (err != nil) != (code != 0) || err != nil && mail.AsError("", err).Code != code {
+				t.Errorf("%s, %d octets: %v, want %d", local, size, err, code)
+			}
 		}
 	}
 }

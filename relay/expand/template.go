@@ -274,6 +274,6 @@ func (w *walk) templated(r mail.Recipient, d *directory.Domain, e *directory.Ent
 		return err
 	}
 	defer w.leave()
-	r.MaxSize, r.Autoreply = 0, nil
+	r.Autoreply = nil
 	return w.step(r, to, via, nil, nil)
 }

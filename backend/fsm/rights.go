@@ -16,10 +16,11 @@ import (
 //
 // Who posts has the rights of all lines that name one of the identities, less
 // those of the negative ones (RFC 4314 2). Of identities that are not known any
-// may be one that a negative line names.
+// may be one that a negative line names. An owner called anyone is not told from
+// the others of the domain, who have that identity too.
 func (m *mailbox) takesFrom(poster []string, owners bool) bool {
 	switch {
-	case m.Name == inbox, slices.Contains(poster, m.owner.Name):
+	case m.Name == inbox, slices.Contains(poster, m.owner.Name) && !strings.HasPrefix(m.owner.Name, command.Anyone+"@"):
 		return true
 	case m.rights == nil:
 		return !owners

@@ -155,6 +155,19 @@ func TestNegative(t *testing.T) {
 	}
 }
 
+// TestOwnerCalledAnyone: whoever has an account in the domain is not the owner of
+// the mailboxes of a user called anyone.
+func TestOwnerCalledAnyone(t *testing.T) {
+	r := newReplica(t)
+	id := r.do(&command.Account{Head: command.Head{Time: t0}, Name: "anyone@x", Seed: 5}).(*command.Done).Account
+	r.do(&command.Create{Head: command.Head{Time: t0}, Account: id, Name: "work"})
+	c := delivery(1, 10, t0, command.Recipient{Account: "anyone@x", Folder: "work", Poster: []string{"eva@x", "anyone@x"}})
+	c.Compact, c.Owners = true, true
+	if to := r.do(c).(*command.Delivered).Recipients[0]; !to.Refused {
+		t.Errorf("%+v", to)
+	}
+}
+
 // TestRights: lines of a list come and go, and an empty list is one.
 func TestRights(t *testing.T) {
 	r := newReplica(t)

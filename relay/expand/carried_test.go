@@ -94,6 +94,9 @@ func TestPoster(t *testing.T) {
 		e.Mail, e.Alternate = "dan@sales.test", []string{"anyone@bank.test", "group=\uff21nyone@bank.test", "Anyone", "-dan@x.test", strings.Repeat("x", 320) + "@x.test"}
 	})}
 	d.users["max@example.test"] = []*directory.Entry{with(user("max"), func(e *directory.Entry) { e.ACLGroups = many })}
+	for _, name := range []string{"anyone", "-odd"} {
+		d.users[name+"@example.test"] = []*directory.Entry{with(user(name), func(e *directory.Entry) { e.Mail, e.Mailbox = "", name+"@example.test" })}
+	}
 	all := "eva@example.test anyone@example.test team@example.test crew@example.test eva@x.test eva@eq.test"
 	for _, tt := range []struct {
 		address, auth, want string
@@ -104,6 +107,8 @@ func TestPoster(t *testing.T) {
 		{"ann@example.test", "eva@example.test", ""},
 		{"ann+work@example.test", "gone@example.test", "gone@example.test anyone@example.test"},
 		{"ann+work@example.test", "dan@example.test", "dan@example.test dan@sales.test anyone@example.test anyone@sales.test anyone"},
+		{"ann+work@example.test", "anyone@example.test", "anyone@example.test"},
+		{"ann+work@example.test", "-odd@example.test", "-odd@example.test anyone@example.test"},
 		{"ann+work@example.test", "max@example.test", "max@example.test anyone@example.test " + strings.Join(many[:maxPoster-2], " ") + " -"},
 	} {
 		rs, steps, err := expandOne(t, d, &mail.Envelope{AuthUser: tt.auth}, tt.address)

@@ -135,7 +135,10 @@ func (s *sender) identities(login string, groups *directory.Groups) []string {
 	if e == nil {
 		e = &directory.Entry{}
 	}
-	names := identifiers(cmp.Or(e.Mailbox, login), e.Mail)
+	names := identifiers(e.Mail)
+	if account := foldIdentity(cmp.Or(e.Mailbox, login)); account != mail.MoreIdentities {
+		names = append([]string{account}, names...) // whatever it is called: by it the owner is known
+	}
 	add(names...)
 	for _, name := range names {
 		if at := strings.LastIndexByte(name, '@'); at > 0 {
@@ -152,12 +155,16 @@ func (s *sender) identities(login string, groups *directory.Groups) []string {
 	return out
 }
 
+// foldIdentity spells an identity as the pair reads it.
+func foldIdentity(id string) string {
+	return norm.NFKC.String(strings.ToLower(norm.NFKC.String(strings.TrimSpace(id))))
+}
+
 // identifiers are the values of an entry that can be one in a list of rights, as
 // they are there.
 func identifiers(values ...string) (out []string) {
 	for _, id := range values {
-		id = norm.NFKC.String(strings.ToLower(norm.NFKC.String(strings.TrimSpace(id)))) // as the pair reads it
-		id = strings.TrimPrefix(id, "group=")
+		id = strings.TrimPrefix(foldIdentity(id), "group=")
 		if id != "" && len(id) <= maxIdentifier && !strings.HasPrefix(id, "@") && !strings.HasPrefix(id, "-") && !strings.HasPrefix(id, anyoneAt) {
 			out = append(out, id)
 		}

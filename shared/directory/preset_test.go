@@ -8,7 +8,7 @@ import (
 )
 
 // TestEveryNameCanBeReplaced: each purpose of each preset takes another
-// attribute, and is read from it.
+// attribute, which is asked for, and none.
 func TestEveryNameCanBeReplaced(t *testing.T) {
 	for _, name := range Presets {
 		base, err := Preset(name)
@@ -27,6 +27,10 @@ func TestEveryNameCanBeReplaced(t *testing.T) {
 			}
 			if reflect.DeepEqual(s, base) {
 				t.Errorf("%s: renaming %s changes nothing", name, p)
+			}
+			if !slices.Contains(s.EntryAttributes(), "testAttribute") && !slices.Contains(s.DomainAttributes(), "testAttribute") &&
+				p != "vanitydomain" { // which is only searched for
+				t.Errorf("%s: the attribute of %s is not asked for", name, p)
 			}
 			if err := s.Rename(p + "="); err != nil {
 				t.Errorf("%s: %v", name, err)

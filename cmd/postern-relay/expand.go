@@ -31,7 +31,7 @@ func (r *relay) expandConfig(in *inside) (cfg expand.Config, err error) {
 	return expand.Config{
 		Directory: in.dir.cache, Pair: r.n.Routes.Pair, Hostnames: slices.Concat([]string{in.c.Hostname}, c.Hostnames),
 		Options: c.Options, ListLimit: c.ListLimit, ChunkSize: c.Piece, Trim: c.Trim, Texts: texts, Mappings: tables,
-		OverQuotaTemporary: c.OverQuotaTemporary, RouteToRoutingHost: c.RouteToRoutingHost, SRS: srs, Guaranteed: c.GuaranteedChannels, Log: r.n.Log,
+		Quota: c.Quota, MessageQuota: c.MessageQuota, OverQuotaTemporary: c.OverQuotaTemporary, RouteToRoutingHost: c.RouteToRoutingHost, SRS: srs, Guaranteed: c.GuaranteedChannels, Log: r.n.Log,
 		Groups: c.GroupRights, Separator: in.dir.schema.Separator,
 	}, nil
 }

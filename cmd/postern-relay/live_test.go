@@ -192,7 +192,7 @@ func told(t *testing.T, r *relay, c *config.Relay) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	say(x.Hostnames, x.RouteToRoutingHost, x.Options, x.ListLimit, x.ChunkSize, x.OverQuotaTemporary, x.Texts, x.Guaranteed, x.SRS, x.Mappings, x.Trim, x.Groups, x.Separator)
+	say(x.Hostnames, x.RouteToRoutingHost, x.Options, x.ListLimit, x.ChunkSize, x.Quota, x.MessageQuota, x.OverQuotaTemporary, x.Texts, x.Guaranteed, x.SRS, x.Mappings, x.Trim, x.Groups, x.Separator)
 	r.in.Store(in)
 	say(c.DNS.Servers, r.self().Services["public/0"])
 	return b.String()

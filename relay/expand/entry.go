@@ -187,7 +187,7 @@ func (w *walk) mailbox(r mail.Recipient, d *directory.Domain, e *directory.Entry
 	if !ok {
 		return w.misconfigured(r.Address, e.DN, "mailHost of user names no pair: "+host, nil)
 	}
-	r.Channel, r.NextHop, r.Mailbox, r.Quota, r.Store = mail.ChannelLMTP, pair, e.Mailbox, e.Quota, e.MessageStore
+	r.Channel, r.NextHop, r.Mailbox, r.Quota, r.Store = mail.ChannelLMTP, pair, e.Mailbox, w.x.quota(e), e.MessageStore
 	if r.Store != "" {
 		w.rule(r.Address, e.DN, "14", "mailMessageStore", "a new mailbox is made in partition "+r.Store, nil)
 	}
@@ -202,6 +202,26 @@ func (w *walk) mailbox(r mail.Recipient, d *directory.Domain, e *directory.Entry
 		r.Welcome = d.Welcome
 	}
 	return w.add(r)
+}
+
+// quota is what the pair is told of the quota of the user e: the entry's, else
+// the system's.
+func (x *Expander) quota(e *directory.Entry) *mail.Quota {
+	bytes, messages := x.cfg.Quota, x.cfg.MessageQuota
+	if bytes == 0 && messages == 0 {
+		return e.Quota
+	}
+	q := mail.Quota{Bytes: directory.QuotaDefault, Messages: directory.QuotaDefault, Stamp: e.Stamp}
+	if e.Quota != nil {
+		q = *e.Quota
+	}
+	if q.Bytes == directory.QuotaDefault && bytes > 0 {
+		q.Bytes = bytes
+	}
+	if q.Messages == directory.QuotaDefault && messages > 0 {
+		q.Messages = messages
+	}
+	return &q
 }
 
 // forward resolves each forwarding address from the start. alone says that

@@ -37,6 +37,9 @@ type Config struct {
 	// ListLimit is how many members a list may have to be expanded while the
 	// client waits, 1,000; ChunkSize is how many are queued at once later, 5,000.
 	ListLimit, ChunkSize int
+	// Quota and MessageQuota are those of users whose entry leaves them to the
+	// system (directory.md 11), in octets and messages; 0: they have none.
+	Quota, MessageQuota int64
 	// OverQuotaTemporary answers 452 4.2.2 for users whose status is overquota,
 	// not 552 5.2.2.
 	OverQuotaTemporary bool

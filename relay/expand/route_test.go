@@ -147,6 +147,44 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestSystemQuota: what an entry leaves to the system is the system's, each of
+// the two by itself.
+func TestSystemQuota(t *testing.T) {
+	d := fixture()
+	for local, q := range map[string]*mail.Quota{
+		"none": nil, "default": {Bytes: -2, Messages: -2, Stamp: "s"}, "own": {Bytes: 5, Messages: -2, Stamp: "s"}, "free": {Bytes: -1, Messages: 7, Stamp: "s"},
+	} {
+		put(d, local, user(local), func(e *directory.Entry) { e.Quota, e.Stamp = q, "s" })
+	}
+	for _, tt := range []struct {
+		bytes, messages int64
+		want            map[string]string
+	}{
+		{0, 0, map[string]string{"none": "-", "default": "{-2 -2 s}", "own": "{5 -2 s}", "free": "{-1 7 s}"}},
+		{100, 0, map[string]string{"none": "{100 -2 s}", "default": "{100 -2 s}", "own": "{5 -2 s}", "free": "{-1 7 s}"}},
+		{100, 9, map[string]string{"none": "{100 9 s}", "default": "{100 9 s}", "own": "{5 9 s}", "free": "{-1 7 s}"}},
+		{0, 9, map[string]string{"none": "{-2 9 s}", "default": "{-2 9 s}", "own": "{5 9 s}", "free": "{-1 7 s}"}},
+	} {
+		x, err := New(Config{Directory: d, Pair: Pairs("pair1"), Quota: tt.bytes, MessageQuota: tt.messages})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for local, want := range tt.want {
+			rs, err := x.Rcpt(t.Context(), nil, mail.Recipient{Address: mail.Address{Local: local, Domain: "example.test"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := "-"
+			if q := rs[0].Quota; q != nil {
+				got = fmt.Sprint(*q)
+			}
+			if got != want {
+				t.Errorf("%s of %d, %d: %s, want %s", local, tt.bytes, tt.messages, got, want)
+			}
+		}
+	}
+}
+
 // TestLimitsOnTheWay: whoever is reached by a list or a forward takes no more than
 // that does, whether or not the size is announced.
 func TestLimitsOnTheWay(t *testing.T) {

@@ -258,6 +258,8 @@ type Expand struct {
 	Trim               []string `mapstructure:"trim"`
 	Mappings           string
 	Texts              []string
+	Quota              int64
+	MessageQuota       int64    `mapstructure:"message_quota"`
 	OverQuotaTemporary bool     `mapstructure:"overquota_temporary"`
 	RouteToRoutingHost bool     `mapstructure:"route_to_routing_host"`
 	GuaranteedChannels []string `mapstructure:"guaranteed_channels"`

@@ -9,7 +9,7 @@ import (
 )
 
 // QuotaDefault in a mail.Quota says that the directory leaves this limit to
-// the store's default.
+// the system's default, which the relays have, or else there is none.
 const QuotaDefault = -2
 
 // Subaddress is how subaddresses take part in looking for an address

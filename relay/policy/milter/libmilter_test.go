@@ -100,10 +100,11 @@ func TestGone(t *testing.T) {
 		Tempfail: "451 4.7.1 Service unavailable - try again later", Accept: "pass", Reject: "550 5.7.1 Command rejected",
 	} {
 		t.Run(string(on), func(t *testing.T) {
+			t.Parallel() // each waits for a time-out
 			now := time.Now()
 			p := startPython(t)
 			f := newFilter(t, Config{
-				Address: p.addr, OnFailure: on, CommandTimeout: 5 * time.Second, MessageTimeout: 300 * time.Millisecond,
+				Address: p.addr, OnFailure: on, CommandTimeout: 30 * time.Second, MessageTimeout: 3 * time.Second,
 				Now: func() time.Time { return now },
 			})
 			ctx, c := t.Context(), client()

@@ -73,7 +73,8 @@ const (
 	mutBody     = 1 << 19
 	leadSpace   = 1 << 20 // SMFIP_HDR_LEADSPC: the space behind the colon is part of the value
 
-	// What we offer. Who is refused otherwise is not told to filters.
+	// What we offer. Who is refused otherwise is not told to filters. One that
+	// asks for more than this does not get it, and that is no error.
 	allProtocol = 1<<21 - 1 - rejectedToo
 )
 

@@ -73,9 +73,6 @@ func (s *session) negotiated(code byte, data []byte) error {
 	if actions&^allActions != 0 {
 		return fmt.Errorf("it wants to do what we do not know: %#x", actions&^allActions)
 	}
-	// What it wants of us that we did not offer, refused recipients for
-	// example, does not come.
-	s.protocol &= allProtocol
 	if v < 4 { // does not know these events
 		s.protocol |= noData
 	}

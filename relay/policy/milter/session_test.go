@@ -677,6 +677,65 @@ func TestManyChanges(t *testing.T) {
 	}
 }
 
+// TestMostChanges: a filter may change so much, and not more.
+func TestMostChanges(t *testing.T) {
+	for n, want := range map[int]string{maxEdits: "1 recipient added", maxEdits + 1: "451 4.7.1 Service unavailable - try again later"} {
+		packets := slices.Repeat([][]byte{packet(respAddRcpt, "x@example.com\x00")}, n)
+		f := newFilter(t, Config{Dial: dialer(t, func(p *peer) {
+			p.negotiate(onlyEOM)
+			p.until(cmdEOM)
+			for _, b := range packets {
+				if _, err := p.Write(b); err != nil {
+					return
+				}
+			}
+			p.say(respAccept)
+			p.until(cmdQuit)
+		})})
+		if got := word(judge(t, f, note)); got != want {
+			t.Errorf("%d changes: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// TestMacrosEnd: what is known of one message is not said of the next, and what a
+// certificate says only if somebody vouches for it.
+func TestMacrosEnd(t *testing.T) {
+	var heard []string
+	done := make(chan struct{})
+	serve := record(onlyEOM, "\x00\x00\x00\x02{mail_addr} {rcpt_addr} i {auth_authen}\x00", &heard, nil)
+	f := newFilter(t, Config{Dial: dialer(t, func(p *peer) { defer close(done); serve(p) })})
+	ctx, c := t.Context(), client()
+	s := open(t, f, c)
+	c.AuthUser = "ann"
+	s.Mail(ctx, c, &policy.Mail{From: addr("ann@client.test"), QueueID: "Q1"})
+	s.Rcpt(ctx, addr("eva@example.com"))
+	s.Message(ctx, [][]byte{[]byte(note)})
+	c.AuthUser = ""
+	s.Mail(ctx, c, &policy.Mail{From: addr("bob@client.test")})
+	s.Close()
+	<-done
+	heard = slices.DeleteFunc(heard, func(h string) bool { return !strings.HasPrefix(h, `D "M`) })
+	wantHeard(t, heard, `D "M{mail_addr}\x00ann@client.test\x00i\x00Q1\x00{auth_authen}\x00ann\x00"`, `D "M{mail_addr}\x00bob@client.test\x00"`)
+
+	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "anybody"}, Issuer: pkix.Name{CommonName: "anybody"}}
+	v := values{}
+	v.hello(&policy.Client{TLS: &tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_256_GCM_SHA384, PeerCertificates: []*x509.Certificate{cert}}})
+	if got := string(v.append(nil, defaultMacros[stageHelo])); got != "{tls_version}\x00TLSv1.3\x00{cipher}\x00TLS_AES_256_GCM_SHA384\x00{cipher_bits}\x00256\x00" {
+		t.Errorf("%q", got)
+	}
+	for name, want := range map[uint16]string{ // as OpenSSL has them
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256: "ECDHE-ECDSA-CHACHA20-POLY1305",
+		tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA:            "ECDHE-RSA-AES256-SHA",
+		tls.TLS_RSA_WITH_AES_128_GCM_SHA256:               "AES128-GCM-SHA256",
+		tls.TLS_RSA_WITH_AES_128_CBC_SHA256:               "AES128-SHA256",
+	} {
+		if got := cipher(tls.CipherSuiteName(name)); got != want {
+			t.Errorf("%s: %s, want %s", tls.CipherSuiteName(name), got, want)
+		}
+	}
+}
+
 // octets is a connection that says what it was given and takes everything.
 type octets struct {
 	net.Conn

@@ -35,6 +35,7 @@ type Client struct {
 	ESMTP    bool
 	TLS      *tls.ConnectionState // nil in the clear
 	AuthUser string               // who logged in
+	AuthType string               // and by which SASL mechanism
 	Service  string               // that took the connection: "mx", "submission"
 }
 

@@ -31,6 +31,7 @@ type session struct {
 	filters []transaction.Follower
 	tx      *transaction.Transaction
 	from    mail.Address
+	mech    string // SASL mechanism of the login
 }
 
 var _ smtp.Session = (*session)(nil)
@@ -50,7 +51,8 @@ func (s *session) open(ctx context.Context) *smtp.Reply {
 // client is whom filters hear of.
 func (s *session) client() *policy.Client {
 	return &policy.Client{
-		Remote: s.c.Remote, Local: s.c.Local, Helo: s.c.Helo, ESMTP: s.c.ESMTP, TLS: s.c.TLS, AuthUser: s.c.AuthUser, Service: s.cfg.Name,
+		Remote: s.c.Remote, Local: s.c.Local, Helo: s.c.Helo, ESMTP: s.c.ESMTP, TLS: s.c.TLS, AuthUser: s.c.AuthUser, AuthType: s.mech,
+		Service: s.cfg.Name,
 	}
 }
 
@@ -82,6 +84,7 @@ func (s *session) Auth(ctx context.Context, mech, authz, user, password string) 
 		login, err = a.Password(ctx, user, password, authz)
 	}
 	if err == nil {
+		s.mech = mech
 		return login, nil
 	}
 	r := replyAuthFail
@@ -109,7 +112,7 @@ func (s *session) Mail(ctx context.Context, m *smtp.MailArgs) error {
 	}
 	tx, err := s.cfg.Acceptor.Begin(ctx, env, transaction.Source{
 		Client: s.c.Remote, Helo: s.c.Helo, Protocol: s.protocol(m.SMTPUTF8), TLS: s.c.TLS, AuthUser: s.c.AuthUser,
-		Local: s.c.Local, Service: s.cfg.Name, MayRelay: s.mayRelay(), Submitted: s.cfg.Role == Submission, Filters: s.filters,
+		AuthType: s.mech, Local: s.c.Local, Service: s.cfg.Name, MayRelay: s.mayRelay(), Submitted: s.cfg.Role == Submission, Filters: s.filters,
 	})
 	if err != nil {
 		s.Reset() // some may have been told

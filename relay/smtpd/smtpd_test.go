@@ -434,7 +434,7 @@ func (f following) Mail(_ context.Context, c *policy.Client, m *policy.Mail) err
 	if m.QueueID == "" {
 		return errors.New("no queue id")
 	}
-	return f.told(m.From.Local == "bad", "mail %s %s", m.From, c.AuthUser)
+	return f.told(m.From.Local == "bad", "mail %s %s", m.From, strings.TrimSpace(c.AuthUser+" "+c.AuthType))
 }
 
 func (f following) Rcpt(_ context.Context, to mail.Address) error {
@@ -505,7 +505,7 @@ func TestFilter(t *testing.T) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !slices.Contains(f.log, "mail ann@us.example ann@us.example") || !slices.ContainsFunc(f.log, func(s string) bool { return strings.HasPrefix(s, "message Date: ") }) {
+	if !slices.Contains(f.log, "mail ann@us.example ann@us.example PLAIN") || !slices.ContainsFunc(f.log, func(s string) bool { return strings.HasPrefix(s, "message Date: ") }) {
 		t.Errorf("%q", f.log)
 	}
 }

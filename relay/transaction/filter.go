@@ -432,7 +432,7 @@ func (p *part) apart(fit func(i int) bool, filter string) *part {
 
 // client is whom filters hear of.
 func (s *Source) client() *policy.Client {
-	c := &policy.Client{Remote: s.Client, Local: s.Local, Helo: s.Helo, ESMTP: s.Protocol != "SMTP", TLS: s.TLS, AuthUser: s.AuthUser, Service: s.Service}
+	c := &policy.Client{Remote: s.Client, Local: s.Local, Helo: s.Helo, ESMTP: s.Protocol != "SMTP", TLS: s.TLS, AuthUser: s.AuthUser, AuthType: s.AuthType, Service: s.Service}
 	if s.Internal { // the name that the log has of who gave it to us
 		if helo, addr, ok := strings.Cut(s.From, "["); ok {
 			if a, err := netip.ParseAddr(strings.TrimSuffix(addr, "]")); err == nil {

@@ -26,8 +26,9 @@ type Source struct {
 	Protocol  string               // the with clause of Received: ESMTPS, ...
 	TLS       *tls.ConnectionState // nil in the clear
 	AuthUser  string
-	MayRelay  bool // may send to other domains
-	Submitted bool // by submission: first hop of this message
+	AuthType  string // SASL mechanism of the login
+	MayRelay  bool   // may send to other domains
+	Submitted bool   // by submission: first hop of this message
 
 	// Internal marks mail made by this relay: bounces and reprocessing. It is
 	// always queued and gets no Received field, so that making it again after

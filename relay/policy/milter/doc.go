@@ -59,8 +59,8 @@ Macros, unless a filter asks for others:
 
 {daemon_name} is the service, i the queue id from MAIL on. {cert_subject} and
 {cert_issuer} are the common names of a certificate that was verified. {auth_type}
-is AUTH: which mechanism it was is not known here. The mailers are smtp. A client
-that is not known any more is of an unknown family, not localhost.
+is the SASL mechanism, AUTH where it is not known any more. The mailers are smtp. A
+client that is not known any more is of an unknown family, not localhost.
 
 What it leaves out: refused recipients (SMFIP_RCPT_REJ), unknown commands, parameters
 of MAIL but for SIZE, BODY and SMTPUTF8, those of RCPT, and those that a filter gives

@@ -1,6 +1,7 @@
 package milter
 
 import (
+	"cmp"
 	"crypto/tls"
 	"net/netip"
 	"strconv"
@@ -139,13 +140,13 @@ func (v values) mail(c *policy.Client, m *policy.Mail) {
 	v.set("{auth_authen}", c.AuthUser)
 	v.set("{auth_type}", "")
 	if c.AuthUser != "" {
-		v.set("{auth_type}", authType)
+		v.set("{auth_type}", cmp.Or(c.AuthType, authType))
 	}
 	v.address("{mail_", m.From)
 }
 
-// authType stands for the mechanism, which is not known here. That there is one
-// tells filters that the client has logged in.
+// authType stands for a mechanism that is not known any more. That there is one tells
+// filters that the client has logged in.
 const authType = "AUTH"
 
 // address sets the macros of one address. The null address is at this host, as in

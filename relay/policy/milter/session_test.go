@@ -325,7 +325,7 @@ func TestDialogue(t *testing.T) {
 	s, ctx := open(t, f, c), t.Context()
 	c.Helo = "first.test"
 	s.Hello(ctx, c)
-	c.Helo, c.AuthUser = "second.test", "ann@example.com"
+	c.Helo, c.AuthUser, c.AuthType = "second.test", "ann@example.com", "PLAIN"
 	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "client\n"}, Issuer: pkix.Name{CommonName: "CA"}}
 	c.TLS = &tls.ConnectionState{
 		Version: tls.VersionTLS12, CipherSuite: tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
@@ -352,7 +352,7 @@ func TestDialogue(t *testing.T) {
 		`H "first.test\x00"`,
 		`D "H{tls_version}\x00TLSv1.2\x00{cipher}\x00ECDHE-RSA-AES128-GCM-SHA256\x00{cipher_bits}\x00128\x00{cert_subject}\x00client?\x00{cert_issuer}\x00CA\x00"`,
 		`H "second.test\x00"`,
-		`D "Mi\x00Q1\x00{auth_type}\x00AUTH\x00{auth_authen}\x00ann@example.com\x00{mail_addr}\x00ann@client.test\x00{mail_host}\x00client.test\x00{mail_mailer}\x00smtp\x00"`,
+		`D "Mi\x00Q1\x00{auth_type}\x00PLAIN\x00{auth_authen}\x00ann@example.com\x00{mail_addr}\x00ann@client.test\x00{mail_host}\x00client.test\x00{mail_mailer}\x00smtp\x00"`,
 		`M "<ann@client.test>\x00SIZE=70100\x00BODY=8BITMIME\x00SMTPUTF8\x00"`,
 		`D "Ri\x00Q1\x00{rcpt_addr}\x00\"eva x\"@example.com\x00{rcpt_host}\x00example.com\x00{rcpt_mailer}\x00smtp\x00"`,
 		`R "<\"eva x\"@example.com>\x00"`,
@@ -363,8 +363,8 @@ func TestDialogue(t *testing.T) {
 		`D "Ni\x00Q1\x00"`, `N ""`,
 		`B "65535 octets"`, `B "4465 octets"`,
 		`D "Ei\x00Q1\x00"`, `E ""`,
-		`D "Mi\x00Q2\x00{auth_type}\x00AUTH\x00{auth_authen}\x00ann@example.com\x00{mail_addr}\x00\x00{mail_host}\x00mx.test\x00{mail_mailer}\x00smtp\x00"`, `M "<>\x00"`, `A ""`,
-		`D "Mi\x00Q3\x00{auth_type}\x00AUTH\x00{auth_authen}\x00ann@example.com\x00{mail_addr}\x00\x00{mail_host}\x00mx.test\x00{mail_mailer}\x00smtp\x00"`, `M "<>\x00"`,
+		`D "Mi\x00Q2\x00{auth_type}\x00PLAIN\x00{auth_authen}\x00ann@example.com\x00{mail_addr}\x00\x00{mail_host}\x00mx.test\x00{mail_mailer}\x00smtp\x00"`, `M "<>\x00"`, `A ""`,
+		`D "Mi\x00Q3\x00{auth_type}\x00PLAIN\x00{auth_authen}\x00ann@example.com\x00{mail_addr}\x00\x00{mail_host}\x00mx.test\x00{mail_mailer}\x00smtp\x00"`, `M "<>\x00"`,
 		`D "Ri\x00Q3\x00{rcpt_addr}\x00eva@example.com\x00{rcpt_host}\x00example.com\x00{rcpt_mailer}\x00smtp\x00"`, `R "<eva@example.com>\x00"`,
 		`A ""`, `Q ""`,
 	)

@@ -100,6 +100,11 @@ func (w *walk) route(r mail.Recipient, d *directory.Domain, e *directory.Entry) 
 	if e.RoutingAddress != "" {
 		return true, w.routed(r, e)
 	}
+	if e.MailHost != "" && w.bound(r, e) {
+		w.rule(r.Address, e.DN, "7", "mailHost", "another host has the user", nil)
+		r.Channel, r.NextHop = mail.ChannelSMTP, e.MailHost
+		return true, w.takenOn(r)
+	}
 	if e.MailHost != "" || !w.needsHost(r, e) {
 		return false, nil // a fault of the option mailbox, if that is active
 	}
@@ -128,7 +133,7 @@ func (w *walk) groupHost(r mail.Recipient, e *directory.Entry) (done bool, err e
 	if e.RoutingAddress != "" {
 		return true, w.routed(r, e)
 	}
-	if e.MailHost == "" || !w.needsHost(r, e) {
+	if e.MailHost == "" || !w.bound(r, e) {
 		return false, nil
 	}
 	w.rule(r.Address, e.DN, "7", "mailHost", "another host expands the group", nil)

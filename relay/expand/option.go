@@ -132,12 +132,23 @@ func parseOption(text string) (o option, err error) {
 	return o, err
 }
 
+// bound reports whether one of the entry's options is carried out by its
+// mailHost only.
+func (w *walk) bound(r mail.Recipient, e *directory.Entry) bool {
+	return w.some(r, e, func(o *option) bool { return !o.anywhere })
+}
+
 // needsHost reports whether one of the entry's options is bound to its
 // mailHost, or the entry is a user who has a mailbox.
 func (w *walk) needsHost(r mail.Recipient, e *directory.Entry) bool {
+	return w.some(r, e, func(o *option) bool { return !o.anywhere || o.does == doMailbox })
+}
+
+// some reports whether one of the entry's options is as is says.
+func (w *walk) some(r mail.Recipient, e *directory.Entry, is func(*option) bool) bool {
 	set := w.active(r, e)
 	for i := range w.x.options {
-		if o := &w.x.options[i]; set&(1<<i) != 0 && (!o.anywhere || o.does == doMailbox) {
+		if set&(1<<i) != 0 && is(&w.x.options[i]) {
 			return true
 		}
 	}

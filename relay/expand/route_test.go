@@ -49,9 +49,16 @@ func TestRoutes(t *testing.T) {
 	at("listhere@example.test", list("Relay1.test", "l@far.test"))
 	at("listpair@example.test", list("pair1.int", "l@far.test"))
 	at("listbad@example.test", list("", "nonsense"))
+	tied := func(host string, options ...string) *directory.Entry {
+		return with(user("tied", append(options, "tied")...), func(e *directory.Entry) { e.MailHost = host })
+	}
+	at("tied9@example.test", tied("store9.test"))
+	at("tiedtoo@example.test", tied("store9.test", "forward"))
+	at("tied1@example.test", tied("pair1.int"))
+	at("tied@smart.test", tied(""))
 	at("free@example.test", with(group("ann@example.test"), func(e *directory.Entry) { e.MailHost = "relay9.test" }))
 	for _, follow := range []bool{false, true} {
-		x, err := New(Config{Directory: d, Pair: Pairs("pair1"), Hostnames: []string{"relay1.test"}, RouteToRoutingHost: follow, Options: []string{"&bound=*"}})
+		x, err := New(Config{Directory: d, Pair: Pairs("pair1"), Hostnames: []string{"relay1.test"}, RouteToRoutingHost: follow, Options: []string{"&bound=*", "*tied=$M@archive.test"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,6 +94,10 @@ func TestRoutes(t *testing.T) {
 			"listhere@example.test":      "tcp_lmtpcs pair1 ann@example.test via",
 			"listpair@example.test":      "tcp_lmtpcs pair1 ann@example.test via",
 			"listbad@example.test":       "451 4.3.5",
+			"tied9@example.test":         "tcp_local store9.test tied9@example.test via",
+			"tiedtoo@example.test":       "tcp_local store9.test tiedtoo@example.test via",
+			"tied1@example.test":         "tcp_local archive.test tied@archive.test via",
+			"tied@smart.test":            "tcp_local old.smart.test tied@smart.test via",
 		} {
 			a, err := mail.ParseAddress(to, true)
 			if err != nil {

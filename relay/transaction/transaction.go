@@ -254,6 +254,9 @@ func (t *Transaction) add(r, rcpt *mail.Recipient) {
 		if have.OriginalRecipient == "" {
 			have.OriginalRecipient = r.OriginalRecipient
 		}
+		if have.MaxSize != 0 && (r.MaxSize == 0 || r.MaxSize > have.MaxSize) {
+			have.MaxSize = r.MaxSize // one of the ways there is wide enough
+		}
 		return
 	}
 	t.rcpts = append(t.rcpts, *r)

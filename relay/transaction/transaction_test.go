@@ -557,6 +557,11 @@ func TestTooBig(t *testing.T) {
 	if r := h.send(t, client, ann, text, "exact@p1"); r.Code != 250 || len(h.q.items) != 0 {
 		t.Errorf("at the limit: %v, %d queued", r, len(h.q.items))
 	}
+	for _, order := range [][]string{{"small-ok3@p1", "ok3@p1"}, {"ok3@p1", "small-ok3@p1"}, {"small-ok@p1", "exact@p1"}} {
+		if r := h.send(t, client, ann, text, order...); r.Code != 250 || len(h.q.items) != 0 {
+			t.Errorf("%v, too big on one way only: %v, %d queued", order, r, len(h.q.items))
+		}
+	}
 	if r := h.send(t, client, ann, text, "ok@p1", "small-none@p1", "ok2@p2"); r.Code != 250 || len(h.q.items) != 1 {
 		t.Fatalf("too big for one: %v, %d queued", r, len(h.q.items))
 	}

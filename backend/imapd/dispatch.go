@@ -61,6 +61,9 @@ func init() { // the table refers to functions that refer to it
 		{name: "GETACL", state: afterLogin, run: plain((*session).getACL)},
 		{name: "LISTRIGHTS", state: afterLogin, run: plain((*session).listRights)},
 		{name: "MYRIGHTS", state: afterLogin, run: plain((*session).myRights)},
+		{name: "GETQUOTA", state: afterLogin, run: plain((*session).getQuota)},
+		{name: "GETQUOTAROOT", state: afterLogin, run: plain((*session).getQuotaRoot)},
+		{name: "SETQUOTA", state: afterLogin, run: plain((*session).setQuota)},
 		{name: "IDLE", state: afterLogin, run: plain((*session).idle)},
 
 		{name: "CHECK", state: withMailbox, always: true, run: plain((*session).noop)},

@@ -31,6 +31,9 @@ have p, the right to post, by SETACL, and LISTRIGHTS offers nothing else; SETACL
 another right is NO. With "-" before the identifier the right is taken from who
 would have it by another line. INBOX takes all mail and has no list.
 
+Who has a quota sees it by GETQUOTA and GETQUOTAROOT (RFC 9208): one root for all
+mailboxes, as the directory says. SETQUOTA is NO.
+
 A literal is never read as anything else: one that is too large is refused
 before it is sent if its sender waits, and skipped or answered with BYE if not.
 Memory, time and number of everything a client can ask for are bounded by

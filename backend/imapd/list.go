@@ -1,6 +1,7 @@
 package imapd
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -135,7 +136,9 @@ func (s *session) writeList(c *listCommand, infos []mailbox.Info) error {
 		}
 		s.writeListed(c, info, child)
 		if c.returns&listStatus != 0 && !info.NonExistent {
-			s.writeStatus(info, c.status)
+			if err := s.writeStatus(info, c.status); err != nil && !errors.Is(err, mailbox.ErrNoMailbox) { // gone meanwhile
+				return err
+			}
 		}
 		if err := s.spill(); err != nil {
 			return err

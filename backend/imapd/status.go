@@ -17,10 +17,12 @@ const (
 	statusHighestModSeq
 	statusMailboxID
 	statusAppendLimit
+	statusDeletedStorage
 )
 
 var statusNames = []string{
 	"MESSAGES", "RECENT", "UIDNEXT", "UIDVALIDITY", "UNSEEN", "DELETED", "SIZE", "HIGHESTMODSEQ", "MAILBOXID", "APPENDLIMIT",
+	"DELETED-STORAGE",
 }
 
 // readStatusItems takes the list of items of STATUS.
@@ -60,11 +62,17 @@ func (s *session) status() error {
 	if err != nil {
 		return err
 	}
-	s.writeStatus(&info, items)
-	return nil
+	return s.writeStatus(&info, items)
 }
 
-func (s *session) writeStatus(info *mailbox.Info, items int) {
+func (s *session) writeStatus(info *mailbox.Info, items int) error {
+	var deleted int64
+	if items&statusDeletedStorage != 0 {
+		var err error
+		if deleted, err = s.deletedStorage(info); err != nil {
+			return err
+		}
+	}
 	s.w.WriteString("* STATUS ")
 	s.writeName(info.Name)
 	b := append(s.w.B, ' ')
@@ -95,8 +103,11 @@ func (s *session) writeStatus(info *mailbox.Info, items int) {
 			b = append(appendMailboxID(append(b, '('), info.ID), ')')
 		case statusAppendLimit:
 			b = imapwire.AppendNumber(b, s.srv.appendLimit())
+		case statusDeletedStorage:
+			b = imapwire.AppendNumber(b, deleted)
 		}
 	}
 	b[open] = '('
 	s.w.B = append(b, ")\r\n"...)
+	return nil
 }

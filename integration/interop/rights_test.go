@@ -72,6 +72,7 @@ assert m.setacl('work', 'anyone', 'p')[0] == 'OK'
 post('work')
 assert m.setacl('work', 'anyone', '""')[0] == 'OK'
 post('INBOX'); post('INBOX', other); post('work', owner)
+typ, data = m.getquotaroot('INBOX'); assert typ == 'OK' and data[0][0].split()[0] == b'INBOX', data
 m.logout()
 print('done')
 `

@@ -262,7 +262,7 @@ func jobRules(c *config.Relay) jobctl.Rules {
 	return jobctl.Rules{
 		Backoff:  map[mail.Priority][]time.Duration{mail.Urgent: schedule, mail.Normal: schedule, mail.NonUrgent: schedule},
 		Notices:  c.Retry.Warn,
-		Lifetime: c.Retry.Lifetime, HoldCheck: hold,
+		Lifetime: c.Retry.Lifetime, HoldCheck: hold, QuotaGrace: c.Retry.QuotaGrace,
 		Limits: map[mail.Channel]jobctl.Limit{
 			mail.ChannelSMTP: {Channel: c.Outbound.Concurrency, Destination: c.Outbound.PerDestination},
 			mail.ChannelLMTP: {Channel: 4 * c.LMTP.Connections, Destination: c.LMTP.Connections},

@@ -226,6 +226,7 @@ func TestForms(t *testing.T) {
 		"failed, headers":  {queue.Failed, refusal, "HDRS", "failed", "5.1.1", "text/rfc822-headers", "Delivery failed"},
 		"failed, no code":  {queue.Failed, queue.Answer{}, "FULL", "failed", "5.0.0", "message/rfc822", "Delivery failed"},
 		"timed out":        {queue.TimedOut, queue.Answer{Status: mail.StatusNoAnswer, Text: "no answer"}, "", "failed", "4.4.1", "message/rfc822", "Delivery failed: time limit reached"},
+		"full too long":    {queue.TimedOut, queue.Answer{Code: 452, Status: mail.StatusOverQuota, Text: "Mailbox full"}, "", "failed", "5.2.2", "message/rfc822", "Delivery failed: time limit reached"},
 		"never tried":      {queue.TimedOut, queue.Answer{}, "", "failed", "4.4.7", "message/rfc822", "Delivery failed: time limit reached"},
 		"returned":         {queue.Returned, queue.Answer{}, "", "failed", "5.7.0", "message/rfc822", "Delivery stopped by an administrator"},
 		"delayed":          {queue.Pending, queue.Answer{Status: mail.StatusNoAnswer}, "FULL", "delayed", "4.4.1", "text/rfc822-headers", "Delivery delayed"},

@@ -354,6 +354,9 @@ func statusOf(r *queue.Recipient) mail.Status {
 	case queue.Returned:
 		s = mail.Status{5, 7, 0}
 	case queue.TimedOut:
+		if s == mail.StatusOverQuota {
+			s[0] = 5
+		}
 		if s[0] != 4 && s[0] != 5 {
 			s = mail.StatusExpired
 		}

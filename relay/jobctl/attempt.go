@@ -342,6 +342,7 @@ func (c *Controller) store(it *queue.Item, durable bool) error {
 // settle puts one result into the envelope. It reports whether the delivery is
 // finished; then the recipient has left, or waits for its report.
 func (c *Controller) settle(it *queue.Item, r *queue.Recipient, res *deliver.Result, now time.Time) (final bool) {
+	res = c.cfg().graced(it, r, res, now)
 	r.Attempts++
 	r.LastTry = now
 	r.Answer = queue.Answer{Code: res.Code, Status: res.Status, Text: res.Text, Relay: res.Relay}

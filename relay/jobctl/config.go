@@ -60,6 +60,9 @@ type Config struct {
 	Notices     []time.Duration
 	Lifetime    time.Duration
 	MinAttempts int
+	// QuotaGrace is the age at which a message is returned that a full mailbox
+	// does not take; by default Lifetime.
+	QuotaGrace time.Duration
 
 	Limits       map[mail.Channel]Limit
 	MaxTracked   int           // jobs in memory (default 100,000)
@@ -126,6 +129,7 @@ func (c *Config) defaults() error {
 	}
 	dur(&c.ShortFor, 15*time.Minute)
 	dur(&c.Lifetime, 12*day)
+	dur(&c.QuotaGrace, c.Lifetime)
 	dur(&c.Rescan, time.Minute)
 	if c.HoldCheck == 0 {
 		c.HoldCheck = 5 * time.Minute

@@ -72,7 +72,9 @@ type Rules struct {
 	Backoff  map[mail.Priority][]time.Duration
 	Notices  []time.Duration
 	Lifetime time.Duration
-	Limits   map[mail.Channel]Limit // but for their Timeout
+	// QuotaGrace is Config.QuotaGrace.
+	QuotaGrace time.Duration
+	Limits     map[mail.Channel]Limit // but for their Timeout
 	// HoldCheck is Config.HoldCheck.
 	HoldCheck time.Duration
 }
@@ -85,6 +87,7 @@ func (c *Controller) SetRules(r Rules) {
 	defer c.mu.Unlock()
 	cfg := *c.cfg()
 	cfg.Backoff, cfg.Notices, cfg.Lifetime, cfg.Limits, cfg.HoldCheck = r.Backoff, r.Notices, r.Lifetime, r.Limits, r.HoldCheck
+	cfg.QuotaGrace = r.QuotaGrace
 	_ = cfg.defaults() // it had a queue and a reporter before
 	c.conf.Store(&cfg)
 	for name, ch := range c.channels {

@@ -92,6 +92,7 @@ type report struct {
 	id    string
 	what  string
 	count int
+	last  queue.Answer // of the first of them
 }
 
 type reporter struct {
@@ -107,7 +108,7 @@ func (r *reporter) Report(_ context.Context, it *queue.Item, rcpts []queue.Recip
 		r.fail--
 		return errors.New("directory down")
 	}
-	r.reports = append(r.reports, report{time.Now(), it.ID(), rcpts[0].State.String(), len(rcpts)})
+	r.reports = append(r.reports, report{time.Now(), it.ID(), rcpts[0].State.String(), len(rcpts), rcpts[0].Answer})
 	if len(msg) == 0 {
 		panic("report without the message")
 	}
@@ -238,6 +239,52 @@ func gaps(log []attemptLog) []time.Duration {
 		out = append(out, log[i].at.Sub(log[i-1].at))
 	}
 	return out
+}
+
+// TestQuotaGrace is F44: what a full mailbox does not take waits, comes when there is
+// room, and is returned with 5.2.2 after the grace time, sooner than other mail.
+func TestQuotaGrace(t *testing.T) {
+	full := func(d *deliver.Delivery, _ *mail.Recipient) deliver.Result {
+		return deliver.Result{Outcome: deliver.Deferred, Code: 452, Status: mail.StatusOverQuota, Text: "Mailbox full"}
+	}
+	pair := func(it *queue.Item) { it.Recipients[0].Channel = mail.ChannelLMTP }
+	in(t, func(c *Config) { c.QuotaGrace = 3 * day; c.Notices = []time.Duration{day} }, func(h *house) {
+		h.a.answer = full
+		room := h.submit(pair, "a@pair1")
+		time.Sleep(2 * day)
+		if h.gone(room) || len(h.r.all()) != 1 {
+			t.Fatalf("within the grace time: gone %v, reports %+v", h.gone(room), h.r.all())
+		}
+		h.a.answer = ok
+		time.Sleep(day / 2)
+		if !h.gone(room) || len(h.r.all()) != 1 {
+			t.Errorf("when there is room: gone %v, reports %+v", h.gone(room), h.r.all())
+		}
+		h.a.answer = full
+		none, outside := h.submit(pair, "b@pair1"), h.submit(nil, "c@far.example")
+		time.Sleep(3*day + 9*time.Hour)
+		reports := h.r.all()
+		last := reports[len(reports)-1]
+		if !h.gone(none) || last.what != "failed" || last.last.Code != 552 || last.last.Status != (mail.Status{5, 2, 2}) {
+			t.Errorf("after the grace time: gone %v, %+v", h.gone(none), last)
+		}
+		if h.gone(outside) {
+			t.Error("a mailbox elsewhere has our grace time")
+		}
+	})
+	// Without a time of its own it is that of other mail.
+	in(t, nil, func(h *house) {
+		h.a.answer = full
+		id := h.submit(pair, "a@pair1")
+		time.Sleep(11 * day)
+		if h.gone(id) {
+			t.Error("returned too soon")
+		}
+		time.Sleep(2 * day)
+		if !h.gone(id) {
+			t.Error("not returned")
+		}
+	})
 }
 
 // TestSchedule is mta.md 7.4, and 8.1: warnings at 3, 6, 9 days, return at 12.

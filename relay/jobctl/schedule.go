@@ -3,6 +3,7 @@ package jobctl
 import (
 	"time"
 
+	"github.com/postern-mail/postern/relay/deliver"
 	"github.com/postern-mail/postern/relay/queue"
 	"github.com/postern-mail/postern/shared/mail"
 )
@@ -71,6 +72,17 @@ func (c *Config) due(r *queue.Recipient, p mail.Priority, now time.Time) time.Ti
 // given up.
 func (c *Config) expired(age time.Duration, attempts int) bool {
 	return age >= c.Lifetime && attempts >= c.MinAttempts
+}
+
+// graced is res, and a refusal for good once a mailbox is full for longer than a
+// message may wait for that (two-tier.md 3).
+func (c *Config) graced(it *queue.Item, r *queue.Recipient, res *deliver.Result, now time.Time) *deliver.Result {
+	if res.Outcome != deliver.Deferred || res.Status != mail.StatusOverQuota || r.Channel != mail.ChannelLMTP || now.Sub(it.Envelope.Arrival) < c.QuotaGrace {
+		return res
+	}
+	full := *res
+	full.Outcome, full.Code, full.Status = deliver.Failed, 552, mail.Status{5, 2, 2}
+	return &full
 }
 
 // noticesDue is how many warnings should have been sent at this age.

@@ -56,7 +56,7 @@ type ExplainRecipient struct {
 	Mailbox   string   `json:"mailbox"`
 	Folder    string   `json:"folder"`
 	Store     string   `json:"partition,omitempty"` // in which the mailbox would be made
-	Quota     int64    `json:"quota_octets"`        // -1 none, -2 the store's default
+	Quota     int64    `json:"quota_octets"`        // -1 none, -2 the default
 	Messages  int64    `json:"quota_messages"`      // the same
 	MaxSize   int64    `json:"max_size"`            // 0: no limit of its own
 	Filters   []string `json:"filters,omitempty"`   // that judge it because somebody opted in

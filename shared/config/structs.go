@@ -295,6 +295,8 @@ type Retry struct {
 	Schedule []time.Duration
 	Lifetime time.Duration
 	Warn     []time.Duration
+	// QuotaGrace is for mailboxes that are full.
+	QuotaGrace time.Duration `mapstructure:"quota_grace"`
 	// HoldCheck is 0 when nothing is released by itself.
 	HoldCheck time.Duration `mapstructure:"hold_check"`
 }

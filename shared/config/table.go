@@ -259,6 +259,7 @@ var Table = []Option{
 	{Name: "queue.reserve", Type: Octets, Default: "256MB", Tier: TierRelay, Reload: true, Help: "Free space of the file system below which mail is refused with 452 4.3.1."},
 	{Name: "retry.schedule", Type: Durations, Default: "5m,15m,30m,1h,2h,4h", Tier: TierRelay, Reload: true, Help: "Time from one attempt to the next; the last one repeats."},
 	{Name: "retry.lifetime", Type: Duration, Default: "5d", Tier: TierRelay, Reload: true, Min: 60, Help: "Age at which mail that cannot be delivered is returned."},
+	{Name: "retry.quota_grace", Type: Duration, Default: "5d", Tier: TierRelay, Reload: true, Min: 60, Help: "Age at which mail is returned that a mailbox over its quota does not take, with 5.2.2. It is tried until then, so that it comes once its user has made room."},
 	{Name: "retry.hold_check", Type: Duration, Default: "5m", Tier: TierRelay, Reload: true, Help: "How often the directory is asked whether people whose mail is held are on hold still; their mail goes on when they are not. 0: held mail waits for postern queue release."},
 	{Name: "retry.warn", Type: Durations, Default: "4h", Tier: TierRelay, Reload: true, Help: "Ages at which the sender is told of a delay."},
 	{Name: "outbound.concurrency", Type: Int, Default: "100", Tier: TierRelay, Reload: true, Min: 1, Help: "Deliveries to the Internet at once."},

@@ -426,7 +426,7 @@ func (s *Schema) ReadDomain(dn string, raw Attributes) (d *Domain, ok bool) {
 }
 
 // ParseQuota reads a quota: a number of bytes or messages with an optional K,
-// M, G or T (powers of 1024). -1 is without limit, -2 the store's default. Of a
+// M, G or T (powers of 1024). -1 is without limit, -2 the default. Of a
 // value in several parts, separated by semicolons, the first counts.
 func ParseQuota(v string) (int64, bool) {
 	if i := strings.IndexByte(v, ';'); i >= 0 {

@@ -67,7 +67,7 @@ var rules = map[string]kind{
 	"wrong-option":  {Warning, "the delivery option is not for this kind of entry and is ignored", "remove the value"},
 	"dead-option":   {Warning, "the delivery option leads to a channel that relays do not have and is ignored", "remove the value"},
 	"no-option":     {Error, "none of the delivery options can be used: the default applies, which may not be meant", "set mailDeliveryOption"},
-	"bad-quota":     {Error, "the quota cannot be read: the store's default applies", "write octets with K, M, G or T, -1 for none, -2 for the default"},
+	"bad-quota":     {Error, "the quota cannot be read: the default applies", "write octets with K, M, G or T, -1 for none, -2 for the default"},
 	"no-quota":      {Warning, "a quota of 0 allows no mail", "set a quota, or the status disabled"},
 	"bad-date":      {Error, "the date cannot be read: the window is open on that side", "write it as YYYYMMDDHHMMSSZ"},
 	"dates-reverse": {Error, "the end is before the start: mail is never answered", "swap the dates"},

@@ -483,9 +483,10 @@ func (f *FSM) quota(c *command.Quota) (any, error) {
 // setLimit takes over what the directory says, unless it is older than what
 // is known. Stamps compare as strings: generalizedTime and CSN both sort so.
 func (f *FSM) setLimit(a *account, l *command.Limit) {
-	if l.Stamp < a.LimitStamp || l.Stamp == a.LimitStamp && l.Bytes == a.LimitBytes && l.Messages == a.LimitCount {
+	bytes, count := max(l.Bytes, -1), max(l.Messages, -1)
+	if l.Stamp < a.LimitStamp || l.Stamp == a.LimitStamp && bytes == a.LimitBytes && count == a.LimitCount {
 		return
 	}
-	a.LimitBytes, a.LimitCount, a.LimitStamp = max(l.Bytes, -1), max(l.Messages, -1), l.Stamp
+	a.LimitBytes, a.LimitCount, a.LimitStamp = bytes, count, l.Stamp
 	f.touchAccount(a)
 }

@@ -159,15 +159,8 @@ func (w *walk) limits(r *mail.Recipient, d *directory.Domain, e *directory.Entry
 	if blocks == 0 && d != nil {
 		blocks, attribute = d.MaxBlocks, "mailDomainMsgMaxBlocks"
 	}
-	if blocks > 0 && blocks < 1<<40 {
-		limit := blocks * 1024
-		if w.size() > limit {
-			w.rule(r.Address, e.DN, "5/7", attribute, "the message is too big", nil)
-			return w.answer(ansTooBig, r.Address, nil)
-		}
-		if r.MaxSize == 0 || limit < r.MaxSize {
-			r.MaxSize = limit
-		}
+	if err := w.fits(r, blocks, e.DN, attribute); err != nil {
+		return err
 	}
 	if e.Kind == directory.Group {
 		return nil
@@ -179,6 +172,22 @@ func (w *walk) limits(r *mail.Recipient, d *directory.Domain, e *directory.Entry
 	if q := e.Quota; q != nil && (q.Bytes == 0 || q.Messages == 0) {
 		w.rule(r.Address, e.DN, "11", "mailQuota", "the quota allows no mail", nil)
 		return w.overQuota(*r)
+	}
+	return nil
+}
+
+// fits bounds what r takes by that many blocks of 1,024 octets, 0 without limit.
+func (w *walk) fits(r *mail.Recipient, blocks int64, dn, attribute string) error {
+	if blocks <= 0 || blocks >= 1<<40 {
+		return nil
+	}
+	limit := blocks * 1024
+	if w.size() > limit {
+		w.rule(r.Address, dn, "5/7", attribute, "the message is too big", nil)
+		return w.answer(ansTooBig, r.Address, nil)
+	}
+	if r.MaxSize == 0 || limit < r.MaxSize {
+		r.MaxSize = limit
 	}
 	return nil
 }

@@ -236,6 +236,32 @@ func TestLimitsOnTheWay(t *testing.T) {
 	}
 }
 
+// The limit of a domain is one for all of its addresses, also those that nobody has.
+func TestLimitOfNobody(t *testing.T) {
+	d := fixture()
+	d.domains = map[string]*directory.Domain{
+		"caught.test": {Name: "caught.test", MaxBlocks: 8, CatchAll: "bob@example.test"},
+		"smart.test":  {Name: "smart.test", MaxBlocks: 8, SmartHost: "smart.example"},
+		"none.test":   {Name: "none.test", MaxBlocks: 8},
+	}
+	x, err := New(Config{Directory: d, Pair: Pairs("pair1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for domain, want := range map[string][2]int{"caught.test": {0, 552}, "smart.test": {0, 552}, "none.test": {550, 550}} {
+		for i, size := range []int64{8 << 10, 8<<10 + 1} {
+			code := 0
+			rs, err := x.Rcpt(t.Context(), &mail.Envelope{Size: size}, mail.Recipient{Address: mail.Address{Local: "who", Domain: domain}})
+			if err != nil {
+				code = mail.AsError("", err).ReplyCode()
+			}
+			if code != want[i] || err == nil && rs[0].MaxSize != 8<<10 {
+				t.Errorf("%s, %d octets: %q, %v, want %d", domain, size, show(rs), err, want[i])
+			}
+		}
+	}
+}
+
 // Deferral: the whole entry, or what follows the access checks.
 func TestDefer(t *testing.T) {
 	d := fixture()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,23 +245,27 @@ func gaps(log []attemptLog) []time.Duration {
 // TestQuotaGrace is F44: what a full mailbox does not take waits, comes when there is
 // room, and is returned with 5.2.2 after the grace time, sooner than other mail.
 func TestQuotaGrace(t *testing.T) {
-	full := func(d *deliver.Delivery, _ *mail.Recipient) deliver.Result {
+	var room atomic.Bool
+	full := func(d *deliver.Delivery, r *mail.Recipient) deliver.Result {
+		if room.Load() {
+			return ok(d, r)
+		}
 		return deliver.Result{Outcome: deliver.Deferred, Code: 452, Status: mail.StatusOverQuota, Text: "Mailbox full"}
 	}
 	pair := func(it *queue.Item) { it.Recipients[0].Channel = mail.ChannelLMTP }
 	in(t, func(c *Config) { c.QuotaGrace = 3 * day; c.Notices = []time.Duration{day} }, func(h *house) {
 		h.a.answer = full
-		room := h.submit(pair, "a@pair1")
+		waits := h.submit(pair, "a@pair1")
 		time.Sleep(2 * day)
-		if h.gone(room) || len(h.r.all()) != 1 {
-			t.Fatalf("within the grace time: gone %v, reports %+v", h.gone(room), h.r.all())
+		if h.gone(waits) || len(h.r.all()) != 1 {
+			t.Fatalf("within the grace time: gone %v, reports %+v", h.gone(waits), h.r.all())
 		}
-		h.a.answer = ok
+		room.Store(true)
 		time.Sleep(day / 2)
-		if !h.gone(room) || len(h.r.all()) != 1 {
-			t.Errorf("when there is room: gone %v, reports %+v", h.gone(room), h.r.all())
+		if !h.gone(waits) || len(h.r.all()) != 1 {
+			t.Errorf("when there is room: gone %v, reports %+v", h.gone(waits), h.r.all())
 		}
-		h.a.answer = full
+		room.Store(false)
 		none, outside := h.submit(pair, "b@pair1"), h.submit(nil, "c@far.example")
 		time.Sleep(3*day + 9*time.Hour)
 		reports := h.r.all()

@@ -41,12 +41,7 @@ func (m *milters) socket(name string) string { return filepath.Join(m.dir, name+
 
 func (m *milters) start(name string) {
 	m.t.Helper()
-	const interpreter = "/usr/bin/python3" // whose modules Debian's are
-	if err := exec.Command(interpreter, "-c", "import Milter").Run(); err != nil {
-		peertest.Lacks(m.t, "python3-milter is not installed: %v", err)
-	}
-	cmd := exec.Command(interpreter, "testdata/filter.py", name, "unix:"+m.socket(name), filepath.Join(m.dir, name+".log"))
-	cmd.Stderr = os.Stderr
+	cmd := peertest.MilterFilter(m.t, "testdata/filter.py", name, "unix:"+m.socket(name), filepath.Join(m.dir, name+".log"))
 	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}

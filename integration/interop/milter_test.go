@@ -95,7 +95,7 @@ func TestPostfixMilter(t *testing.T) {
 func startMilter(t testing.TB, addr, log string, options ...string) {
 	t.Helper()
 	host, port, _ := strings.Cut(addr, ":")
-	cmd := peertest.MilterFilter(t, milterData, "inet:"+port+"@"+host, log, options...)
+	cmd := peertest.MilterFilter(t, milterData+"/filter.py", append([]string{"inet:" + port + "@" + host, log}, options...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

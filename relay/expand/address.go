@@ -117,8 +117,10 @@ func (w *walk) nobodyHas(r mail.Recipient, d *directory.Domain) error {
 	if taken, err := w.ownerOrRequest(r, d); taken || err != nil {
 		return err
 	}
-	if err := w.fits(&r, d.MaxBlocks, d.DN, "mailDomainMsgMaxBlocks"); err != nil && (d.CatchAll != "" || d.SmartHost != "") {
-		return err
+	if d.CatchAll != "" || d.SmartHost != "" {
+		if err := w.fits(&r, d.MaxBlocks, d.DN, "mailDomainMsgMaxBlocks"); err != nil {
+			return err
+		}
 	}
 	if d.CatchAll != "" {
 		to, err := mail.ParseAddress(strings.TrimPrefix(strings.TrimSpace(d.CatchAll), "mailto:"), true)

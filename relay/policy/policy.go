@@ -2,8 +2,9 @@
 Package policy is what judges a session and its messages: the vocabulary
 between the filters (policy/milter) and the rooms that ask them.
 
-	smtpd        Connect -> Hello -> Mail -> Rcpt ...    each may end in a reply
-	transaction                                  Message -> Verdict
+	smtpd        Open -> Hello                           each may end in a reply,
+	transaction                Mail -> Rcpt ...          so may these
+	                                          Message -> Verdict
 
 A Filter that judges all mail follows the session of its client from the first
 octet. One that people opt in to is asked by package transaction alone, at the
@@ -92,9 +93,6 @@ type Verdict struct {
 	Remove      []mail.Address // recipients, as Rcpt named them, who get nothing
 	Changes     string         // what was changed, for the log; "" is nothing
 }
-
-// Ends reports whether nothing that follows is asked any more.
-func (v *Verdict) Ends() bool { return v.Reply != nil || v.Discard }
 
 // Judge asks f about one message as though a client gave it just now: for
 // filters that do not follow a session. refused has the answer of each recipient

@@ -74,7 +74,7 @@ func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
 	}
 	p.tooBig(int64(len(c.Bytes)))
 	parts := []*part{p}
-	if len(t.cfg.Filters) > 0 && !loop && !(t.src.Internal && (t.src.Report || t.src.Parent.ID == "")) {
+	if len(t.cfg.Filters) > 0 && !(t.src.Internal && (t.src.Report || t.src.Parent.ID == "")) {
 		var r *smtp.Reply
 		if parts, r = p.divide(ctx); r != nil {
 			return r

@@ -87,7 +87,7 @@ func (s *scripted) Message(_ context.Context, segments [][]byte) policy.Verdict 
 	}
 	s.asked, s.seen, s.begun = append(s.asked, s.to), append(s.seen, msg), false
 	v := s.verdict
-	if s.add != "" && !v.Ends() {
+	if s.add != "" && v.Reply == nil && !v.Discard {
 		v.Message = []byte(s.add + msg)
 	}
 	return v
@@ -444,6 +444,23 @@ func TestOptInAdds(t *testing.T) {
 		t.Fatal(r)
 	}
 	if got, want := l.kept(), []string{"ok1_f0@p1 F0", "ok2@p1", "ok3@p2 F0"}; !slices.Equal(got, want) {
+		t.Errorf("kept %q, want %q", got, want)
+	}
+}
+
+// TestLoopIsJudged: what is held because it is in a loop may be released, so that it
+// has been judged for those who want that.
+func TestLoopIsJudged(t *testing.T) {
+	spam := &script{name: "f0", add: "F0: 1\r\n"}
+	l := newLedger(t, func(c *Config) {
+		c.HoldLoops, c.MaxReceived, c.Filters = true, 1, []Filter{{Filter: spam, Words: []string{"f0"}}}
+	})
+	defer l.Close()
+	if r := l.send(t, client, ann, "Received: x\r\nReceived: y\r\n"+text, "ok1_f0@p1", "ok2@p1"); !r.OK() {
+		t.Fatal(r)
+	}
+	const why = "held mail loop: 2 Received fields, 0 of this relay: pending "
+	if got, want := l.kept(), []string{why + "ok1_f0@p1 F0", why + "ok2@p1"}; !slices.Equal(got, want) {
 		t.Errorf("kept %q, want %q", got, want)
 	}
 }

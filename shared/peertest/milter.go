@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -72,15 +71,15 @@ func MilterSessions(t testing.TB, file string) (all []*MilterSession) {
 	return all
 }
 
-// MilterFilter is the command that runs a filter on libmilter, in the folder of
-// package milter's tests, on a socket as libmilter names it.
-func MilterFilter(t testing.TB, testdata, socket, log string, options ...string) *exec.Cmd {
+// MilterFilter is the command that runs a filter on libmilter: a script, and what it
+// wants to be told.
+func MilterFilter(t testing.TB, script string, args ...string) *exec.Cmd {
 	t.Helper()
 	const python = "/usr/bin/python3" // the one that Debian's packages are for
 	if err := exec.Command(python, "-c", "import Milter").Run(); err != nil {
 		Lacks(t, "python3-milter is not installed")
 	}
-	cmd := exec.Command(python, append([]string{filepath.Join(testdata, "filter.py"), socket, log}, options...)...)
+	cmd := exec.Command(python, append([]string{script}, args...)...)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	cmd.WaitDelay = time.Second
 	return cmd

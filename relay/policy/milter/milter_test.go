@@ -185,7 +185,7 @@ func startPython(t testing.TB, options ...string) *python {
 	t.Helper()
 	dir := t.TempDir()
 	p := &python{addr: "unix:" + filepath.Join(dir, "s"), log: filepath.Join(dir, "log"), done: make(chan struct{})}
-	p.cmd = peertest.MilterFilter(t, "testdata", p.addr, p.log, options...)
+	p.cmd = peertest.MilterFilter(t, "testdata/filter.py", append([]string{p.addr, p.log}, options...)...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -128,6 +128,28 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestResumeBehindAnswer has the replica stop serving while it reads a message. The
+// client has the whole of it, once, and the session goes on elsewhere behind it.
+func TestResumeBehindAnswer(t *testing.T) {
+	boxes, log := mailboxtest.NewWithLog(t)
+	addr := start(t, boxes, false)
+	deliver(t, boxes, "ann@example.test", "A: 1\r\n\r\n", "A: 2\r\n\r\nx\r\n")
+	for _, cmd := range []string{"RETR 2", "TOP 2 1"} {
+		d := proxied(t, addr)
+		d.want("+OK 2 messages*")
+		log.SetDuring(away)
+		d.send(cmd)
+		d.want("+OK *", "A: 2", "", "x", ".")
+		d.send("RETR 1")
+		state := d.handed("leader=pair1-b")
+		log.SetAway(nil)
+		d = proxied(t, addr, state...)
+		d.want("+OK 2 messages*")
+		d.send("RETR 1\r\nQUIT")
+		d.want("+OK *", "A: 1", "", ".", "+OK bye")
+	}
+}
+
 // TestResumeQuit has QUIT itself done by the other replica.
 func TestResumeQuit(t *testing.T) {
 	boxes, log := mailboxtest.NewWithLog(t)

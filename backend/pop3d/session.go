@@ -449,7 +449,7 @@ func (s *session) retrieve(arg string, lines int) error {
 	if !ok {
 		return refusal("message is gone")
 	}
-	begun := false
+	begun, ended := false, false
 	err = s.view.Rows(s.ctx, []int{seq}, func(_ int, row *mailbox.Row) error {
 		content, err := s.view.Message(s.ctx, row)
 		if err != nil {
@@ -466,9 +466,13 @@ func (s *session) retrieve(arg string, lines int) error {
 		if err != nil && !errors.Is(err, errEnough) {
 			return err
 		}
-		return st.end()
+		err = st.end()
+		ended = err == nil
+		return err
 	})
 	switch {
+	case ended: // a replica that serves no more has given the whole answer
+		return nil
 	case err != nil && begun:
 		return cutError{err}
 	case errors.Is(err, mailbox.ErrExpunged):

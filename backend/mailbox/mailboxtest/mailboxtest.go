@@ -29,6 +29,7 @@ type Log struct {
 	fsm     *fsm.FSM
 	away    error // answered by Confirm and Propose while not nil
 	after   error // becomes away when an entry is applied
+	during  error // becomes away when an entry is read
 	broken  error // answered by ReadEntry while not nil
 }
 
@@ -75,6 +76,13 @@ func (l *Log) SetAfter(err error) {
 	l.after = err
 }
 
+// SetDuring makes the replica stop serving with err when an entry is read.
+func (l *Log) SetDuring(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.during = err
+}
+
 // SetBroken makes entries unreadable with err, or readable again with nil.
 func (l *Log) SetBroken(err error) {
 	l.mu.Lock()
@@ -88,6 +96,9 @@ func (l *Log) ReadEntry(index uint64, buf []byte) ([]byte, error) {
 	if l.broken != nil {
 		defer l.mu.Unlock()
 		return nil, l.broken
+	}
+	if l.during != nil {
+		l.away, l.during = l.during, nil
 	}
 	if index == 0 || index > uint64(len(l.offsets)) {
 		l.mu.Unlock()

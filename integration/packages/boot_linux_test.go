@@ -29,7 +29,7 @@ WantedBy=multi-user.target
 func TestBoot(t *testing.T) {
 	need(t, "systemd-nspawn")
 	root := booting(t)
-	in(t, root, "apt-get install -y --no-install-recommends netcat-openbsd procps")
+	in(t, root, "apt-get -o Acquire::Retries=5 install -y --no-install-recommends netcat-openbsd procps")
 	install(t, root, programs...)
 	for _, tt := range tiers {
 		keys(t, root, tt.tier, tt.node, tt.roles)
@@ -76,7 +76,7 @@ for t in relay backend witness; do
   grep -qE '^Seccomp:.2$' /proc/$(pid $t)/status
   postern --dir /var/lib/postern/$t status >/dev/null
 done
-greets() { nc -w 5 127.0.0.1 25 </dev/null | grep -q '^220 '; }
+greets() { nc -w 60 127.0.0.1 25 </dev/null | grep -q '^220 '; }
 wait_for greets
 echo "the relay answers on port 25, which the manager opened"
 
@@ -87,7 +87,8 @@ wait %1
 echo "20 connections during a restart, none refused"
 
 # A relay that does not answer is started again by the watchdog, within 2 s and a bit.
-was=$(pid relay)
+runs() { was=$(pid relay); [ "$was" != 0 ]; }
+wait_for runs
 kill -STOP $was
 again() { now=$(pid relay); [ "$now" != 0 ] && [ "$now" != $was ]; }
 wait_for again
@@ -97,7 +98,7 @@ echo "stopped by a signal, the relay was started again by the watchdog"
 
 # What a fault of the program ends is started again, however often.
 for i in $(seq 8); do
-  was=$(pid relay)
+  wait_for runs
   kill -ABRT $was
   wait_for again
 done

@@ -8,6 +8,9 @@ none at all.
 	Drain -> new connections get 421 4.3.2, sessions between transactions too
 	Shutdown -> listeners closed, idle sessions told 421, the rest waited for
 
+Who has been accepted before Shutdown is greeted: with a socket that the manager of
+the machine keeps open, a restart turns no connection away.
+
 A temporary failure to accept (too many open files) is waited out with growing
 pauses; it never ends a listener.
 
@@ -73,6 +76,8 @@ type Dispatcher struct {
 	draining  atomic.Bool
 	closing   chan struct{}
 	closeOnce sync.Once
+	start     sync.Mutex // orders the start of accepting and Shutdown
+	accepting sync.WaitGroup
 	conns     sync.WaitGroup
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -185,13 +190,14 @@ func (d *Dispatcher) SetMaxConns(name string, n int) {
 // Run accepts until Shutdown, or until ctx ends, which closes the listeners
 // and nothing else. It returns nil after Shutdown.
 func (d *Dispatcher) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
 	stop := context.AfterFunc(ctx, func() { d.close() })
 	defer stop()
+	d.start.Lock()
 	for _, l := range d.listeners {
-		wg.Go(func() { d.accept(l) })
+		d.accepting.Go(func() { d.accept(l) })
 	}
-	wg.Wait()
+	d.start.Unlock()
+	d.accepting.Wait()
 	return ctx.Err()
 }
 
@@ -295,8 +301,11 @@ func (d *Dispatcher) close() error {
 // Shutdown closes the listeners, lets every service finish what is under way
 // and, when ctx ends first, cuts what is left.
 func (d *Dispatcher) Shutdown(ctx context.Context) error {
-	d.draining.Store(true)
+	d.start.Lock()
 	err := d.close()
+	d.start.Unlock()
+	d.accepting.Wait()
+	d.draining.Store(true)
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards err
 	seen := map[Server]bool{}

@@ -121,6 +121,45 @@ func TestLimitAndDrain(t *testing.T) {
 	}
 }
 
+// TestShutdownGreets: whoever has been accepted when Shutdown comes is greeted.
+func TestShutdownGreets(t *testing.T) {
+	for range 50 {
+		d, addr, done := start(t, Service{Name: "mx", Addrs: []string{"127.0.0.1:0"}, Server: &echo{}})
+		var clients sync.WaitGroup
+		first := make(chan struct{})
+		for i := range 4 {
+			clients.Go(func() {
+				for n := 0; ; n++ {
+					c, err := net.Dial("tcp", addr)
+					if err != nil {
+						return
+					}
+					b := make([]byte, 100)
+					k, err := c.Read(b)
+					c.Close()
+					if k > 0 && string(b[:k]) != "hello" {
+						t.Errorf("connection %d: %q", n, b[:k])
+					}
+					if err != nil {
+						return
+					}
+					if i == 0 && n == 0 {
+						close(first)
+					}
+				}
+			})
+		}
+		<-first
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		clients.Wait()
+	}
+}
+
 func TestShutdownCuts(t *testing.T) {
 	d, addr, done := start(t, Service{Name: "mx", Addrs: []string{"127.0.0.1:0"}, Server: &echo{deaf: true}})
 	read(t, addr)

@@ -23,7 +23,8 @@ type conn struct {
 	limits *Limits
 	ctx    context.Context
 	cancel context.CancelFunc
-	nc     net.Conn // what is spoken over: raw, or TLS over it
+	cut    chan struct{} // closed when the end of ctx has ended reads and writes
+	nc     net.Conn      // what is spoken over: raw, or TLS over it
 	raw    net.Conn
 	info   ConnInfo
 	sess   Session
@@ -95,7 +96,7 @@ func (c *conn) begin() error {
 		}
 	}
 	c.before = c.info.Remote
-	if c.srv.away() && !c.cfg.ImplicitTLS {
+	if c.srv.leaving.Load() && !c.cfg.ImplicitTLS {
 		return errDraining
 	}
 	if c.cfg.ImplicitTLS {
@@ -173,7 +174,10 @@ func (p *prefixConn) Read(b []byte) (int, error) {
 // over takes leave when reading has failed with err.
 func (c *conn) over(err error) {
 	switch {
-	case errors.Is(err, errDraining), errors.Is(err, errKilled):
+	case errors.Is(err, errKilled):
+		<-c.cut // else it would end the write of the reply
+		c.reply(replyShutdown)
+	case errors.Is(err, errDraining):
 		c.reply(replyShutdown)
 	case errors.Is(err, errEndless):
 		c.reply(replyLongLine)

@@ -240,7 +240,11 @@ func (c *conn) flush() error {
 	if c.writeErr != nil {
 		return c.writeErr
 	}
-	c.nc.SetWriteDeadline(time.Now().Add(c.limits.CommandTimeout))
+	timeout := c.limits.CommandTimeout
+	if c.ctx.Err() != nil {
+		timeout = lingerTime
+	}
+	c.nc.SetWriteDeadline(time.Now().Add(timeout))
 	_, c.writeErr = c.nc.Write(c.out)
 	if cap(c.out) > lineBuffer {
 		c.out = nil

@@ -199,8 +199,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	cfg := s.cfg.Load()
-	c := &conn{srv: s, cfg: cfg, limits: &cfg.Limits, ctx: ctx, cancel: cancel, nc: nc, raw: nc}
-	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(past) })
+	c := &conn{srv: s, cfg: cfg, limits: &cfg.Limits, ctx: ctx, cancel: cancel, nc: nc, raw: nc, cut: make(chan struct{})}
+	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(past); close(c.cut) })
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -261,7 +261,8 @@ func (s *Server) Undrain() { s.leaving.Store(false) }
 func (s *Server) away() bool { return s.draining.Load() || s.leaving.Load() }
 
 // Shutdown stops accepting and drains: sessions between transactions get 421
-// 4.3.2, open transactions go on to their reply. It returns nil when every
+// 4.3.2, one that has just been accepted behind its banner, and open transactions go
+// on to their reply. It returns nil when every
 // connection is gone. When ctx ends first, the rest is cut and Shutdown returns
 // ctx's error without waiting for hooks that still run.
 func (s *Server) Shutdown(ctx context.Context) error {

@@ -190,6 +190,10 @@ func TestShutdown(t *testing.T) {
 		go func() { end <- srv.Shutdown(context.Background()) }()
 		expect(t, idleR, "421 4.3.2")
 		<-idleDone
+		_, newR, newDone := pipeSession(t, srv) // accepted before
+		expect(t, newR, "220")
+		expect(t, newR, "421 4.3.2")
+		<-newDone
 		time.Sleep(10 * time.Second)
 		say(t, busy, "RCPT TO:<bob@example.com>\r\n")
 		expect(t, busyR, "250")

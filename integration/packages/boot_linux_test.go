@@ -29,7 +29,6 @@ WantedBy=multi-user.target
 func TestBoot(t *testing.T) {
 	need(t, "systemd-nspawn")
 	root := booting(t)
-	in(t, root, "apt-get -o Acquire::Retries=5 install -y --no-install-recommends netcat-openbsd procps")
 	install(t, root, programs...)
 	for _, tt := range tiers {
 		keys(t, root, tt.tier, tt.node, tt.roles)
@@ -71,12 +70,12 @@ wait_for() { for i in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.1; 
 pid() { systemctl show -P MainPID postern-$1; }
 for t in relay backend witness; do
   wait_for systemctl is-active --quiet postern-$t
-  [ "$(ps -o user= -p $(pid $t))" = postern ]
+  [ "$(stat -c %U /proc/$(pid $t))" = postern ]
   grep -qE '^CapBnd:.0+$' /proc/$(pid $t)/status
   grep -qE '^Seccomp:.2$' /proc/$(pid $t)/status
   postern --dir /var/lib/postern/$t status >/dev/null
 done
-greets() { nc -w 60 127.0.0.1 25 </dev/null | grep -q '^220 '; }
+greets() ( exec 3<>/dev/tcp/127.0.0.1/25 && IFS= read -r -t 60 line <&3 && { [[ $line == "220 "* ]] || { echo "greeted with $line"; false; }; } )
 wait_for greets
 echo "the relay answers on port 25, which the manager opened"
 
@@ -116,7 +115,7 @@ for t in relay backend witness; do systemctl is-active --quiet postern-$t; done
 
 # Removing a package stops what runs.
 dpkg -r postern-relay >/dev/null
-if nc -z -w 1 127.0.0.1 25; then exit 1; fi
+if (exec 3<>/dev/tcp/127.0.0.1/25) 2>/dev/null; then exit 1; fi
 [ ! -e /etc/systemd/system/multi-user.target.wants/postern-relay.service ]
 echo "all is well"
 `

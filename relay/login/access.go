@@ -81,6 +81,13 @@ func ParseFilter(value string) (Filter, error) {
 	return f, nil
 }
 
+// CheckFilter says what is wrong with an access filter, by which nobody can log
+// in.
+func CheckFilter(value string) error {
+	_, err := ParseFilter(value)
+	return err
+}
+
 func parseRule(text string) (r filterRule, err error) {
 	switch text[0] {
 	case '+':

@@ -19,6 +19,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/clusterfile"
 	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/relay/login"
 	"github.com/postern-mail/postern/shared/config"
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/edit"
@@ -296,7 +297,7 @@ func (a *app) withDirectory(d *directoryFlags, f func(ctx context.Context, dir *
 // is to be changed, and so to be logged.
 func (a *app) withEditor(d *directoryFlags, write bool, f func(ctx context.Context, ed *edit.Editor, args []string) error) func(*cobra.Command, []string) error {
 	return a.withDirectory(d, func(ctx context.Context, dir *ldap.Directory, args []string) (err error) {
-		cfg := edit.Config{Directory: dir, Pair: d.pair(), Options: expand.Options, DryRun: d.dryRun, Faulty: d.faulty}
+		cfg := edit.Config{Directory: dir, Pair: d.pair(), Options: expand.Options, Access: login.CheckFilter, DryRun: d.dryRun, Faulty: d.faulty}
 		if write {
 			if cfg.Hash, err = edit.HashBy(d.hash); err != nil {
 				return err

@@ -100,6 +100,7 @@ func TestDirectory(t *testing.T) {
 	}{
 		"taken":        {on("user", "add", "ana@new.example", "--uid", "ana2"), ExitFailed, "several entries own the address"},
 		"unknown pair": {on("user", "set", "ana@new.example", "--mail-host", "pair7"), ExitFailed, "names no pair"},
+		"access":       {on("user", "set", "ana@new.example", "--access", "imap:*"), ExitFailed, "(mailAllowedServiceAccess: imap:*); write it as rules"},
 		"not there":    {on("user", "show", "nobody@new.example"), ExitFailed, "not found"},
 		"not empty":    {on("domain", "delete", "new.example"), ExitFailed, "is not empty"},
 		"nothing":      {on("user", "set", "ana@new.example"), ExitUsage, "nothing to change"},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/postern-mail/postern/cmd/postern/table"
 	"github.com/postern-mail/postern/relay/expand"
+	"github.com/postern-mail/postern/relay/login"
 	"github.com/postern-mail/postern/shared/directory/ldap"
 	"github.com/postern-mail/postern/shared/directory/lint"
 )
@@ -51,7 +52,7 @@ The exit status is 1 when there are faults of severity error.`,
 				a.warn("the pairs are not known, so mailHost is not checked: see --pairs")
 			}
 			out := &lintOutput{a: a}
-			sum, err := lint.Run(ctx, lint.Config{Directory: dir, Pair: pair, Options: expand.Options, Limit: limit, Least: lint.Severity(least), Progress: a.entriesRead()}, out.tell)
+			sum, err := lint.Run(ctx, lint.Config{Directory: dir, Pair: pair, Options: expand.Options, Access: login.CheckFilter, Limit: limit, Least: lint.Severity(least), Progress: a.entriesRead()}, out.tell)
 			if errors.Is(err, lint.ErrLimit) {
 				a.warn("there are more findings than the first %d: see --limit", limit)
 				err = nil

@@ -136,9 +136,10 @@ func badf(format string, args ...any) error {
 // Config is what New needs.
 type Config struct {
 	Directory *ldap.Directory
-	// Pair and Options are those of lint.Config.
+	// Pair, Options and Access are those of lint.Config.
 	Pair    func(mailHost string) (string, bool)
 	Options []string
+	Access  func(filter string) error
 	Audit   *Audit // nil: none is kept
 	// Hash makes a value of userPassword of a password; auth.HashPassword.
 	Hash func(password string) string
@@ -168,7 +169,7 @@ type Editor struct {
 
 // New returns an editor.
 func New(cfg Config) (*Editor, error) {
-	check, err := lint.NewChecker(lint.Config{Directory: cfg.Directory, Pair: cfg.Pair, Options: cfg.Options})
+	check, err := lint.NewChecker(lint.Config{Directory: cfg.Directory, Pair: cfg.Pair, Options: cfg.Options, Access: cfg.Access})
 	if err != nil {
 		return nil, err
 	}

@@ -140,6 +140,9 @@ func (r *run) domainSettings(d *directory.Domain) error {
 			}
 		}
 	}
+	if err := r.access(d.DN, r.s.DomainAccess, d.ServiceAccess); err != nil {
+		return err
+	}
 	d.Raw = nil // it is not needed any more
 	return nil
 }

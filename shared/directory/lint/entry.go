@@ -235,6 +235,7 @@ func (r *run) user(e *directory.Entry, d *domain, h uint64, set []option) error 
 		func() error { return r.uid(e, d, h) },
 		func() error { return r.mailHost(e, d, set) },
 		func() error { return r.quota(e) },
+		func() error { return r.access(e.DN, r.s.ServiceAccess, e.ServiceAccess) },
 		func() error { return r.away(e, set) },
 		func() error { return r.forwarding(e, set) },
 	)
@@ -290,6 +291,14 @@ func (r *run) quota(e *directory.Entry) error {
 		return r.say("no-quota", e.DN, r.s.MessageQuota, e.Raw.First(r.s.MessageQuota))
 	}
 	return nil
+}
+
+// access checks the access filter of a user or a domain.
+func (r *run) access(dn, attribute, filter string) error {
+	if filter == "" || r.cfg.Access == nil || r.cfg.Access(filter) == nil {
+		return nil
+	}
+	return r.say("bad-access", dn, attribute, filter)
 }
 
 func (r *run) away(e *directory.Entry, set []option) error {

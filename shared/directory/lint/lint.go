@@ -52,6 +52,9 @@ type Config struct {
 	// Options are the delivery options that relays know, as they write them:
 	// "#*mailbox=TEMPLATE".
 	Options []string
+	// Access reads an access filter (mailAllowedServiceAccess) as relays do, and
+	// says what is wrong with it; nil: filters are not checked.
+	Access func(filter string) error
 	// Limit is how many findings are told, DefaultLimit.
 	Limit int
 	// Least is the least severity that is told; all when empty. The others are

@@ -37,9 +37,17 @@ func pairs(host string) (string, bool) {
 	return name, slices.Contains([]string{"pair1", "pair2", "pair3"}, name)
 }
 
+// access reads as much of an access filter as matters here.
+func access(filter string) error {
+	if filter[0] != '+' && filter[0] != '-' {
+		return errors.New("begins with neither + nor -")
+	}
+	return nil
+}
+
 func check(t *testing.T, d *ldap.Directory, change ...func(*lint.Config)) ([]lint.Finding, lint.Summary) {
 	t.Helper()
-	cfg := lint.Config{Directory: d, Pair: pairs, Options: options}
+	cfg := lint.Config{Directory: d, Pair: pairs, Options: options, Access: access}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -73,6 +81,8 @@ var seeded = []string{
 	"dead-option uid=options mailDeliveryOption",
 	"bad-quota uid=badquota mailQuota",
 	"no-quota uid=noquota mailQuota",
+	"bad-access uid=locked mailAllowedServiceAccess",
+	"bad-access o=other.example mailDomainAllowedServiceAccess",
 	"bad-date uid=dates vacationStartDate",
 	"dates-reverse uid=reverse vacationEndDate",
 	"no-answer-text uid=mute mailAutoReplyText",

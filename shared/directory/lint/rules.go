@@ -71,9 +71,13 @@ var rules = map[string]kind{
 	"no-quota":      {Warning, "a quota of 0 allows no mail", "set a quota, or the status disabled"},
 	"bad-date":      {Error, "the date cannot be read: the window is open on that side", "write it as YYYYMMDDHHMMSSZ"},
 	"dates-reverse": {Error, "the end is before the start: mail is never answered", "swap the dates"},
-	"bad-value":     {Warning, "the value cannot be read and is ignored", "correct or remove it"},
-	"bad-url":       {Error, "the URL is malformed or leads outside of the servers and bases: the list cannot be used", "name an entry below the configured bases"},
-	"bad-header":    {Warning, "the field to add has no name and is ignored", "write it as Name: value"},
+	"bad-access": {
+		Error, "the access filter cannot be read: nobody whom it is for can log in",
+		"write it as rules such as +imap,pops:*$-smtp:ALL EXCEPT 10.0.0.0/8",
+	},
+	"bad-value":  {Warning, "the value cannot be read and is ignored", "correct or remove it"},
+	"bad-url":    {Error, "the URL is malformed or leads outside of the servers and bases: the list cannot be used", "name an entry below the configured bases"},
+	"bad-header": {Warning, "the field to add has no name and is ignored", "write it as Name: value"},
 	"no-answer-text": {
 		Warning, "mail is to be answered and there is no text to answer with: nobody gets an answer",
 		"set mailAutoReplyText, or remove autoreply from the delivery options",

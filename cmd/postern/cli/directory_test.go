@@ -99,6 +99,7 @@ func TestDirectory(t *testing.T) {
 		say    string
 	}{
 		"taken":        {on("user", "add", "ana@new.example", "--uid", "ana2"), ExitFailed, "several entries own the address"},
+		"taken later":  {on("user", "set", "anna@new.example", "--alternate", "U0001@example.org"), ExitFailed, "(mailAlternateAddress: U0001@example.org): uid=u0001,"},
 		"unknown pair": {on("user", "set", "ana@new.example", "--mail-host", "pair7"), ExitFailed, "names no pair"},
 		"access":       {on("user", "set", "ana@new.example", "--access", "imap:*"), ExitFailed, "(mailAllowedServiceAccess: imap:*); write it as rules"},
 		"not there":    {on("user", "show", "nobody@new.example"), ExitFailed, "not found"},

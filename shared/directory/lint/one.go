@@ -292,10 +292,8 @@ func (c *Checker) taken(r *run, e *directory.Entry, fold string) error {
 		if err != nil {
 			return err
 		}
-		if len(found) > 0 {
-			if err := r.say("ambiguous-address", e.DN, r.s.Mail, e.Mail, found...); err != nil {
-				return err
-			}
+		if err := r.shared(e, found); err != nil {
+			return err
 		}
 	}
 	d := r.home(fold)
@@ -307,13 +305,33 @@ func (c *Checker) taken(r *run, e *directory.Entry, fold string) error {
 	}
 	found, err := r.others(d.BaseDN, []string{r.s.UID}, []string{e.UID}, fold)
 	if err == nil && len(found) > 0 {
-		err = r.say("duplicate-uid", e.DN, r.s.UID, e.UID, found...)
+		err = r.say("duplicate-uid", e.DN, r.s.UID, e.UID, names(found)...)
 	}
 	return err
 }
 
+// shared tells of each address of e that some of others have as well.
+func (r *run) shared(e *directory.Entry, others []*directory.Entry) error {
+	own := r.owned(e)
+	for i, a := range own {
+		same := func(b address) bool { return r.sameAddress(a.value, b.value) }
+		domain := a.value[strings.LastIndexByte(a.value, '@')+1:]
+		if r.domainOf(mail.Address{Domain: domain}) == nil || slices.ContainsFunc(own[:i], same) {
+			continue // not ours, or told before
+		}
+		has := slices.DeleteFunc(slices.Clone(others), func(o *directory.Entry) bool { return !slices.ContainsFunc(r.owned(o), same) })
+		if len(has) == 0 {
+			continue
+		}
+		if err := r.say("ambiguous-address", e.DN, a.attribute, a.value, names(has)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // others are the entries but fold that have one of values and count.
-func (r *run) others(base string, attrs, values []string, fold string) (dns []string, err error) {
+func (r *run) others(base string, attrs, values []string, fold string) (out []*directory.Entry, err error) {
 	found, err := r.d.Find(r.ctx, base, attrs, values, 64)
 	if err != nil && !errors.Is(err, directory.ErrNotFound) {
 		return nil, err
@@ -324,10 +342,18 @@ func (r *run) others(base string, attrs, values []string, fold string) (dns []st
 			continue
 		}
 		if err == nil && f != fold && e.Kind != directory.Other && counts(e) {
-			dns = append(dns, e.DN)
+			out = append(out, e)
 		}
 	}
-	return dns, nil
+	return out, nil
+}
+
+// names are those of the entries.
+func names(entries []*directory.Entry) (dns []string) {
+	for _, e := range entries {
+		dns = append(dns, e.DN)
+	}
+	return dns
 }
 
 // Assume makes the checker believe that an entry is there, for trying a series

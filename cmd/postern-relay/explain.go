@@ -8,6 +8,7 @@ import (
 	"iter"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/relay/expand"
@@ -63,18 +64,35 @@ func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.Exp
 			t.step(expand.Step{Rule: "5/5", Text: fmt.Sprintf("what %s submits has at most %d recipients and %d octets, 0 is without limit", in.Auth, s.Recipients, s.Size)})
 		}
 	}
+	if d.nobody.Load() {
+		return admin.ExplainResult{}, fmt.Errorf("%w: nobody has the login %q", admin.ErrBadRequest, in.Auth)
+	}
 	if err != nil {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.result(nil, err)
 		return t.out, nil
 	}
-	final, err := x.Explain(ctx, env, mail.Recipient{Address: to}, t.step)
+	live := transaction.Config{Domain: cmp.Or(now.c.Directory.DefaultDomain, now.c.Hostname), Expander: explaining{x, t.step}}
+	final, err := live.Final(ctx, env, &mail.Recipient{Address: to}, false)
+	if err == nil && to.IsPostmaster() && t.refused() {
+		t.step(expand.Step{Address: final[0].Address, Text: "held for the operator: a postmaster is never refused (RFC 5321 4.5.1)"})
+	}
 	t.mu.Lock() // a question that was given up may still be under way
 	defer t.mu.Unlock()
 	t.out.Took = time.Since(start)
 	t.result(final, err)
 	return t.out, nil
+}
+
+// explaining is an expander that tells its steps.
+type explaining struct {
+	*expand.Expander
+	tell func(expand.Step)
+}
+
+func (e explaining) Rcpt(ctx context.Context, env *mail.Envelope, r mail.Recipient) ([]mail.Recipient, error) {
+	return e.Explain(ctx, env, r, e.tell)
 }
 
 // telling collects what an expansion does.
@@ -107,6 +125,14 @@ func (t *telling) step(s expand.Step) {
 		step.Enhanced = s.Status.String()
 	}
 	t.add(step)
+}
+
+// refused reports whether the expansion ended with an answer other than yes.
+func (t *telling) refused() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(t.out.Steps)
+	return n > 0 && t.out.Steps[n-1].Code != 0
 }
 
 func (t *telling) result(final []mail.Recipient, err error) {
@@ -146,8 +172,9 @@ func (t *telling) result(final []mail.Recipient, err error) {
 
 // observed is a directory whose questions are told.
 type observed struct {
-	under directory.Directory
-	tell  *telling
+	under  directory.Directory
+	tell   *telling
+	nobody atomic.Bool // a login was asked for that nobody has, or several
 }
 
 // ask tells of one question. fetched says when the answer came from a server.
@@ -217,7 +244,11 @@ func (o *observed) Lookup(ctx context.Context, d *directory.Domain, a mail.Addre
 }
 
 func (o *observed) Login(ctx context.Context, login string) (*directory.Entry, error) {
-	return ask(ctx, o, "login", login, func(ctx context.Context) (*directory.Entry, error) { return o.under.Login(ctx, login) }, entry)
+	e, err := ask(ctx, o, "login", login, func(ctx context.Context) (*directory.Entry, error) { return o.under.Login(ctx, login) }, entry)
+	if errors.Is(err, directory.ErrNotFound) || errors.Is(err, directory.ErrAmbiguous) {
+		o.nobody.Store(true)
+	}
+	return e, err
 }
 
 func (o *observed) Entry(ctx context.Context, dn string) (*directory.Entry, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,22 @@ mailAutoReplyText: Away
 vacationStartDate: 20260101000000Z
 vacationEndDate: 20260201000000Z
 
+dn: cn=small,ou=groups,o=example.org,o=isp
+objectClass: groupOfUniqueNames
+objectClass: inetMailGroup
+objectClass: inetLocalMailRecipient
+cn: small
+mail: small@example.org
+uniqueMember: uid=away,ou=people,o=example.org,o=isp
+mgrpMsgMaxSize: 5000
+
+dn: o=bare.example,o=isp
+objectClass: organization
+objectClass: sunManagedOrganization
+objectClass: mailDomain
+o: bare.example
+sunPreferredDomain: bare.example
+
 `...))
 	ask := func(in admin.ExplainRequest) *admin.ExplainResult {
 		t.Helper()
@@ -107,7 +124,22 @@ vacationEndDate: 20260201000000Z
 	if len(team.Recipients) != 5 || team.Recipients[0].Via[0] != "team@example.org" || team.Recipients[0].List == "" {
 		t.Errorf("list: %+v", team.Recipients)
 	}
-	for _, bad := range []admin.ExplainRequest{{}, {Address: "a b"}, {Address: "a@b.example", From: "@@"}} {
+	small := ask(admin.ExplainRequest{Address: "small@example.org"})
+	if small.Recipients[0].Channel != "reprocess" || slices.ContainsFunc(small.Steps, func(s admin.ExplainStep) bool { return s.Attribute == "mgrpAuthPassword" }) {
+		t.Errorf("a list without a password: %+v", small)
+	}
+	r.now().c.Directory.DefaultDomain = "example.org"
+	if out := ask(admin.ExplainRequest{Address: "postmaster"}); out.Reply.Code != 250 || len(out.Recipients) != 1 || out.Recipients[0].Mailbox != "u0001@example.org" {
+		t.Errorf("postmaster: %+v", out)
+	}
+	if out := ask(admin.ExplainRequest{Address: "postmaster@bare.example"}); out.Reply.Code != 250 || len(out.Recipients) != 1 || out.Recipients[0].Channel != "hold" ||
+		!strings.Contains(out.Steps[len(out.Steps)-1].Text, "RFC 5321 4.5.1") {
+		t.Errorf("a postmaster that nobody is: %+v", out)
+	}
+	if out := ask(admin.ExplainRequest{Address: "away@example.org", Auth: "u0001@example.org"}); out.Reply.Code != 250 {
+		t.Errorf("with a login: %+v", out.Reply)
+	}
+	for _, bad := range []admin.ExplainRequest{{}, {Address: "a b"}, {Address: "away@example.org", Auth: "nobody@example.org"}, {Address: "a@b.example", From: "@@"}} {
 		if _, err := r.explain(t.Context(), bad); !errors.Is(err, admin.ErrBadRequest) {
 			t.Errorf("%+v: %v", bad, err)
 		}

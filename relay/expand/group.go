@@ -38,7 +38,7 @@ func (w *walk) group(r mail.Recipient, d *directory.Domain, e *directory.Entry, 
 		case err != nil:
 			return err
 		case v == postLater:
-			return w.putOff(r, e, "13.2", "mgrpAuthPassword", "the list's rules need the message")
+			return w.putOff(r, e, "13.2", "", "the list's rules need the message")
 		case v == postModerate && !(w.now() && w.top()):
 			return w.putOff(r, e, "13.2/10", "mgrpModerator", "for the moderators")
 		case v == postModerate:

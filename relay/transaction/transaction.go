@@ -159,16 +159,24 @@ var replyTooMany = &smtp.Reply{Code: 452, Status: mail.StatusTooManyRcpt, Text: 
 
 // final looks r up, whose domain is completed.
 func (t *Transaction) final(ctx context.Context, r *mail.Recipient) ([]mail.Recipient, error) {
-	if r.Address.Domain == "" { // RFC 5321 4.5.1: <postmaster>
-		r.Address.Domain = t.cfg.Domain
-	}
-	final, err := t.cfg.Expander.Rcpt(ctx, &t.env, *r)
+	final, err := t.cfg.Final(ctx, &t.env, r, t.src.Report)
 	if err != nil {
-		if final, err = t.postmaster(ctx, *r, err); err != nil {
-			return nil, fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
-		}
+		return nil, fmt.Errorf("transaction %s: %w", t.env.QueueID, err)
 	}
 	return final, nil
+}
+
+// Final is where mail for r goes, whose domain it completes. report says that it
+// is a report of our own, which nobody needs who is not there.
+func (c *Config) Final(ctx context.Context, env *mail.Envelope, r *mail.Recipient, report bool) ([]mail.Recipient, error) {
+	if r.Address.Domain == "" { // RFC 5321 4.5.1: <postmaster>
+		r.Address.Domain = c.Domain
+	}
+	final, err := c.Expander.Rcpt(ctx, env, *r)
+	if err != nil && !report {
+		return c.postmaster(ctx, env, *r, err)
+	}
+	return final, err
 }
 
 // grade finds out, once, what holds for all that the sender submits.
@@ -209,8 +217,8 @@ func (t *Transaction) copies(ctx context.Context) error {
 
 // postmaster answers for a postmaster address of ours that the directory does
 // not know: RFC 5321 4.5.1 wants it accepted.
-func (t *Transaction) postmaster(ctx context.Context, r mail.Recipient, why error) ([]mail.Recipient, error) {
-	if !r.Address.IsPostmaster() || !mail.Permanent(why) || t.src.Report {
+func (c *Config) postmaster(ctx context.Context, env *mail.Envelope, r mail.Recipient, why error) ([]mail.Recipient, error) {
+	if !r.Address.IsPostmaster() || !mail.Permanent(why) {
 		return nil, why
 	}
 	var e *mail.Error
@@ -218,10 +226,10 @@ func (t *Transaction) postmaster(ctx context.Context, r mail.Recipient, why erro
 		return nil, why // not ours to answer for
 	}
 	via := []string{r.Address.String()}
-	if p := t.cfg.Postmaster; !p.IsNull() && p.Key() != r.Address.Key() {
+	if p := c.Postmaster; !p.IsNull() && p.Key() != r.Address.Key() {
 		given := r
 		given.Address = p
-		final, err := t.cfg.Expander.Rcpt(ctx, &t.env, given)
+		final, err := c.Expander.Rcpt(ctx, env, given)
 		if err == nil {
 			for i := range final {
 				final[i].Via = append(via[:1:1], final[i].Via...)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -39,7 +40,8 @@ made before or after the directory is asked (relaying, spam, Sieve) are not part
 of it.
 
 The exit status is 0 when the address would be accepted and 1 when it would be
-refused, now or for good.`,
+refused, now or for good. It is 2 when ADDRESS is no address, or nobody logs in
+as --auth says.`,
 		Example: `  postern test address --dir ~/mail u0001@postern.test
   postern test address --dir ~/mail team@postern.test --from boss@example.com
   postern test address --dir ~/mail list@postern.test --auth u0001 --size 5000000
@@ -62,6 +64,9 @@ refused, now or for good.`,
 					in.At = t
 				}
 				out, err := f.Explain(ctx, relay, in)
+				if errors.Is(err, admin.ErrBadRequest) {
+					return couldNotRun{err}
+				}
 				if err != nil {
 					return err
 				}

@@ -118,7 +118,7 @@ func TestAddress(t *testing.T) {
 		say    string
 	}{
 		"refused":  {[]string{"nobody@x.test", "--dir", dir}, ExitFailed, "550 5.1.1"},
-		"bad":      {[]string{"bad", "--dir", dir}, ExitFailed, "address"},
+		"bad":      {[]string{"bad", "--dir", dir}, ExitUsage, "address"},
 		"time":     {[]string{"a@x.test", "--dir", dir, "--at", "noon"}, ExitUsage, "--at"},
 		"relay":    {[]string{"a@x.test", "--dir", dir, "--relay", "relay9"}, ExitFailed, "no node"},
 		"silent":   {[]string{"a@x.test", "--dir", dir, "--relay", "relay1"}, ExitUsage, "no node answers"},

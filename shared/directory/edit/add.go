@@ -66,6 +66,11 @@ func (ed *Editor) add(ctx context.Context, req Request) (*Result, error) {
 	if err := ed.apply(ctx, &raw, req); err != nil {
 		return nil, err
 	}
+	for _, attr := range []string{"cn", "sn"} { // which a person must have
+		if req.Kind == User && raw.First(attr) == "" {
+			put(&raw, attr, a.Local)
+		}
+	}
 	parent := req.Below
 	if parent == "" {
 		if parent, err = ed.parent(ctx, d, req.Kind); err != nil {

@@ -134,7 +134,7 @@ func (ed *Editor) putDomain(ctx context.Context, req Request, dn string) (*Resul
 func (ed *Editor) newDomain(ctx context.Context, req Request) (steps []step, main int, err error) {
 	name, err := directory.NormalizeDomain(strings.TrimSpace(req.Name))
 	if err != nil || name == "" || strings.ContainsAny(name, " @,=") {
-		return nil, 0, badf("domain %q", req.Name)
+		return nil, 0, badf("domain %q: want a name such as example.org", req.Name)
 	}
 	if base, ok := ed.d.Configured(name); ok {
 		steps, err = ed.newConfigured(ctx, req, base)

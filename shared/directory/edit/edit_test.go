@@ -269,6 +269,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for name, req := range map[string]edit.Request{
 		"field":         user("x@example.org", edit.Values{"colour": {"red"}}),
+		"not UTF-8":     user("x@example.org", edit.Values{"name": {"Zo\xeb"}}),
 		"two values":    user("x@example.org", edit.Values{"quota": {"1M", "2M"}}),
 		"attribute":     user("x@example.org", edit.Values{"attr:a b": {"x"}}),
 		"address":       user("nonsense", edit.Values{}),
@@ -293,6 +294,10 @@ func TestRefusals(t *testing.T) {
 		if _, err := ed.Do(t.Context(), req); !errors.Is(err, directory.ErrNotFound) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	res := do(t, ed, user("x@example.org", edit.Values{"name": nil}))
+	if !slices.ContainsFunc(res.Changes, func(e edit.Edit) bool { return e.Attribute == "cn" && e.New[0] == "x" }) {
+		t.Errorf("a person must have a name: %+v", res.Changes)
 	}
 	if _, err := ed.Do(t.Context(), edit.Request{Op: edit.Delete, Kind: edit.User, Name: "shared@example.org"}); !errors.Is(err, directory.ErrAmbiguous) {
 		t.Errorf("an address of two: %v", err)

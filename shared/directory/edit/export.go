@@ -29,7 +29,7 @@ func (ed *Editor) List(ctx context.Context, x Export, each func(kind Kind, dn st
 	if x.Domain != "" {
 		n, err := directory.NormalizeDomain(x.Domain)
 		if err != nil {
-			return badf("domain %q", x.Domain)
+			return badf("domain %q: want a name such as example.org", x.Domain)
 		}
 		d, err := ed.check.Domain(ctx, n)
 		if err != nil {

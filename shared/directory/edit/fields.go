@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/mail"
@@ -172,6 +173,9 @@ func (ed *Editor) apply(ctx context.Context, raw *directory.Attributes, req Requ
 			attr, multi, err := ed.attribute(req.Kind, name)
 			if err != nil {
 				return err
+			}
+			if slices.ContainsFunc(given, func(v string) bool { return !utf8.ValidString(v) }) {
+				return badf("%s is not UTF-8", name)
 			}
 			have := raw.Get(attr)
 			switch i {

@@ -78,7 +78,7 @@ func (ed *Editor) find(ctx context.Context, kind Kind, name string) (string, err
 	if kind == Domain {
 		n, err := directory.NormalizeDomain(name)
 		if err != nil || n == "" {
-			return "", badf("domain %q", name)
+			return "", badf("domain %q: want a name such as example.org", name)
 		}
 		d, err := ed.check.Domain(ctx, n)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/embedded"
@@ -62,6 +63,9 @@ func CSV(r io.Reader, kind Kind, update bool, take func(Row) error) error {
 			return fmt.Errorf("CSV: %w", err)
 		}
 		line, _ := c.FieldPos(0)
+		if slices.ContainsFunc(rec, func(cell string) bool { return !utf8.ValidString(cell) }) {
+			return fmt.Errorf("CSV: line %d is not UTF-8: save the table as UTF-8", line)
+		}
 		req, err := request(columns, rec, kind, op)
 		row := Row{Line: line, Name: req.Name, Do: func(ctx context.Context, ed *Editor) (*Result, error) {
 			if err != nil {
@@ -91,6 +95,9 @@ func header(head []string, kind Kind) ([]string, error) {
 		}
 		named = named || h == "address" || h == "domain"
 		columns = append(columns, h)
+	}
+	if !named && len(head) == 1 && strings.ContainsAny(head[0], ";\t") {
+		return nil, errors.New("CSV: no column address or domain: columns are separated by commas")
 	}
 	if !named {
 		return nil, errors.New("CSV: no column address or domain")

@@ -94,12 +94,14 @@ func TestImportCSV(t *testing.T) {
 		})
 	}
 	for text, want := range map[string]string{
-		"":                                "no line",
-		"name,quota\n":                    "no column address",
-		"address,colour\n":                "no field",
-		"address,quota,quota\n":           "there already",
-		"address,quota\na@b.example\n":    "wrong number of fields",
-		"address,quota\n\"a@b.example,x,": "quote",
+		"":                                 "no line",
+		"name,quota\n":                     "no column address",
+		"address;quota\na@b.example;1M\n":  "separated by commas",
+		"address,colour\n":                 "no field",
+		"address,name\na@b.example,\xf6\n": "line 2 is not UTF-8",
+		"address,quota,quota\n":            "there already",
+		"address,quota\na@b.example\n":     "wrong number of fields",
+		"address,quota\n\"a@b.example,x,":  "quote",
 	} {
 		if err := fromCSV(text, false)(func(edit.Row) error { return nil }); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)

@@ -40,7 +40,7 @@ func (ed *Editor) renameAll(ctx context.Context, req Request, it *intent, dn str
 	}
 	to, err := directory.NormalizeDomain(strings.TrimSpace(req.To))
 	if err != nil || to == "" || strings.ContainsAny(to, " @,=") {
-		return nil, badf("domain %q", req.To)
+		return nil, badf("domain %q: want a name such as example.org", req.To)
 	}
 	if !it.found {
 		it.domain = ed.domainName(dn, old)

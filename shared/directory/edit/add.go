@@ -49,7 +49,7 @@ func (ed *Editor) add(ctx context.Context, req Request) (*Result, error) {
 	default:
 		return nil, badf("kind %q", req.Kind)
 	}
-	a, err := mail.ParseAddress(strings.TrimSpace(req.Name), true)
+	a, err := mail.ParseAddress(written(req.Name), true)
 	if err != nil {
 		return nil, badf("address %q: %v", req.Name, err)
 	}

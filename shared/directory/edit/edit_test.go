@@ -229,6 +229,27 @@ func audited(t *testing.T, file string) {
 	}
 }
 
+// TestInternational: a user of an international domain has mail, by whichever
+// form of its name the tool was asked.
+func TestInternational(t *testing.T) {
+	for name, start := range servers {
+		t.Run(name, func(t *testing.T) {
+			d := dirtest.Dial(t, start(t, dirtest.Tree()))
+			ed, _ := open(t, d, false)
+			do(t, ed, edit.Request{Op: edit.Add, Kind: edit.Domain, Name: "b\u00fccher.example", Values: edit.Values{"mail-host": {"pair1"}}})
+			do(t, ed, edit.Request{Op: edit.Add, Kind: edit.User, Name: "ana@B\u00dcCHER.example", Values: edit.Values{"alternate": {"a@b\u00fccher.example", "@b\u00fccher.example"}}})
+			if e := as(t, d, "ana@xn--bcher-kva.example"); e.Mail != "ana@xn--bcher-kva.example" || as(t, d, "a@xn--bcher-kva.example").DN != e.DN || as(t, d, "x@xn--bcher-kva.example").DN != e.DN {
+				t.Errorf("%+v", e)
+			}
+			do(t, ed, edit.Request{Op: edit.Rename, Kind: edit.User, Name: "ana@b\u00fccher.example", To: "anna@b\u00fccher.example"})
+			do(t, ed, edit.Request{Op: edit.Set, Kind: edit.User, Name: "anna@b\u00fccher.example", Less: edit.Values{"alternate": {"a@b\u00fccher.example"}}})
+			if e := as(t, d, "anna@xn--bcher-kva.example"); e.Mail != "anna@xn--bcher-kva.example" || e.Owns("a@xn--bcher-kva.example") {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	d := dirtest.Dial(t, dirtest.Embedded(t, dirtest.Tree()))
 	ed, _ := open(t, d, false)

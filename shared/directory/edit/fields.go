@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/postern-mail/postern/shared/directory"
+	"github.com/postern-mail/postern/shared/directory/lint"
 	"github.com/postern-mail/postern/shared/mail"
 )
 
@@ -177,6 +178,12 @@ func (ed *Editor) apply(ctx context.Context, raw *directory.Attributes, req Requ
 			if slices.ContainsFunc(given, func(v string) bool { return !utf8.ValidString(v) }) {
 				return badf("%s is not UTF-8", name)
 			}
+			if slices.ContainsFunc(ed.s.AddressAttributes(), func(a string) bool { return strings.EqualFold(a, attr) }) {
+				given = slices.Clone(given)
+				for i := range given {
+					given[i] = written(given[i])
+				}
+			}
 			have := raw.Get(attr)
 			switch i {
 			case 0:
@@ -204,6 +211,17 @@ func (ed *Editor) apply(ctx context.Context, raw *directory.Attributes, req Requ
 		put(raw, "objectClass", more(raw.Get("objectClass"), []string{"sunDelegatedOrganization"})...)
 	}
 	return nil
+}
+
+// written is an address as it is kept and searched for: an international domain
+// in A-labels (directory.md 2).
+func written(address string) string {
+	address = strings.TrimSpace(address)
+	i := strings.LastIndexByte(address, '@') + 1
+	if name, err := directory.NormalizeDomain(address[i:]); err == nil && i > 0 && !lint.Plain(address[i:]) {
+		return address[:i] + name
+	}
+	return address
 }
 
 func has(v Values, name string) bool { return len(v[name]) > 0 }

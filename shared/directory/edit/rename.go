@@ -174,7 +174,7 @@ func (ed *Editor) end(ctx context.Context, res *Result, err error) (*Result, err
 // leaves, and the old one until it is there: an address is looked for below the
 // base of its domain only.
 func (ed *Editor) renameEntry(ctx context.Context, req Request, it *intent, dn string, old directory.Attributes) (*Result, error) {
-	to, err := mail.ParseAddress(strings.TrimSpace(req.To), true)
+	to, err := mail.ParseAddress(written(req.To), true)
 	if err != nil {
 		return nil, badf("address %q: %v", req.To, err)
 	}

@@ -125,7 +125,16 @@ func (r *run) ownedAddresses(e *directory.Entry, fold string, h uint64) error {
 	return nil
 }
 
+// Plain reports whether a domain is one that addresses are kept and searched for
+// with: in ASCII, an international one in A-labels.
+func Plain(domain string) bool {
+	return !strings.ContainsFunc(domain, func(c rune) bool { return c >= 0x80 })
+}
+
 func (r *run) ownedAddress(e *directory.Entry, fold string, h uint64, own address) error {
+	if !Plain(own.value[strings.LastIndexByte(own.value, '@')+1:]) {
+		return r.say("idn-address", e.DN, own.attribute, own.value)
+	}
 	if name, ok := strings.CutPrefix(own.value, "@"); ok && !strings.EqualFold(own.attribute, r.s.Mail) {
 		d := r.domainOf(mail.Address{Local: "x", Domain: name})
 		switch {

@@ -326,3 +326,23 @@ func TestMemory(t *testing.T) {
 		t.Errorf("%d octets, %d findings", most, len(found))
 	}
 }
+
+// TestInternational: an address is found by the form of its domain that relays
+// ask for, and by no other.
+func TestInternational(t *testing.T) {
+	d := dirtest.Dial(t, dirtest.Embedded(t, append(fixture.Tree("xn--bcher-kva.example", 1, 1), `dn: uid=ana,ou=people,o=xn--bcher-kva.example,o=isp
+objectClass: inetOrgPerson
+objectClass: inetUser
+objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
+uid: ana
+mail: ana@xn--bcher-kva.example
+mailAlternateAddress: ana@bücher.example
+mailHost: pair1
+
+`...)))
+	found, _ := check(t, d)
+	if len(found) != 1 || found[0].Rule != "idn-address" || found[0].Severity != lint.Error || found[0].Value != "ana@bücher.example" {
+		t.Errorf("%+v", found)
+	}
+}

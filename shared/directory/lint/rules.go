@@ -47,6 +47,10 @@ var rules = map[string]kind{
 		Error, "the address is not well formed: it is never used",
 		"write it as local-part@domain, or @domain for everybody else of a domain",
 	},
+	"idn-address": {
+		Error, "the domain of the address is not in ASCII: the address is not found, and mail for it is refused",
+		"write the domain in A-labels, xn--...",
+	},
 	"foreign-address": {Warning, "the domain of the address is not hosted here: mail for it leaves", "add the domain, or remove the address"},
 	"wrong-domain": {
 		Error, "the entry is not below the base of the address's domain: the address is not found",

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,6 +34,11 @@ func tree(t *testing.T, users int) string {
 	}
 	return dir
 }
+
+// failing is an output without room.
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errors.New("no room") }
 
 func TestDirectory(t *testing.T) {
 	dir := tree(t, 10)
@@ -161,6 +167,21 @@ func TestDirectoryBulk(t *testing.T) {
 	must(t, "directory", "export", "--dir", dir, "--format", "csv", "--kind", "user", "--file", target)
 	if text, err := os.ReadFile(target); err != nil || bytes.Count(text, []byte("\n")) != 13 {
 		t.Errorf("%v\n%s", err, text)
+	}
+	for name, c := range map[string]struct {
+		args   []string
+		status int
+		say    string
+	}{"format": {[]string{"--format", "xml"}, ExitUsage, "want csv or ldif"}, "domain": {[]string{"--domain", "nobody.example"}, ExitFailed, "not found"}} {
+		for _, to := range [][]string{nil, {"--file", target}} {
+			if _, errOut, status := call(t, append(append([]string{"directory", "export", "--dir", dir}, c.args...), to...)...); status != c.status || !strings.Contains(errOut, c.say) {
+				t.Errorf("%s, to %v: status %d, %s", name, to, status, errOut)
+			}
+		}
+	}
+	var full bytes.Buffer
+	if status := run(t.Context(), []string{"directory", "export", "--dir", dir}, strings.NewReader(""), failing{}, &full); status == ExitOK || !strings.Contains(full.String(), "no room") {
+		t.Errorf("nowhere to write to: status %d, %s", status, &full)
 	}
 	if err := os.WriteFile(file, []byte("address,quota\n\"broken"), 0o600); err != nil {
 		t.Fatal(err)

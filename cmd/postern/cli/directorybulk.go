@@ -224,7 +224,7 @@ so.`,
   postern directory export --dir ~/mail --format csv --kind user --file people.csv`,
 		Args: cobra.NoArgs,
 		RunE: a.withDirectoryEditor(d, func(ctx context.Context, ed *edit.Editor, _ *directory.Schema) (err error) {
-			out, end := a.out, func(error) error { return nil }
+			out, end := a.out, func(err error) error { return err }
 			if file != "" {
 				if out, end, err = newFile(file); err != nil {
 					return err

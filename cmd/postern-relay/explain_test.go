@@ -116,8 +116,14 @@ sunPreferredDomain: bare.example
 		t.Errorf("too big: %+v", big.Reply)
 	}
 	for address, code := range map[string]int{"nobody@example.org": 550, "shared@example.org": 550, "bob@example.org": 450, "x@far.example": 250} {
-		if out := ask(admin.ExplainRequest{Address: address}); out.Reply.Code != code {
+		out := ask(admin.ExplainRequest{Address: address})
+		if out.Reply.Code != code {
 			t.Errorf("%s: %+v, want %d", address, out.Reply, code)
+		}
+		for _, s := range out.Steps {
+			if s.Code != 0 && s.Code != code {
+				t.Errorf("%s is answered with %d, and a step says %d", address, code, s.Code)
+			}
 		}
 	}
 	team := ask(admin.ExplainRequest{Address: "team@example.org"})

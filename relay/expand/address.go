@@ -158,7 +158,7 @@ func (w *walk) only(r mail.Recipient, entries []*directory.Entry) (*directory.En
 	switch {
 	case errors.Is(err, directory.ErrAmbiguous):
 		w.x.alarms.raise("address belongs to more than one entry", err.Error(), r.Address, nil)
-		w.rule(r.Address, "", "4.8", "", "more than one entry has the address", err)
+		w.rule(r.Address, "", "4.8", "", "more than one entry has the address", nil)
 		return nil, w.answer(ansAmbiguous, r.Address, err)
 	case err != nil:
 		w.rule(r.Address, "", "4.8", "", "all entries with the address are deleted or without uid", nil)

@@ -316,7 +316,11 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	res := do(t, ed, user("x@example.org", edit.Values{"name": nil}))
+	res := do(t, ed, edit.Request{Op: edit.Set, Kind: edit.Group, Name: "team@example.org", More: edit.Values{"member": {"team@example.org"}}})
+	if len(res.Warnings) != 1 || res.Warnings[0].Rule != "list-loop" {
+		t.Errorf("a list within itself: %+v", res.Warnings)
+	}
+	res = do(t, ed, user("x@example.org", edit.Values{"name": nil}))
 	if !slices.ContainsFunc(res.Changes, func(e edit.Edit) bool { return e.Attribute == "cn" && e.New[0] == "x" }) {
 		t.Errorf("a person must have a name: %+v", res.Changes)
 	}

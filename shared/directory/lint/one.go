@@ -125,14 +125,16 @@ func (c *Checker) one(ctx context.Context, out *[]Finding) *run {
 
 // Entry says what is wrong with the user or group that dn would be with these
 // attributes: by itself, in what it leads to, and with who has its addresses
-// and its uid already. Circles are found in the whole directory only.
+// and its uid already. A list within itself is told as a warning, for the others
+// are reached; longer circles are found in the whole directory only.
 func (c *Checker) Entry(ctx context.Context, dn string, raw directory.Attributes) ([]Finding, error) {
 	var out []Finding
 	r := c.one(ctx, &out)
 	e := r.s.ReadEntry(dn, raw)
 	fold, err := ldap.FoldName(dn)
 	if err != nil {
-		return out, r.say("bad-name", dn, "", "")
+		err = r.say("bad-name", dn, "", "")
+		return out, err
 	}
 	h := r.hash(fold)
 	if e.Kind == directory.Other {
@@ -159,6 +161,9 @@ func (c *Checker) Entry(ctx context.Context, dn string, raw directory.Attributes
 	}
 	if e.Kind == directory.Group {
 		err = r.members(e, h)
+		if err == nil && r.edges[h] != nil && slices.Contains(r.edges[h].to, h) {
+			err = r.sayAs(Warning, "list-loop", dn, first(r.s.MemberDN), "")
+		}
 	} else {
 		err = r.forwardsTo(e, h)
 	}

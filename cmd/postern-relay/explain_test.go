@@ -69,6 +69,15 @@ mail: small@example.org
 uniqueMember: uid=away,ou=people,o=example.org,o=isp
 mgrpMsgMaxSize: 5000
 
+dn: cn=tagged,ou=groups,o=example.org,o=isp
+objectClass: groupOfUniqueNames
+objectClass: inetMailGroup
+objectClass: inetLocalMailRecipient
+cn: tagged
+mail: tagged@example.org
+uniqueMember: uid=away,ou=people,o=example.org,o=isp
+posternSubjectTag: [tagged]
+
 dn: o=bare.example,o=isp
 objectClass: organization
 objectClass: sunManagedOrganization
@@ -133,6 +142,10 @@ sunPreferredDomain: bare.example
 	small := ask(admin.ExplainRequest{Address: "small@example.org"})
 	if small.Recipients[0].Channel != "reprocess" || slices.ContainsFunc(small.Steps, func(s admin.ExplainStep) bool { return s.Attribute == "mgrpAuthPassword" }) {
 		t.Errorf("a list without a password: %+v", small)
+	}
+	tagged := ask(admin.ExplainRequest{Address: "tagged@example.org"})
+	if tagged.Recipients[0].Channel != "reprocess" || slices.ContainsFunc(tagged.Steps, func(s admin.ExplainStep) bool { return s.Attribute == "mgrpErrorsTo" }) {
+		t.Errorf("a list without an address for errors: %+v", tagged)
 	}
 	r.now().c.Directory.DefaultDomain = "example.org"
 	if out := ask(admin.ExplainRequest{Address: "postmaster"}); out.Reply.Code != 250 || len(out.Recipients) != 1 || out.Recipients[0].Mailbox != "u0001@example.org" {

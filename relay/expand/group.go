@@ -51,7 +51,11 @@ func (w *walk) group(r mail.Recipient, d *directory.Domain, e *directory.Entry, 
 		w.rule(r.Address, e.DN, "13.2/17", "mgrpAddHeader", "a copy with the list's changes", nil)
 		return w.change(r, e, stageChanged)
 	case changes(e) && stage == stageNone:
-		return w.putOff(r, e, "13.2/17", "mgrpErrorsTo", "the list changes its mail")
+		attribute := ""
+		if e.ErrorsTo != "" {
+			attribute = "mgrpErrorsTo"
+		}
+		return w.putOff(r, e, "13.2/17", attribute, "the list changes its mail")
 	case offline && !w.now():
 		return w.putOff(r, e, "8.2", "mailDeliveryOption", "the option says so")
 	case e.Defer == "after_auth" && !w.now():

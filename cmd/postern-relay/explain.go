@@ -63,6 +63,9 @@ func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.Exp
 		if s.Recipients > 0 || s.Size > 0 {
 			t.step(expand.Step{Rule: "5/5", Text: fmt.Sprintf("what %s submits has at most %d recipients and %d octets, 0 is without limit", in.Auth, s.Recipients, s.Size)})
 		}
+		if err == nil {
+			err = s.Admits(in.Size)
+		}
 	}
 	if d.nobody.Load() {
 		return admin.ExplainResult{}, fmt.Errorf("%w: nobody has the login %q", admin.ErrBadRequest, in.Auth)

@@ -11,14 +11,16 @@ import (
 	"github.com/postern-mail/postern/relay/expand"
 	"github.com/postern-mail/postern/shared/admin"
 	"github.com/postern-mail/postern/shared/config"
+	"github.com/postern-mail/postern/shared/directory"
 	"github.com/postern-mail/postern/shared/directory/cache"
 	"github.com/postern-mail/postern/shared/directory/dirtest"
+	"github.com/postern-mail/postern/shared/directory/ldap"
 )
 
 // explainer is as much of a relay as explains.
-func explainer(t *testing.T, tree []byte) *relay {
+func explainer(t *testing.T, tree []byte, configure ...func(*ldap.Config)) *relay {
 	t.Helper()
-	servers := dirtest.Dial(t, dirtest.Embedded(t, tree))
+	servers := dirtest.Dial(t, dirtest.Embedded(t, tree), configure...)
 	in := &inside{c: new(config.Relay), dir: &lookups{servers: servers, cache: cache.New(servers, cache.Config{})}}
 	in.c.Node, in.c.Directory.CacheTTL = "relay1", 10*time.Minute
 	var err error
@@ -161,6 +163,32 @@ sunPreferredDomain: bare.example
 	for _, bad := range []admin.ExplainRequest{{}, {Address: "a b"}, {Address: "away@example.org", Auth: "nobody@example.org"}, {Address: "a@b.example", From: "@@"}} {
 		if _, err := r.explain(t.Context(), bad); !errors.Is(err, admin.ErrBadRequest) {
 			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
+
+// TestExplainSubmission answers for what a user may submit as live mail does.
+func TestExplainSubmission(t *testing.T) {
+	r := explainer(t, append(dirtest.Tree(), `dn: uid=sender,ou=people,o=example.org,o=isp
+objectClass: inetOrgPerson
+objectClass: inetUser
+objectClass: inetMailUser
+objectClass: inetLocalMailRecipient
+uid: sender
+cn: Sender
+sn: Sender
+mail: sender@example.org
+mailHost: pair2
+mailMsgMaxBlocks: 10
+
+`...), func(c *ldap.Config) {
+		c.Schema = directory.SunSchema2()
+		c.Schema.SenderMaxBlocks = "mailMsgMaxBlocks"
+	})
+	for size, code := range map[int64]int{0: 250, 10 << 10: 250, 10<<10 + 1: 552} {
+		out, err := r.explain(t.Context(), admin.ExplainRequest{Address: "u0001@example.org", Auth: "sender@example.org", Size: size})
+		if err != nil || out.Reply.Code != code {
+			t.Errorf("%d octets: %+v, %v; want %d", size, out.Reply, err, code)
 		}
 	}
 }

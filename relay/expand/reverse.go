@@ -51,6 +51,14 @@ type Submission struct {
 	Size       int64 // octets of one message, 0 without limit
 }
 
+// Admits refuses a message of more octets than the user may submit.
+func (s Submission) Admits(size int64) error {
+	if s.Size == 0 || size <= s.Size {
+		return nil
+	}
+	return &mail.Error{Op: "expand.Submission", Code: 552, Status: mail.Status{5, 2, 3}, Reply: "Message too big for this user"}
+}
+
 // Submission finds out about user, who has logged in.
 func (x *Expander) Submission(ctx context.Context, user string) (Submission, error) {
 	e, err := x.cfg.Directory.Login(ctx, user)

@@ -43,8 +43,8 @@ func (t *Transaction) Data(ctx context.Context, c Content) *smtp.Reply {
 	if loop && !t.cfg.HoldLoops {
 		return t.rejected(&smtp.Reply{Code: 554, Status: mail.StatusLoop, Text: "Too many hops, this looks like a mail loop"})
 	}
-	if t.limits.Size > 0 && int64(len(c.Bytes)) > t.limits.Size {
-		return t.rejected(&smtp.Reply{Code: 552, Status: mail.Status{5, 2, 3}, Text: "Message too big for this user"})
+	if err := t.limits.Admits(int64(len(c.Bytes))); err != nil {
+		return t.rejected(smtp.ReplyFor(err))
 	}
 	if h.priority != mail.Normal {
 		t.env.Priority = h.priority

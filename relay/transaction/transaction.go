@@ -193,10 +193,7 @@ func (t *Transaction) grade(ctx context.Context) (err error) {
 	if t.named++; t.limits.Recipients > 0 && t.named > t.limits.Recipients {
 		return &mail.Error{Op: "transaction.Rcpt", Code: 452, Status: mail.StatusTooManyRcpt, Reply: "Too many recipients for this user"}
 	}
-	if t.limits.Size > 0 && t.env.Size > t.limits.Size {
-		return &mail.Error{Op: "transaction.Rcpt", Code: 552, Status: mail.Status{5, 2, 3}, Reply: "Message too big for this user"}
-	}
-	return nil
+	return t.limits.Admits(t.env.Size)
 }
 
 // copies adds, once, who gets a copy of all that the sender sends.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -81,6 +82,7 @@ func (r *relay) explain(ctx context.Context, in admin.ExplainRequest) (admin.Exp
 	if err == nil && to.IsPostmaster() && t.refused() {
 		t.step(expand.Step{Address: final[0].Address, Text: "held for the operator: a postmaster is never refused (RFC 5321 4.5.1)"})
 	}
+	t.unknownFilters(final)
 	t.mu.Lock() // a question that was given up may still be under way
 	defer t.mu.Unlock()
 	t.out.Took = time.Since(start)
@@ -136,6 +138,20 @@ func (t *telling) refused() bool {
 	defer t.mu.Unlock()
 	n := len(t.out.Steps)
 	return n > 0 && t.out.Steps[n-1].Code != 0
+}
+
+// unknownFilters tells which filters recipients ask for that this relay does not have.
+func (t *telling) unknownFilters(final []mail.Recipient) {
+	told := map[string]bool{}
+	for i := range final {
+		for _, word := range final[i].OptIn {
+			if told[word] || slices.ContainsFunc(t.filters, func(f transaction.Filter) bool { return f.Knows(word) }) {
+				continue
+			}
+			told[word] = true
+			t.step(expand.Step{Address: final[i].Address, Rule: "5/12", Text: fmt.Sprintf("no filter of this relay is asked for by %q", word)})
+		}
+	}
 }
 
 func (t *telling) result(final []mail.Recipient, err error) {

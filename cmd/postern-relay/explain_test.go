@@ -180,6 +180,8 @@ sn: Sender
 mail: sender@example.org
 mailHost: pair2
 mailMsgMaxBlocks: 10
+mailAntiUBEService: spam
+mailAntiUBEService: virus
 
 `...), func(c *ldap.Config) {
 		c.Schema = directory.SunSchema2()
@@ -190,5 +192,24 @@ mailMsgMaxBlocks: 10
 		if err != nil || out.Reply.Code != code {
 			t.Errorf("%d octets: %+v, %v; want %d", size, out.Reply, err, code)
 		}
+	}
+	in := r.now()
+	in.c.Filters = []config.Filter{{Name: "rspamd", Address: "unix:/run/spam.sock", Services: []string{"mx"}, OptIn: []string{"spam"}}}
+	var err error
+	if in.filters, err = makeFilters(in.c, nil, nil, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.explain(t.Context(), admin.ExplainRequest{Address: "sender@example.org"})
+	if err != nil || len(out.Recipients) != 1 || !slices.Equal(out.Recipients[0].Filters, []string{"rspamd"}) {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	var unknown []string
+	for _, s := range out.Steps {
+		if strings.HasPrefix(s.Text, "no filter of this relay") {
+			unknown = append(unknown, s.Text)
+		}
+	}
+	if len(unknown) != 1 || !strings.Contains(unknown[0], `"virus"`) {
+		t.Errorf("told of filters that are not there: %q", unknown)
 	}
 }

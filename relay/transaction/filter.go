@@ -45,9 +45,12 @@ type Filter struct {
 
 // Wants reports whether r asks for f. Who is looked up again asks then.
 func (f *Filter) Wants(r *mail.Recipient) bool {
-	return (r.Channel == mail.ChannelLMTP || r.Channel == mail.ChannelSMTP) && slices.ContainsFunc(r.OptIn, func(word string) bool {
-		return slices.ContainsFunc(f.Words, func(w string) bool { return strings.EqualFold(w, strings.TrimSpace(word)) })
-	})
+	return (r.Channel == mail.ChannelLMTP || r.Channel == mail.ChannelSMTP) && slices.ContainsFunc(r.OptIn, f.Knows)
+}
+
+// Knows reports whether word asks for f.
+func (f *Filter) Knows(word string) bool {
+	return slices.ContainsFunc(f.Words, func(w string) bool { return strings.EqualFold(w, strings.TrimSpace(word)) })
 }
 
 // part is recipients who get the same octets: nearly always all of a

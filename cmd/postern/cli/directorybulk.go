@@ -81,7 +81,7 @@ The exit status is 1 when a row failed.`,
 	}
 	d.writeFlags(c)
 	f := c.Flags()
-	f.StringVar(&format, "format", "", "csv or ldif (default: by the name of the file)")
+	f.StringVar(&format, "format", "", "form of the file: csv or ldif (default: by its name)")
 	f.StringVar(&kind, "kind", "user", "what the rows of a table without a column kind are: domain, user or group")
 	f.BoolVar(&update, "update", false, "change entries that exist")
 	f.BoolVar(&stop, "stop", false, "stop at the first row that fails")
@@ -254,7 +254,7 @@ so.`,
 		}),
 	}
 	f := c.Flags()
-	f.StringVar(&format, "format", "ldif", "csv or ldif")
+	f.StringVar(&format, "format", "ldif", "form of the output: csv or ldif")
 	f.StringVar(&kind, "kind", "", "only these: domain, user or group (default: all; users in CSV)")
 	f.StringVar(&domain, "domain", "", "only this domain")
 	f.StringVar(&file, "file", "", "file to write (default: standard output)")

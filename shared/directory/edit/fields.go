@@ -40,7 +40,7 @@ var common = []Field{
 	{"forward", true, "address to forward to", func(s *directory.Schema) string { return s.ForwardingAddress }},
 	{"routing-address", false, "address that all mail goes to instead", func(s *directory.Schema) string { return s.RoutingAddress }},
 	{"max-blocks", false, "largest message in blocks of 1024 octets", func(s *directory.Schema) string { return s.MaxBlocks }},
-	{"defer", false, "yes, no or after_auth: expand later", func(s *directory.Schema) string { return s.DeferProcessing }},
+	{"defer", false, "expand later: yes, no or after_auth", func(s *directory.Schema) string { return s.DeferProcessing }},
 	{"filter", true, "filter that is to judge the mail, by a word that the relays know (filters.opt_in)", func(s *directory.Schema) string { return s.OptIn }},
 }
 
